@@ -1,0 +1,152 @@
+//! Contacts, and which addresses may be one. Decides from the address alone; never dials or resolves anything.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::id::Id;
+
+/// A node of the network: an id at an address. How the two belong together is the dialect's business.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Contact {
+    /// The node's id.
+    pub id: Id,
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+impl fmt::Debug for Contact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}@{}", self.id, self.addr)
+    }
+}
+
+/// How far an address reaches.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// This host only.
+    Loopback,
+    /// This site only: 10/8, 172.16/12, 192.168/16, fc00::/7, link-local.
+    Private,
+    /// The internet.
+    Global,
+}
+
+/// The scope of `ip`, or `None` for a martian: an address that no contact can have (unspecified, multicast, broadcast,
+/// 0/8, 240/4, v4-mapped, v4-compatible).
+pub fn scope(ip: IpAddr) -> Option<Scope> {
+    match ip {
+        IpAddr::V4(v4) => scope_v4(v4),
+        IpAddr::V6(v6) => scope_v6(v6),
+    }
+}
+
+fn scope_v4(ip: Ipv4Addr) -> Option<Scope> {
+    if ip.is_loopback() {
+        Some(Scope::Loopback)
+    } else if ip.is_private() || ip.is_link_local() {
+        Some(Scope::Private)
+    } else if ip.octets()[0] == 0 || ip.octets()[0] >= 224 {
+        None // "this network", multicast, reserved, broadcast
+    } else {
+        Some(Scope::Global)
+    }
+}
+
+fn scope_v6(ip: Ipv6Addr) -> Option<Scope> {
+    if ip.is_loopback() {
+        Some(Scope::Loopback)
+    } else if ip.is_unspecified() || ip.is_multicast() || ip.to_ipv4().is_some() {
+        None // v4-mapped and v4-compatible addresses are v4 addresses in disguise
+    } else if ip.is_unique_local() || ip.is_unicast_link_local() {
+        Some(Scope::Private)
+    } else {
+        Some(Scope::Global)
+    }
+}
+
+/// Whether a node at `own` may list and dial `other`: a real port, the same family (IPV6_V6ONLY always), no martian;
+/// loopback contacts only for nodes on loopback and private ones only for nodes with private (or loopback) addresses.
+pub fn admissible(own: IpAddr, other: SocketAddr) -> bool {
+    if other.port() == 0 || own.is_ipv4() != other.is_ipv4() {
+        return false;
+    }
+    match scope(other.ip()) {
+        None => false,
+        Some(Scope::Global) => true,
+        Some(Scope::Private) => scope(own) != Some(Scope::Global),
+        Some(Scope::Loopback) => scope(own) == Some(Scope::Loopback),
+    }
+}
+
+/// What one owner is likely to hold as a whole: an IPv4 /24 or an IPv6 /64. Diversity limits count by it.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Network([u8; 8]);
+
+/// The network of `ip`, or `None` for loopback, where all programs of a host share one.
+pub fn network(ip: IpAddr) -> Option<Network> {
+    let mut prefix = [0; 8];
+    match ip {
+        IpAddr::V4(v4) => prefix[..3].copy_from_slice(&v4.octets()[..3]),
+        IpAddr::V6(v6) => prefix.copy_from_slice(&v6.octets()[..8]),
+    }
+    (scope(ip) != Some(Scope::Loopback)).then_some(Network(prefix))
+}
+
+/// The address with a v4-mapped v6 address written as v4, and without flow label and scope id, which are local matters.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn martians_have_no_scope() {
+        for text in
+            ["0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "::", "ff02::1", "::ffff:1.2.3.4", "::1.2.3.4"]
+        {
+            assert_eq!(scope(ip(text)), None, "{text}");
+        }
+        assert_eq!(scope(ip("127.3.2.1")), Some(Scope::Loopback));
+        assert_eq!(scope(ip("::1")), Some(Scope::Loopback));
+        assert_eq!(scope(ip("fd00::1")), Some(Scope::Private));
+        assert_eq!(scope(ip("169.254.0.9")), Some(Scope::Private));
+        assert_eq!(scope(ip("2001:db8::1")), Some(Scope::Global));
+    }
+
+    #[test]
+    fn contacts_stay_within_their_scope_and_family() {
+        let rows = [
+            ("127.0.0.1", "127.0.0.2:1", true),
+            ("127.0.0.1", "127.0.0.2:0", false),
+            ("127.0.0.1", "[::1]:1", false),
+            ("10.0.0.1", "127.0.0.1:1", false),
+            ("10.0.0.1", "192.168.0.1:1", true),
+            ("8.8.8.8", "192.168.0.1:1", false),
+            ("10.0.0.1", "8.8.8.8:53", true),
+            ("8.8.8.8", "239.1.1.1:53", false),
+        ];
+        for (own, other, want) in rows {
+            assert_eq!(admissible(ip(own), other.parse().unwrap()), want, "{own} {other}");
+        }
+    }
+
+    #[test]
+    fn networks_are_slash_24_and_slash_64_without_loopback() {
+        assert_eq!(network(ip("8.8.8.8")), network(ip("8.8.8.200")));
+        assert_ne!(network(ip("8.8.8.8")), network(ip("8.8.9.8")));
+        assert_eq!(network(ip("2001:db8::1")), network(ip("2001:db8::2:0:0:1")));
+        assert_ne!(network(ip("2001:db8::1")), network(ip("2001:db8:0:1::1")));
+        assert_eq!(network(ip("127.0.0.1")), None);
+    }
+
+    #[test]
+    fn mapped_addresses_are_written_as_v4() {
+        assert_eq!(canonical("[::ffff:1.2.3.4]:5".parse().unwrap()), "1.2.3.4:5".parse().unwrap());
+    }
+}

@@ -1,0 +1,25 @@
+//! dayfly: a Kademlia node in one small binary. What you put into it lives less than ten seconds.
+//!
+//! The tour of the house, from the ground up. Each may use only what stands above it, which `tests/tidy.rs` enforces:
+//!
+//! * [`id`], [`time`], [`limits`], [`arena`]: ids and their distance, the clock as a number, every bound of the program.
+//! * [`contact`], [`wheel`]: who is where, and the timer wheel.
+//! * [`kad`]: Kademlia itself: buckets, routing table, lookups, requests in flight, the overlay over them all.
+//! * [`dialect`]: the wires. [`dialect::sealed`] is the only one yet: codec, session, node, store, and the VoidPhone API.
+//! * [`engine`]: connections without sockets, the guard, the pool: bytes in, bytes and dials out.
+//! * [`net`]: the only sockets and the only clock: one poll loop around one engine.
+//! * [`cli`]: words to settings, outcomes to exit codes.
+//!
+//! All but the last two are pure: time, bytes and seeds come in as arguments, what is to be done goes out as values.
+
+pub mod arena;
+pub mod cli;
+pub mod contact;
+pub mod dialect;
+pub mod engine;
+pub mod id;
+pub mod kad;
+pub mod limits;
+pub mod net;
+pub mod time;
+pub mod wheel;

@@ -1,0 +1,206 @@
+//! Every bound of the program, with the reason for its value. Holds numbers only; what people may need to change is a
+//! flag whose default stands here.
+
+// ---- Kademlia ----
+
+/// Contacts in a bucket, contacts in an answer, nodes a lookup must hear from (Kademlia paper: k).
+pub const K: usize = 20;
+/// The largest `--k`: a NODE answer of this dialect is looked at no further than 20 entries.
+pub const K_MAX: usize = 20;
+/// Requests a lookup keeps in flight (paper: alpha).
+pub const ALPHA: usize = 3;
+/// The largest `--alpha`.
+pub const ALPHA_MAX: usize = 16;
+/// Disjoint paths of a lookup when nothing went wrong yet; more costs requests and finds nothing better among the honest.
+pub const PATHS: usize = 1;
+/// Disjoint paths of the second try after a miss (S/Kademlia, section 4.4).
+pub const PATHS_ON_RETRY: usize = 8;
+/// The largest `--paths`.
+pub const PATHS_MAX: usize = 16;
+/// Requests of a lookup on one path: 20 living contacts are found among 60 % dead ones with room to spare, and an
+/// endless trail of ever closer liars ends.
+pub const LOOKUP_BUDGET: usize = 80;
+/// Candidates a lookup remembers per path: all that its budget lets it ask, and k more. Farther ones that nobody asked
+/// yet are forgotten.
+pub const SHORTLIST: usize = LOOKUP_BUDGET + K;
+/// Most requests of one lookup in flight, those past their short timeout included.
+pub const LOOKUP_IN_FLIGHT: usize = 24;
+/// Contacts per bucket that wait for one of its own to fail.
+pub const REPLACEMENT_CACHE: usize = 4;
+/// How often one connection's peer is looked at as a candidate: looking costs a hash.
+pub const CANDIDATE_MS: u64 = 5_000;
+/// Contacts of one /24 (v6: /64) in a bucket and on one path of a lookup: one owner must not fill it.
+pub const NETWORK_PER_BUCKET: usize = 2;
+/// Contacts of one /24 (v6: /64) in the whole table.
+pub const NETWORK_PER_TABLE: usize = 10;
+/// Failures in a row after which a contact leaves the table even if nobody waits for its place.
+pub const CONTACT_FAILURES: u8 = 2;
+/// A bucket in which no lookup ended for this long is refreshed. Values live 10 s, so this only keeps contacts fresh.
+pub const BUCKET_REFRESH_MS: u64 = 120_000;
+/// How often the overlay looks for stale buckets and silent contacts.
+pub const UPKEEP_MS: u64 = 10_000;
+/// A contact that has not answered for this long is asked again by the upkeep.
+pub const CONTACT_STALE_MS: u64 = 60_000;
+/// Silent contacts asked per upkeep: with 10 s between, a table of 180 is walked in ten minutes.
+pub const UPKEEP_PROBES: usize = 3;
+/// First pause before bootstrapping again; doubled each time, with jitter.
+pub const BOOTSTRAP_RETRY_MS: u64 = 1_000;
+/// The longest pause between two tries to bootstrap.
+pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
+/// Bootstrap addresses that are looked at.
+pub const BOOTSTRAPS: usize = 64;
+/// Candidates being probed at once (sealed.md, "Who is who").
+pub const PROBES: usize = 32;
+/// How long a failed probe is remembered (sealed.md).
+pub const PROBE_MEMORY_MS: u64 = 60_000;
+/// Failed probes that are remembered; the oldest is forgotten first.
+pub const PROBE_MEMORY: usize = 1_024;
+
+// ---- Requests ----
+
+/// Least short timeout of a request, after which its lookup widens (design.md, decision 11).
+pub const SHORT_TIMEOUT_MIN_MS: u64 = 250;
+/// The short timeout is this many smoothed round trips.
+pub const SHORT_TIMEOUT_ROUND_TRIPS: u64 = 3;
+/// Long timeout of a request, after which the contact has failed.
+pub const LONG_TIMEOUT_MS: u64 = 2_000;
+/// A dial that has not connected by then has failed; a little above the long timeout, so that requests fail first.
+pub const DIAL_TIMEOUT_MS: u64 = 3_000;
+/// A coordinated PUT or a GET has this long in all (sealed.md).
+pub const JOB_MS: u64 = 4_000;
+/// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
+pub const JOB_MARGIN_MS: u64 = 200;
+/// A value that is not certified by its own hash waits this long for other answers (sealed.md).
+pub const SETTLE_MS: u64 = 250;
+/// Jobs of one node at once; each holds at most one value.
+pub const JOBS: usize = 1_024;
+/// Different values of one key that a GET compares.
+pub const TALLY: usize = 8;
+
+// ---- The sealed dialect and its API ----
+
+/// Largest frame: its size is a u16.
+pub const FRAME_MAX: usize = 65_535;
+/// Largest value: what a PUT can carry (sealed.md).
+pub const VALUE_MAX: usize = 65_463;
+/// Longest lifetime; a ttl of 0 asks for it (seed 001: "less than 10 seconds").
+pub const LIFETIME_MAX_MS: u64 = 10_000;
+/// Holders of a value by default: "very little replication" (seed 001).
+pub const REPLICATION: usize = 3;
+/// Most holders a PUT may ask for.
+pub const REPLICATION_MAX: usize = 20;
+/// Entries of a NODE that are looked at.
+pub const NODE_ENTRIES: usize = 20;
+/// Entries of a NODE above which its sender gets a strike.
+pub const NODE_ENTRIES_STRIKE: usize = 128;
+/// Bytes of text in an ERROR of ours.
+pub const ERROR_TEXT: usize = 256;
+/// Answers owed on one connection at once that take a job; requests beyond wait unstarted.
+pub const OWED_JOBS: usize = 64;
+/// Answers queued behind an owed one on a connection, past which it is not read.
+pub const OWED_ANSWERS: usize = 1_024;
+/// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read.
+pub const OWED_BYTES: usize = 256 * 1024;
+/// Our own requests outstanding on one connection, past which that contact is busy.
+pub const ASKED: usize = 128;
+/// Bytes of our own requests queued on one connection, past which that contact is busy.
+pub const ASKED_BYTES: usize = 512 * 1024;
+/// Strikes on one connection that close it ...
+pub const STRIKES: usize = 3;
+/// ... if they fall within this time.
+pub const STRIKE_WINDOW_MS: u64 = 60_000;
+/// Bytes a store holds by default, keys and bookkeeping included (`--store-bytes`).
+pub const STORE_BYTES: usize = 64 * 1024 * 1024;
+/// Values a store holds by default (`--store-entries`).
+pub const STORE_ENTRIES: usize = 100_000;
+/// What an entry costs beside its value: key, map node, timer, allocation.
+pub const STORE_ENTRY_BYTES: usize = 160;
+/// One address other than loopback may fill this fraction of the store: 1/4.
+pub const STORE_SOURCE_SHARE: usize = 4;
+
+// ---- Connections ----
+
+/// Connections in all (`--max-connections`); lowered at start to what the limit of open files leaves.
+pub const CONNECTIONS: usize = 16_384;
+/// Inbound connections from one address (v6: /64) that is not loopback.
+pub const CONNECTIONS_PER_ADDRESS: usize = 128;
+/// Connections to nodes, least recently used out (sealed.md).
+pub const NODE_CONNECTIONS: usize = 256;
+/// A connection to a node that is idle for this long is closed (sealed.md).
+pub const NODE_IDLE_MS: u64 = 60_000;
+/// Descriptors kept free for listeners, epoll, signals, the status door and the spare.
+pub const RESERVED_DESCRIPTORS: u64 = 32;
+/// A connection to the sealed door must have sent its first frame by then (faults.md, row 2).
+pub const FIRST_FRAME_MS: u64 = 10_000;
+/// A frame must be complete this long after its first byte, not counting time in which it is not read (row 1).
+pub const FRAME_MS: u64 = 10_000;
+/// Answer bytes queued on a connection past which it is not read until it drains.
+pub const OUTBOX_SOFT_BYTES: usize = 128 * 1024;
+/// Bytes queued on a connection past which it is closed.
+pub const OUTBOX_HARD_BYTES: usize = 2 * 1024 * 1024;
+/// Without progress on a full outbox, or on requests of ours, for this long: closed (row 18).
+pub const STALL_MS: u64 = 30_000;
+/// Buffered bytes of all connections, past which the fattest is closed.
+pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes read from, and messages handled for, one connection per turn (design.md, decision 5).
+pub const TURN_BYTES: usize = 64 * 1024;
+/// Messages handled for one connection per turn.
+pub const TURN_MESSAGES: usize = 64;
+/// How long a refused connection may take to read our last words before it is cut off.
+pub const LINGER_MS: u64 = 1_000;
+/// An address whose connections were closed by strikes this often ...
+pub const BAN_AFTER: u8 = 3;
+/// ... within this time is refused for as long again.
+pub const BAN_MS: u64 = 60_000;
+/// Addresses whose offences are remembered; the oldest is forgotten first.
+pub const OFFENDERS: usize = 4_096;
+/// A listening-port dial that found its address pair taken is tried again after this long (sealed.md).
+pub const REDIAL_MS: u64 = 1_000;
+/// Connections accepted per turn and door.
+pub const ACCEPTS_PER_TURN: usize = 128;
+/// Connections the kernel may hold for us: the kernel cuts this to net.core.somaxconn.
+pub const BACKLOG: i32 = 4_096;
+/// Pause after an accept that failed for want of descriptors or memory (row 21).
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// Events taken from the kernel per turn.
+pub const EVENTS: usize = 1_024;
+/// Listening addresses of one process.
+pub const DOORS: usize = 16;
+/// Pause before a bootstrap name that did not resolve is tried again.
+pub const RESOLVE_RETRY_MS: u64 = 10_000;
+/// A stopping node flushes for at most this long (row 24).
+pub const STOP_MS: u64 = 2_000;
+
+// ---- Buffers ----
+
+/// A connection's first read buffer: a hundred PINGs, or most single messages.
+pub const BUFFER_SMALL: usize = 4 * 1024;
+/// A read buffer that holds the largest frame and the beginning of the next.
+pub const BUFFER_LARGE: usize = 80 * 1024;
+/// Buffers of each size kept for the next connection that needs one.
+pub const POOLED_BUFFERS: usize = 64;
+
+// ---- Logging and status ----
+
+/// Lines of one kind of fault per window; the rest is counted and summed up in one line.
+pub const FAULT_LINES: u32 = 5;
+/// The window of [`FAULT_LINES`].
+pub const FAULT_WINDOW_MS: u64 = 10_000;
+/// Status readers at once.
+pub const STATUS_READERS: usize = 8;
+/// Bytes of a configuration file that are read.
+pub const CONFIG_BYTES: u64 = 1024 * 1024;
+
+const _: () = assert!(K <= K_MAX && K_MAX <= NODE_ENTRIES);
+const _: () = assert!(NODE_ENTRIES <= NODE_ENTRIES_STRIKE);
+const _: () = assert!(VALUE_MAX + 40 + 32 == FRAME_MAX, "the largest PUT is the largest frame");
+const _: () = assert!(BUFFER_LARGE > FRAME_MAX && BUFFER_SMALL < BUFFER_LARGE);
+const _: () = assert!(OUTBOX_SOFT_BYTES > FRAME_MAX && OUTBOX_SOFT_BYTES + ASKED_BYTES < OUTBOX_HARD_BYTES);
+const _: () = assert!(OWED_BYTES > FRAME_MAX && ASKED_BYTES > FRAME_MAX);
+const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);
+const _: () = assert!(SHORT_TIMEOUT_MIN_MS < LONG_TIMEOUT_MS && LONG_TIMEOUT_MS < DIAL_TIMEOUT_MS);
+const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS && SETTLE_MS < LONG_TIMEOUT_MS);
+const _: () = assert!(LOOKUP_BUDGET >= 2 * K && SHORTLIST > LOOKUP_BUDGET);
+const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);
+const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);
+const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS);

@@ -1,0 +1,45 @@
+//! The clock as the pure modules see it: a number that is handed in. Never reads a clock; only `net/` does.
+
+/// A moment, in milliseconds since the process (or the simulated world) started. All arithmetic saturates, so that
+/// no ttl and no gap in the clock can wrap it.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Time(u64);
+
+impl Time {
+    /// The start of time.
+    pub const ZERO: Time = Time(0);
+
+    /// The moment `ms` milliseconds after the start.
+    pub const fn from_ms(ms: u64) -> Time {
+        Time(ms)
+    }
+
+    /// Milliseconds since the start.
+    pub const fn as_ms(self) -> u64 {
+        self.0
+    }
+
+    /// The moment `ms` milliseconds after this one.
+    #[must_use]
+    pub const fn after(self, ms: u64) -> Time {
+        Time(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to this moment; 0 if `earlier` is in fact later.
+    pub const fn since(self, earlier: Time) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let end = Time::from_ms(u64::MAX);
+        assert_eq!(end.after(10), end);
+        assert_eq!(Time::ZERO.since(end), 0);
+        assert_eq!(Time::from_ms(7).after(3).since(Time::from_ms(4)), 6);
+    }
+}

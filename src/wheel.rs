@@ -1,0 +1,269 @@
+//! The timer wheel: a hashed wheel with O(1) arm and cancel, for whoever has timers. Never reads a clock, never fires
+//! early, and holds no memory while it is empty.
+
+use slab::Slab;
+
+use crate::time::Time;
+
+/// Width of a slot. Timers fire at most this late.
+const TICK_MS: u64 = 16;
+/// Slots, so that one turn of the wheel (16.4 s) is longer than any lifetime or timeout but the idle ones.
+const SLOTS: usize = 1024;
+const WORDS: usize = SLOTS / 64;
+const NONE: u32 = u32::MAX;
+
+/// Timers that carry a `T` each.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    timers: Slab<Timer<T>>,
+    /// First timer of each slot; empty while no timer is armed.
+    heads: Vec<u32>,
+    occupied: [u64; WORDS],
+    /// All ticks up to this one have fired.
+    done: u64,
+    armed: u32,
+}
+
+#[derive(Debug)]
+struct Timer<T> {
+    item: T,
+    tick: u64,
+    prev: u32,
+    next: u32,
+    serial: u32,
+}
+
+/// Names one armed timer. A key outlives its timer safely: cancelling it then does nothing.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct TimerKey {
+    index: u32,
+    serial: u32,
+}
+
+impl<T> Default for Wheel<T> {
+    fn default() -> Self {
+        Wheel { timers: Slab::new(), heads: Vec::new(), occupied: [0; WORDS], done: 0, armed: 0 }
+    }
+}
+
+impl<T> Wheel<T> {
+    /// A wheel without timers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Timers armed.
+    pub fn len(&self) -> usize {
+        self.timers.len()
+    }
+
+    /// Whether no timer is armed.
+    pub fn is_empty(&self) -> bool {
+        self.timers.is_empty()
+    }
+
+    /// Arms a timer for `at`; one that lies in the past fires at the next tick after `now`.
+    pub fn arm(&mut self, now: Time, at: Time, item: T) -> TimerKey {
+        if self.timers.is_empty() {
+            self.done = self.done.max(now.as_ms() / TICK_MS);
+            self.heads.resize(SLOTS, NONE);
+        }
+        let tick = at.as_ms().div_ceil(TICK_MS).max(self.done + 1);
+        let slot = (tick % SLOTS as u64) as usize;
+        self.armed = self.armed.wrapping_add(1);
+        let next = self.heads[slot];
+        let index = self.timers.insert(Timer { item, tick, prev: NONE, next, serial: self.armed }) as u32;
+        if next != NONE {
+            self.timers[next as usize].prev = index;
+        }
+        self.heads[slot] = index;
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+        TimerKey { index, serial: self.armed }
+    }
+
+    /// Disarms a timer and hands back what it carried; `None` if it has fired or was cancelled.
+    pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
+        let timer = self.timers.get(key.index as usize)?;
+        if timer.serial != key.serial {
+            return None;
+        }
+        let item = self.unlink(key.index);
+        self.release_if_empty();
+        Some(item)
+    }
+
+    /// When [`Wheel::expire`] next has something to look at; `None` while empty. Never earlier than the tick after the
+    /// last `expire`; may be one turn of the wheel early for timers farther ahead than that.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.timers.is_empty() {
+            return None;
+        }
+        Some(Time::from_ms(self.next_occupied(self.done).saturating_mul(TICK_MS)))
+    }
+
+    /// Moves what is due at `now` to the end of `due`.
+    pub fn expire(&mut self, now: Time, due: &mut Vec<T>) {
+        let now_tick = now.as_ms() / TICK_MS;
+        let last_slot = self.done + SLOTS as u64;
+        while !self.timers.is_empty() && self.done < now_tick {
+            let tick = self.next_occupied(self.done);
+            if tick > now_tick || tick > last_slot {
+                break;
+            }
+            let mut index = self.heads[(tick % SLOTS as u64) as usize];
+            while index != NONE {
+                let timer = &self.timers[index as usize];
+                let next = timer.next;
+                if timer.tick <= now_tick {
+                    due.push(self.unlink(index));
+                }
+                index = next;
+            }
+            self.done = tick;
+        }
+        self.done = self.done.max(now_tick);
+        self.release_if_empty();
+    }
+
+    /// The first tick after `tick` whose slot holds a timer. There must be a timer.
+    fn next_occupied(&self, tick: u64) -> u64 {
+        let first = ((tick + 1) % SLOTS as u64) as usize;
+        // The first word is looked at twice: from `first` on, and after a whole turn up to it.
+        for step in 0..=WORDS {
+            let word = (first / 64 + step) % WORDS;
+            let mask = match step {
+                0 => !0 << (first % 64),
+                WORDS => !(!0 << (first % 64)),
+                _ => !0,
+            };
+            let bits = self.occupied[word] & mask;
+            if bits != 0 {
+                let slot = word * 64 + bits.trailing_zeros() as usize;
+                return tick + 1 + ((slot + SLOTS - first) % SLOTS) as u64;
+            }
+        }
+        debug_assert!(false, "a wheel with timers has an occupied slot");
+        tick + 1
+    }
+
+    fn unlink(&mut self, index: u32) -> T {
+        let timer = self.timers.remove(index as usize);
+        let slot = (timer.tick % SLOTS as u64) as usize;
+        if timer.prev == NONE {
+            self.heads[slot] = timer.next;
+        } else {
+            self.timers[timer.prev as usize].next = timer.next;
+        }
+        if timer.next != NONE {
+            self.timers[timer.next as usize].prev = timer.prev;
+        }
+        if self.heads[slot] == NONE {
+            self.occupied[slot / 64] &= !(1 << (slot % 64));
+        }
+        timer.item
+    }
+
+    fn release_if_empty(&mut self) {
+        if self.timers.is_empty() {
+            self.timers = Slab::new();
+            self.heads = Vec::new();
+        }
+    }
+
+    /// Panics unless every timer is linked in its slot and lies ahead. For debug builds and tests.
+    pub fn check_invariants(&self) {
+        let mut linked = 0;
+        for (slot, &head) in self.heads.iter().enumerate() {
+            assert_eq!(
+                head != NONE,
+                self.occupied[slot / 64] >> (slot % 64) & 1 == 1,
+                "bitmap agrees with slot {slot}"
+            );
+            let (mut prev, mut index) = (NONE, head);
+            while index != NONE {
+                let timer = &self.timers[index as usize];
+                assert_eq!((timer.prev, timer.tick as usize % SLOTS), (prev, slot));
+                assert!(timer.tick > self.done, "no armed timer is due");
+                linked += 1;
+                (prev, index) = (index, timer.next);
+            }
+        }
+        assert_eq!(linked, self.timers.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn due(wheel: &mut Wheel<u32>, ms: u64) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.expire(Time::from_ms(ms), &mut due);
+        due.sort_unstable();
+        due
+    }
+
+    #[test]
+    fn an_empty_wheel_holds_no_memory() {
+        let mut wheel = Wheel::new();
+        let key = wheel.arm(Time::ZERO, Time::from_ms(5), 1);
+        assert_eq!(wheel.cancel(key), Some(1));
+        assert_eq!(wheel.cancel(key), None, "a key outlives its timer");
+        assert_eq!((wheel.heads.capacity(), wheel.timers.capacity()), (0, 0));
+        assert_eq!(wheel.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_gap_of_many_turns_fires_everything_once() {
+        let mut wheel = Wheel::new();
+        for i in 0..100 {
+            wheel.arm(Time::ZERO, Time::from_ms(u64::from(i) * 700), i);
+        }
+        assert_eq!(due(&mut wheel, 1_000_000).len(), 100);
+        assert!(wheel.is_empty());
+    }
+
+    #[test]
+    fn a_time_at_the_end_of_the_clock_does_not_overflow() {
+        let mut wheel = Wheel::new();
+        wheel.arm(Time::ZERO, Time::from_ms(u64::MAX), 1);
+        assert!(due(&mut wheel, 40_000).is_empty());
+        assert!(wheel.next_deadline() > Some(Time::from_ms(40_000)));
+    }
+
+    proptest! {
+        #[test]
+        fn fires_what_a_sorted_list_would(ops in prop::collection::vec((0u8..4, 0u64..70_000), 1..200)) {
+            let mut wheel = Wheel::new();
+            let mut model: Vec<(u64, u32, TimerKey)> = Vec::new();
+            let mut now = 0;
+            for (i, (op, value)) in ops.into_iter().enumerate() {
+                let i = i as u32;
+                match op {
+                    0 | 1 => {
+                        let key = wheel.arm(Time::from_ms(now), Time::from_ms(now + value), i);
+                        model.push((now + value, i, key));
+                    }
+                    2 if !model.is_empty() => {
+                        let (_, item, key) = model.swap_remove(value as usize % model.len());
+                        prop_assert_eq!(wheel.cancel(key), Some(item));
+                    }
+                    _ => {
+                        now += value / 8;
+                        let fired = due(&mut wheel, now);
+                        for (at, item, _) in &model {
+                            let must = at + 2 * TICK_MS <= now;
+                            prop_assert!(fired.contains(item) || !must, "{} missed at {}", at, now);
+                            prop_assert!(*at <= now || !fired.contains(item), "{} early at {}", at, now);
+                        }
+                        model.retain(|(_, item, _)| !fired.contains(item));
+                        prop_assert!(wheel.next_deadline().is_none_or(|at| at > Time::from_ms(now)));
+                    }
+                }
+                wheel.check_invariants();
+                prop_assert_eq!(wheel.len(), model.len());
+            }
+        }
+    }
+}
