@@ -1,0 +1,213 @@
+//! One k-bucket: contacts that have answered, and a few more that wait for one of them to fail. Never displaces a
+//! contact that is known good.
+
+use crate::contact::{Contact, Network, network};
+use crate::id::Id;
+use crate::limits::{CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
+use crate::time::Time;
+
+/// A contact and what is known of its health.
+#[derive(Copy, Clone, Debug)]
+pub struct Entry {
+    /// The contact.
+    pub contact: Contact,
+    /// When it last answered.
+    pub answered_at: Time,
+    /// Requests in a row that it did not answer.
+    pub failures: u8,
+}
+
+/// What became of a contact that answered.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Insert {
+    /// It was an entry already and counts as fresh again.
+    Refreshed,
+    /// It is an entry now.
+    Added,
+    /// The bucket is full of others; it waits in the replacement cache.
+    Cached,
+    /// The bucket has enough of its network (/24 or /64).
+    TooManyOfNetwork,
+}
+
+/// At most `k` entries and [`REPLACEMENT_CACHE`] waiting contacts.
+#[derive(Clone, Debug, Default)]
+pub struct Bucket {
+    entries: Vec<Entry>,
+    /// Oldest answer first.
+    cache: Vec<Entry>,
+    /// When a lookup last ended in this bucket's range.
+    pub looked_up_at: Time,
+}
+
+impl Bucket {
+    /// The entries, in no order that matters.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The waiting contacts.
+    pub fn cache(&self) -> &[Entry] {
+        &self.cache
+    }
+
+    /// Takes both lists out, to be dealt anew over a split.
+    pub fn take(&mut self) -> (Vec<Entry>, Vec<Entry>) {
+        (std::mem::take(&mut self.entries), std::mem::take(&mut self.cache))
+    }
+
+    /// Puts back an entry that [`Bucket::take`] took; there is room, as a split never adds.
+    pub fn put_back(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    /// Whether the entries are full.
+    pub fn is_full(&self, k: usize) -> bool {
+        self.entries.len() >= k
+    }
+
+    /// The entry of `id`.
+    pub fn get(&self, id: &Id) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.contact.id == *id)
+    }
+
+    /// Whether `net` has all the places here that one network gets. Loopback (`None`) never has.
+    pub fn has_enough_of(&self, net: Option<Network>) -> bool {
+        net.is_some()
+            && self.entries.iter().filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
+    }
+
+    /// Records that `contact` answered at `now`. `id` and address belong together by the dialect's rules, so an entry
+    /// whose address differs keeps its own.
+    pub fn answered(&mut self, contact: Contact, k: usize, now: Time) -> Insert {
+        if let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) {
+            if entry.contact.addr == contact.addr {
+                entry.answered_at = now;
+                entry.failures = 0;
+            }
+            return Insert::Refreshed;
+        }
+        let net = network(contact.addr.ip());
+        if self.has_enough_of(net) {
+            return Insert::TooManyOfNetwork;
+        }
+        let fresh = Entry { contact, answered_at: now, failures: 0 };
+        self.cache.retain(|e| e.contact.id != contact.id);
+        if !self.is_full(k) {
+            self.entries.push(fresh);
+            return Insert::Added;
+        }
+        if let Some(failing) = self.worst_failing() {
+            self.entries[failing] = fresh;
+            return Insert::Added;
+        }
+        if self.cache.len() == REPLACEMENT_CACHE {
+            self.cache.remove(0);
+        }
+        self.cache.push(fresh);
+        Insert::Cached
+    }
+
+    /// Records that the entry of `id` did not answer. It leaves when a waiting contact can take its place, or at the
+    /// second failure in a row. Returns whether it left.
+    pub fn failed(&mut self, id: &Id) -> bool {
+        self.cache.retain(|e| e.contact.id != *id);
+        let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
+            return false;
+        };
+        self.entries[at].failures = self.entries[at].failures.saturating_add(1);
+        let left = self.entries.swap_remove(at);
+        while let Some(waiting) = self.cache.pop() {
+            if !self.has_enough_of(network(waiting.contact.addr.ip())) {
+                self.entries.push(waiting);
+                return true;
+            }
+        }
+        if left.failures >= CONTACT_FAILURES {
+            return true;
+        }
+        self.entries.push(left);
+        false
+    }
+
+    /// Whether a contact of network `net` would find or make a place here if it answered.
+    pub fn wants(&self, net: Option<Network>, k: usize) -> bool {
+        let has_place = !self.is_full(k) || self.cache.len() < REPLACEMENT_CACHE || self.worst_failing().is_some();
+        has_place && !self.has_enough_of(net)
+    }
+
+    /// The entry that has been silent longest.
+    pub fn stalest(&self) -> Option<&Entry> {
+        self.entries.iter().min_by_key(|e| e.answered_at)
+    }
+
+    fn worst_failing(&self) -> Option<usize> {
+        let failing = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0);
+        failing.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const K: usize = 4;
+
+    fn contact(n: u8, ip: [u8; 4]) -> Contact {
+        Contact { id: Id([n; 32]), addr: (ip, 1000 + u16::from(n)).into() }
+    }
+
+    fn full() -> Bucket {
+        let mut bucket = Bucket::default();
+        for n in 0..K as u8 {
+            assert_eq!(bucket.answered(contact(n, [127, 0, 0, 1]), K, Time::ZERO), Insert::Added);
+        }
+        bucket
+    }
+
+    #[test]
+    fn a_good_contact_is_never_displaced() {
+        let mut bucket = full();
+        assert_eq!(bucket.answered(contact(9, [127, 0, 0, 1]), K, Time::from_ms(5)), Insert::Cached);
+        assert!(bucket.get(&Id([9; 32])).is_none());
+        assert!(bucket.failed(&Id([1; 32])), "a waiting contact takes the place of the one that failed");
+        assert!(bucket.get(&Id([9; 32])).is_some());
+    }
+
+    #[test]
+    fn the_cache_keeps_the_newest_four() {
+        let mut bucket = full();
+        for n in 10..20 {
+            bucket.answered(contact(n, [127, 0, 0, 1]), K, Time::from_ms(u64::from(n)));
+        }
+        let waiting: Vec<u8> = bucket.cache().iter().map(|e| e.contact.id.0[0]).collect();
+        assert_eq!(waiting, [16, 17, 18, 19]);
+    }
+
+    #[test]
+    fn one_failure_is_forgiven_two_are_not() {
+        let mut bucket = full();
+        assert!(!bucket.failed(&Id([2; 32])));
+        bucket.answered(contact(2, [127, 0, 0, 1]), K, Time::from_ms(1));
+        assert!(!bucket.failed(&Id([2; 32])));
+        assert!(bucket.failed(&Id([2; 32])));
+        assert_eq!(bucket.entries().len(), K - 1);
+    }
+
+    #[test]
+    fn a_network_gets_two_places_and_loopback_all() {
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.answered(contact(1, [9, 9, 9, 1]), K, Time::ZERO), Insert::Added);
+        assert_eq!(bucket.answered(contact(2, [9, 9, 9, 2]), K, Time::ZERO), Insert::Added);
+        assert_eq!(bucket.answered(contact(3, [9, 9, 9, 3]), K, Time::ZERO), Insert::TooManyOfNetwork);
+        assert_eq!(bucket.answered(contact(4, [9, 9, 8, 3]), K, Time::ZERO), Insert::Added);
+    }
+
+    #[test]
+    fn a_known_id_from_another_address_changes_nothing() {
+        let mut bucket = full();
+        bucket.answered(contact(1, [127, 0, 0, 9]), K, Time::from_ms(9));
+        let entry = bucket.get(&Id([1; 32])).unwrap();
+        assert_eq!((entry.contact.addr.ip().to_string().as_str(), entry.answered_at), ("127.0.0.1", Time::ZERO));
+    }
+}

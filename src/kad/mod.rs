@@ -1,0 +1,25 @@
+//! Kademlia itself, shared by all dialects: buckets, routing table, lookups, requests in flight, and the overlay that
+//! ties them together. Pure: knows ids, contacts and time; knows no message, no socket, no clock.
+
+pub mod bucket;
+pub mod lookup;
+pub mod overlay;
+pub mod requests;
+pub mod routing_table;
+
+/// The parameters of Kademlia that a person may set.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// Contacts per bucket and per answer, nodes a lookup hears from: 1 to [`crate::limits::K_MAX`].
+    pub k: usize,
+    /// Requests a lookup keeps in flight: 1 to [`crate::limits::ALPHA_MAX`].
+    pub alpha: usize,
+    /// Disjoint paths of a first lookup: 1 to [`crate::limits::PATHS_MAX`].
+    pub paths: usize,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Parameters { k: crate::limits::K, alpha: crate::limits::ALPHA, paths: crate::limits::PATHS }
+    }
+}

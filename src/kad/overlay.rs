@@ -1,0 +1,532 @@
+//! The part of a node that all dialects share: the routing table, the lookups in flight, bootstrap, refresh and probes.
+//! It says *ask this contact about this target*; which message asks that is the dialect's business, and so are
+//! requests, their timeouts and the values found. Pure; holds no message.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::arena::{Arena, Key};
+use crate::contact::{Contact, admissible};
+use crate::id::Id;
+use crate::kad::Parameters;
+use crate::kad::lookup::{Goal, Lookup};
+use crate::kad::routing_table::{Added, RoutingTable};
+use crate::limits::{
+    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, PROBE_MEMORY,
+    PROBE_MEMORY_MS, PROBES, UPKEEP_MS, UPKEEP_PROBES,
+};
+use crate::time::Time;
+
+/// Names a lookup; outlives it safely.
+pub type LookupId = Key;
+
+/// What the overlay wants asked.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// Ask `contact` about `target`; report with [`Overlay::named`] or [`Overlay::failed`].
+    Find {
+        /// The lookup on whose behalf.
+        lookup: LookupId,
+        /// Whom.
+        contact: Contact,
+        /// About what.
+        target: Id,
+        /// Whether for nodes or for a value.
+        goal: Goal,
+    },
+    /// Ask whether `contact` is alive; report with [`Overlay::alive`] or [`Overlay::dead`].
+    Probe {
+        /// Whom.
+        contact: Contact,
+        /// It is only a candidate, seen as the source of a request: ask in a way that proves it listens there.
+        verify: bool,
+    },
+}
+
+/// A lookup that has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// On whose behalf, as given to [`Overlay::start_lookup`].
+    pub owner: Key,
+    /// The nearest contacts that answered, nearest first, at most k.
+    pub closest: Vec<Contact>,
+    /// It ended because its budget was spent.
+    pub ran_out: bool,
+}
+
+/// Why a contact that somebody named was not taken up. Each is a counter of the engine's.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Its address is no contact's: martian, port 0, another family or scope (faults.md, row 10).
+    Martian,
+    /// Its network has enough places (row 13).
+    TooManyOfNetwork,
+}
+
+/// Counts that only grow, for the status page.
+#[derive(Copy, Clone, Default, Debug)]
+pub struct Tallies {
+    /// Contacts dropped as [`Refusal::Martian`].
+    pub martians: u64,
+    /// Contacts kept out by the diversity limits.
+    pub too_many_of_network: u64,
+    /// Lookups that spent their budget.
+    pub lookups_ran_out: u64,
+    /// Tries to bootstrap that reached nobody.
+    pub bootstraps_failed: u64,
+    /// Candidates that did not answer where they seemed to listen.
+    pub probes_failed: u64,
+    /// Contacts dropped from the table because they did not answer.
+    pub contacts_lost: u64,
+}
+
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Owner {
+    /// The dialect's node, which knows it by this key; its end is reported.
+    Dialect(Key),
+    /// Looks up the own id; its end says whether we are part of a network.
+    Bootstrap,
+    /// Looks up an id in some bucket's range.
+    Refresh,
+}
+
+#[derive(Debug)]
+struct Running {
+    lookup: Lookup,
+    owner: Owner,
+}
+
+/// The overlay of one node.
+#[derive(Debug)]
+pub struct Overlay {
+    own: Contact,
+    parameters: Parameters,
+    table: RoutingTable,
+    lookups: Arena<Running>,
+    /// Lookups to look at again, because something about them changed.
+    changed: VecDeque<LookupId>,
+    ended: VecDeque<Ended>,
+    probes_wanted: VecDeque<(Contact, bool)>,
+    /// Candidates being probed.
+    probing: usize,
+    /// Addresses being probed, and those whose probe failed, with the time until which that is remembered; oldest first.
+    probed: VecDeque<(SocketAddr, Time)>,
+    bootstraps: Vec<Contact>,
+    bootstrap_at: Option<Time>,
+    bootstrap_failures: u32,
+    upkeep_at: Time,
+    /// An answer of another has named us: others can find us.
+    named_by_others: bool,
+    random: fastrand::Rng,
+    tallies: Tallies,
+}
+
+impl Overlay {
+    /// An overlay around `own`; `seed` decides every random choice it will make.
+    pub fn new(own: Contact, parameters: Parameters, seed: u64, now: Time) -> Overlay {
+        let mut random = fastrand::Rng::with_seed(seed);
+        Overlay {
+            own,
+            parameters,
+            table: RoutingTable::new(own.id, parameters.k),
+            lookups: Arena::default(),
+            changed: VecDeque::new(),
+            ended: VecDeque::new(),
+            probes_wanted: VecDeque::new(),
+            probing: 0,
+            probed: VecDeque::new(),
+            bootstraps: Vec::new(),
+            bootstrap_at: None,
+            bootstrap_failures: 0,
+            upkeep_at: now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS)),
+            named_by_others: false,
+            random,
+            tallies: Tallies::default(),
+        }
+    }
+
+    /// The node itself.
+    pub fn own(&self) -> Contact {
+        self.own
+    }
+
+    /// The routing table.
+    pub fn table(&self) -> &RoutingTable {
+        &self.table
+    }
+
+    /// Lookups in flight, those of bootstrap and refresh included.
+    pub fn lookups_in_flight(&self) -> usize {
+        self.lookups.len()
+    }
+
+    /// What has been counted.
+    pub fn tallies(&self) -> Tallies {
+        self.tallies
+    }
+
+    /// Random numbers for the dialect's nonces, from the same seed.
+    pub fn random(&mut self) -> &mut fastrand::Rng {
+        &mut self.random
+    }
+
+    /// Adds a contact to bootstrap from, and does so now unless the node is part of a network already.
+    pub fn add_bootstrap(&mut self, contact: Contact, now: Time) {
+        let known = self.bootstraps.contains(&contact);
+        if known || contact.id == self.own.id || self.bootstraps.len() >= BOOTSTRAPS {
+            return;
+        }
+        self.bootstraps.push(contact);
+        if self.table.is_empty() {
+            self.bootstrap_at = Some(now);
+        }
+    }
+
+    /// Whether this node counts itself among the nodes closest to a key: others can find it, or there are no others.
+    pub fn counts_itself(&self) -> bool {
+        self.named_by_others || self.table.is_empty()
+    }
+
+    /// Starts a lookup; its asks come from [`Overlay::poll_ask`], its end from [`Overlay::poll_ended`]. `owner` is the
+    /// dialect's, and handed back.
+    pub fn start_lookup(&mut self, target: Id, goal: Goal, paths: usize, owner: Key) -> LookupId {
+        self.start(target, goal, paths, Owner::Dialect(owner))
+    }
+
+    /// On whose behalf a lookup in flight was started; `None` for those of bootstrap and refresh.
+    pub fn owner(&self, lookup: LookupId) -> Option<Key> {
+        match self.lookups.get(lookup)?.owner {
+            Owner::Dialect(owner) => Some(owner),
+            Owner::Bootstrap | Owner::Refresh => None,
+        }
+    }
+
+    /// Ends a lookup whose purpose is fulfilled. Nothing more comes of it.
+    pub fn enough(&mut self, lookup: LookupId, now: Time) {
+        if let Some(running) = self.lookups.remove(lookup) {
+            self.table.looked_up(&running.lookup.target(), now);
+        }
+    }
+
+    /// Asks nobody new for this lookup, which ends once those already asked have answered or failed.
+    pub fn ask_no_more(&mut self, lookup: LookupId) {
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.ask_no_more();
+            self.changed.push_back(lookup);
+        }
+    }
+
+    /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for).
+    pub fn named(&mut self, lookup: LookupId, from: Contact, contacts: &[Contact], now: Time) {
+        self.alive(from, now);
+        let mut admitted = Vec::with_capacity(contacts.len());
+        for contact in contacts {
+            if contact.id == self.own.id {
+                self.named_by_others |= contact.addr == self.own.addr;
+            } else if admissible(self.own.addr.ip(), contact.addr) {
+                admitted.push(*contact);
+            } else {
+                self.tallies.martians += 1;
+            }
+        }
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.answered(&from.id, &admitted);
+            self.changed.push_back(lookup);
+        }
+    }
+
+    /// `contact` did not answer the lookup's request.
+    pub fn failed(&mut self, lookup: LookupId, contact: Contact) {
+        self.lose(&contact);
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.failed(&contact.id);
+            self.changed.push_back(lookup);
+        }
+    }
+
+    /// `contact` could not be asked just now, which says nothing about its health.
+    pub fn passed_over(&mut self, lookup: LookupId, contact: Contact) {
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.failed(&contact.id);
+            self.changed.push_back(lookup);
+        }
+    }
+
+    /// `contact` is past the short timeout of the lookup's request.
+    pub fn slow(&mut self, lookup: LookupId, contact: Contact) {
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.slow(&contact.id);
+            self.changed.push_back(lookup);
+        }
+    }
+
+    /// `contact` answered something: it is believed.
+    pub fn alive(&mut self, contact: Contact, now: Time) {
+        if !admissible(self.own.addr.ip(), contact.addr) {
+            self.tallies.martians += 1;
+        } else if self.table.answered(contact, now) == Added::TooManyOfNetwork {
+            self.tallies.too_many_of_network += 1;
+        }
+    }
+
+    /// `contact` did not answer something that was no lookup's.
+    pub fn dead(&mut self, contact: Contact) {
+        self.lose(&contact);
+    }
+
+    /// The source of a request that only nodes send. It is probed if the table would have it and the address allows it.
+    pub fn candidate(&mut self, contact: Contact, now: Time) {
+        let known_failure = self.probed.iter().any(|&(addr, until)| addr == contact.addr && now < until);
+        if known_failure || self.probing + self.probes_wanted.len() >= PROBES || !self.table.wants(&contact) {
+            return;
+        }
+        if !admissible(self.own.addr.ip(), contact.addr) {
+            self.tallies.martians += 1;
+            return;
+        }
+        // Remembered from the start, so that one candidate is not probed twice at once.
+        self.remember_probe(contact.addr, now);
+        self.probes_wanted.push_back((contact, true));
+    }
+
+    /// A probe with `verify` has ended; report it also with [`Overlay::alive`] or, if it failed, not at all.
+    pub fn probe_ended(&mut self, contact: Contact, answered: bool) {
+        self.probing = self.probing.saturating_sub(1);
+        if answered {
+            self.probed.retain(|(addr, _)| *addr != contact.addr);
+        } else {
+            self.tallies.probes_failed += 1;
+        }
+    }
+
+    /// The next thing to ask; call until `None` after anything was reported.
+    pub fn poll_ask(&mut self, now: Time) -> Option<Ask> {
+        if let Some((contact, verify)) = self.probes_wanted.pop_front() {
+            self.probing += usize::from(verify);
+            return Some(Ask::Probe { contact, verify });
+        }
+        while let Some(&lookup) = self.changed.front() {
+            let Some(running) = self.lookups.get_mut(lookup) else {
+                self.changed.pop_front();
+                continue;
+            };
+            if let Some(contact) = running.lookup.next_to_ask() {
+                let (target, goal) = (running.lookup.target(), running.lookup.goal());
+                return Some(Ask::Find { lookup, contact, target, goal });
+            }
+            let finished = running.lookup.is_finished();
+            self.changed.pop_front();
+            if finished {
+                self.end(lookup, now);
+            }
+        }
+        None
+    }
+
+    /// The next of the dialect's lookups that has ended.
+    pub fn poll_ended(&mut self) -> Option<Ended> {
+        self.ended.pop_front()
+    }
+
+    /// When [`Overlay::on_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Time {
+        self.bootstrap_at.map_or(self.upkeep_at, |at| at.min(self.upkeep_at))
+    }
+
+    /// Bootstraps, refreshes and probes what is due at `now`.
+    pub fn on_timeout(&mut self, now: Time) {
+        if self.bootstrap_at.is_some_and(|at| at <= now) {
+            self.bootstrap_at = None;
+            self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap);
+        }
+        if self.upkeep_at <= now {
+            self.upkeep_at = now.after(self.random.u64(UPKEEP_MS * 3 / 4..UPKEEP_MS * 5 / 4));
+            self.upkeep(now);
+        }
+    }
+
+    fn upkeep(&mut self, now: Time) {
+        self.probed.retain(|(_, until)| now < *until);
+        let since = Time::from_ms(now.as_ms().saturating_sub(CONTACT_STALE_MS));
+        for contact in self.table.silent_since(since).into_iter().take(UPKEEP_PROBES) {
+            self.probes_wanted.push_back((contact, false));
+        }
+        if self.table.is_empty() {
+            if self.bootstrap_at.is_none() && !self.is_bootstrapping() && !self.bootstraps.is_empty() {
+                self.bootstrap_at = Some(now);
+            }
+            return;
+        }
+        let since = Time::from_ms(now.as_ms().saturating_sub(BUCKET_REFRESH_MS));
+        if let Some(bucket) = self.table.stale_bucket(since) {
+            self.refresh(bucket, now);
+        }
+    }
+
+    fn refresh(&mut self, bucket: usize, now: Time) {
+        let random = Id(std::array::from_fn(|_| self.random.u8(..)));
+        let target = self.table.id_in_bucket(bucket, random);
+        self.table.looked_up(&target, now);
+        self.start(target, Goal::Nodes, 1, Owner::Refresh);
+    }
+
+    fn is_bootstrapping(&self) -> bool {
+        self.lookups.iter().any(|(_, running)| running.owner == Owner::Bootstrap)
+    }
+
+    fn start(&mut self, target: Id, goal: Goal, paths: usize, owner: Owner) -> LookupId {
+        let mut seeds = Vec::with_capacity(self.parameters.k);
+        self.table.closest(&target, self.parameters.k, |e| e.failures == 0, &mut seeds);
+        if seeds.len() < self.parameters.k {
+            let missing = self.parameters.k - seeds.len();
+            self.table.closest(&target, missing, |e| e.failures > 0, &mut seeds);
+        }
+        if owner == Owner::Bootstrap || seeds.is_empty() {
+            seeds.extend_from_slice(&self.bootstraps);
+        }
+        let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds);
+        let id = self.lookups.insert(Running { lookup, owner });
+        self.changed.push_back(id);
+        id
+    }
+
+    fn end(&mut self, id: LookupId, now: Time) {
+        let Some(running) = self.lookups.remove(id) else {
+            return;
+        };
+        let ran_out = running.lookup.ran_out();
+        self.tallies.lookups_ran_out += u64::from(ran_out);
+        if running.lookup.answers() > 0 {
+            self.table.looked_up(&running.lookup.target(), now);
+        }
+        match running.owner {
+            Owner::Dialect(owner) => self.ended.push_back(Ended { owner, closest: running.lookup.closest(), ran_out }),
+            Owner::Refresh => {}
+            Owner::Bootstrap if running.lookup.answers() > 0 => {
+                self.bootstrap_failures = 0;
+                // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
+                for bucket in 0..self.table.bucket_count() {
+                    self.refresh(bucket, now);
+                }
+            }
+            Owner::Bootstrap => self.bootstrap_failed(now),
+        }
+    }
+
+    fn bootstrap_failed(&mut self, now: Time) {
+        self.tallies.bootstraps_failed += 1;
+        let pause = BOOTSTRAP_RETRY_MS << self.bootstrap_failures.min(6);
+        let pause = pause.min(BOOTSTRAP_RETRY_MAX_MS);
+        self.bootstrap_failures += 1;
+        self.bootstrap_at = Some(now.after(pause / 2 + self.random.u64(0..=pause / 2)));
+    }
+
+    fn lose(&mut self, contact: &Contact) {
+        let known = self.table.get(&contact.id).is_some_and(|e| e.contact.addr == contact.addr);
+        if known && self.table.failed(&contact.id) {
+            self.tallies.contacts_lost += 1;
+        }
+    }
+
+    fn remember_probe(&mut self, addr: SocketAddr, now: Time) {
+        if self.probed.len() >= PROBE_MEMORY {
+            self.probed.pop_front();
+        }
+        self.probed.push_back((addr, now.after(PROBE_MEMORY_MS)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contact(n: u16) -> Contact {
+        Contact { id: Id::hash_of(&[&n.to_be_bytes()]), addr: ([127, 0, 0, 1], n).into() }
+    }
+
+    fn overlay() -> Overlay {
+        Overlay::new(contact(1), Parameters::default(), 7, Time::ZERO)
+    }
+
+    fn asks(overlay: &mut Overlay, now: Time) -> Vec<Ask> {
+        std::iter::from_fn(|| overlay.poll_ask(now)).collect()
+    }
+
+    #[test]
+    fn bootstrap_backs_off_while_nobody_answers_and_never_spins() {
+        let mut overlay = overlay();
+        overlay.add_bootstrap(contact(2), Time::ZERO);
+        let mut now = Time::ZERO;
+        let mut tries = Vec::new();
+        while now < Time::from_ms(300_000) {
+            overlay.on_timeout(now);
+            for ask in asks(&mut overlay, now) {
+                let Ask::Find { lookup, contact, .. } = ask else { panic!("only the bootstrap is asked") };
+                tries.push(now.as_ms());
+                overlay.failed(lookup, contact);
+            }
+            asks(&mut overlay, now);
+            assert!(overlay.next_deadline() > now, "no busy loop");
+            now = overlay.next_deadline();
+        }
+        assert!((8..20).contains(&tries.len()), "{tries:?}");
+        assert_eq!(overlay.tallies().bootstraps_failed, tries.len() as u64);
+    }
+
+    #[test]
+    fn a_bootstrap_that_answers_ends_in_refreshes_and_a_named_self() {
+        let mut overlay = overlay();
+        overlay.add_bootstrap(contact(2), Time::ZERO);
+        overlay.on_timeout(Time::ZERO);
+        assert!(overlay.counts_itself(), "alone");
+        let [Ask::Find { lookup, contact: seed, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
+        overlay.named(lookup, seed, &[contact(1), contact(3)], Time::ZERO);
+        assert!(overlay.counts_itself(), "named");
+        let [Ask::Find { lookup, contact: third, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
+        assert_eq!(third, contact(3));
+        overlay.named(lookup, third, &[], Time::ZERO);
+        assert!(!asks(&mut overlay, Time::ZERO).is_empty(), "the buckets are refreshed");
+        assert_eq!(overlay.table().len(), 2);
+    }
+
+    #[test]
+    fn named_contacts_are_not_believed_before_they_answer() {
+        let mut overlay = overlay();
+        overlay.alive(contact(2), Time::ZERO);
+        let lookup = overlay.start_lookup(Id::default(), Goal::Nodes, 1, Key::from_bits(0));
+        asks(&mut overlay, Time::ZERO);
+        let martian = Contact { addr: "224.0.0.1:5".parse().unwrap(), ..contact(9) };
+        overlay.named(lookup, contact(2), &[contact(3), martian], Time::ZERO);
+        let find = Ask::Find { lookup, contact: contact(3), target: Id::default(), goal: Goal::Nodes };
+        assert_eq!(asks(&mut overlay, Time::ZERO), [find]);
+        overlay.failed(lookup, contact(3));
+        asks(&mut overlay, Time::ZERO);
+        assert_eq!(overlay.poll_ended().unwrap().closest, [contact(2)]);
+        assert_eq!((overlay.table().len(), overlay.tallies().martians), (1, 1));
+    }
+
+    #[test]
+    fn candidates_are_probed_once_and_a_failure_is_remembered() {
+        let mut overlay = overlay();
+        for _ in 0..3 {
+            overlay.candidate(contact(5), Time::ZERO);
+        }
+        assert_eq!(asks(&mut overlay, Time::ZERO), [Ask::Probe { contact: contact(5), verify: true }]);
+        overlay.probe_ended(contact(5), false);
+        overlay.candidate(contact(5), Time::from_ms(59_000));
+        assert!(asks(&mut overlay, Time::from_ms(59_000)).is_empty());
+        overlay.candidate(contact(5), Time::from_ms(60_000));
+        assert_eq!(asks(&mut overlay, Time::from_ms(60_000)).len(), 1);
+    }
+
+    #[test]
+    fn at_most_32_candidates_are_probed_at_once() {
+        let mut overlay = overlay();
+        for n in 10..200 {
+            overlay.candidate(contact(n), Time::ZERO);
+        }
+        assert_eq!(asks(&mut overlay, Time::ZERO).len(), PROBES);
+        overlay.candidate(contact(300), Time::ZERO);
+        assert!(asks(&mut overlay, Time::ZERO).is_empty());
+    }
+}

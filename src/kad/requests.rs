@@ -1,0 +1,153 @@
+//! Requests in flight and their two timeouts (design.md, decision 11). Knows whom was asked and what for, as an opaque
+//! purpose; sends nothing and reads no clock.
+
+use crate::arena::{Arena, Key};
+use crate::contact::Contact;
+use crate::limits::{LONG_TIMEOUT_MS, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_TRIPS};
+use crate::time::Time;
+use crate::wheel::{TimerKey, Wheel};
+
+/// Names one request in flight; outlives it safely.
+pub type RequestId = Key;
+
+/// What the clock says of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Overdue<P> {
+    /// Past the short timeout: widen, but go on waiting.
+    Slow(Contact, P),
+    /// Past the long one: the contact has failed and the request is forgotten.
+    Failed(Contact, P),
+}
+
+/// The requests in flight of one node.
+#[derive(Debug)]
+pub struct Requests<P> {
+    requests: Arena<Request<P>>,
+    wheel: Wheel<RequestId>,
+    /// Smoothed round trip (RFC 6298's gain of 1/8), in eighths of a millisecond.
+    smoothed_rtt_eighths: u64,
+}
+
+#[derive(Debug)]
+struct Request<P> {
+    contact: Contact,
+    purpose: P,
+    sent_at: Time,
+    slow: bool,
+    timer: TimerKey,
+}
+
+impl<P> Default for Requests<P> {
+    fn default() -> Self {
+        Requests { requests: Arena::default(), wheel: Wheel::new(), smoothed_rtt_eighths: 0 }
+    }
+}
+
+impl<P: Copy> Requests<P> {
+    /// Starts the clock of a request to `contact`.
+    pub fn start(&mut self, contact: Contact, purpose: P, now: Time) -> RequestId {
+        let timer = self.wheel.arm(now, now.after(self.short_timeout_ms()), self.requests.vacant_key());
+        self.requests.insert(Request { contact, purpose, sent_at: now, slow: false, timer })
+    }
+
+    /// Ends a request that was answered or failed early; `None` if it is forgotten already. An answer counts into the
+    /// smoothed round trip.
+    pub fn finish(&mut self, id: RequestId, answered: bool, now: Time) -> Option<(Contact, P)> {
+        let request = self.requests.remove(id)?;
+        self.wheel.cancel(request.timer);
+        if answered {
+            let sample = now.since(request.sent_at) * 8;
+            self.smoothed_rtt_eighths = match self.smoothed_rtt_eighths {
+                0 => sample,
+                smoothed => smoothed - smoothed / 8 + sample / 8,
+            };
+        }
+        Some((request.contact, request.purpose))
+    }
+
+    /// Requests in flight.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether none is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// The purposes of all requests in flight.
+    pub fn purposes(&self) -> impl Iterator<Item = &P> {
+        self.requests.iter().map(|(_, request)| &request.purpose)
+    }
+
+    /// When [`Requests::expire`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.wheel.next_deadline()
+    }
+
+    /// What is overdue at `now`.
+    pub fn expire(&mut self, now: Time) -> Vec<Overdue<P>> {
+        let mut due = Vec::new();
+        self.wheel.expire(now, &mut due);
+        let mut overdue = Vec::with_capacity(due.len());
+        for id in due {
+            let Some(request) = self.requests.get_mut(id) else {
+                continue;
+            };
+            let fails_at = request.sent_at.after(LONG_TIMEOUT_MS);
+            if !request.slow && now < fails_at {
+                request.slow = true;
+                overdue.push(Overdue::Slow(request.contact, request.purpose));
+                request.timer = self.wheel.arm(now, fails_at, id);
+            } else if let Some(request) = self.requests.remove(id) {
+                overdue.push(Overdue::Failed(request.contact, request.purpose));
+            }
+        }
+        overdue
+    }
+
+    fn short_timeout_ms(&self) -> u64 {
+        (self.smoothed_rtt_eighths / 8 * SHORT_TIMEOUT_ROUND_TRIPS).clamp(SHORT_TIMEOUT_MIN_MS, LONG_TIMEOUT_MS / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id;
+
+    fn contact() -> Contact {
+        Contact { id: Id::default(), addr: ([127, 0, 0, 1], 1).into() }
+    }
+
+    #[test]
+    fn a_request_is_slow_first_and_failed_later() {
+        let mut requests = Requests::default();
+        requests.start(contact(), 'a', Time::ZERO);
+        assert!(requests.expire(Time::from_ms(249)).is_empty());
+        assert_eq!(requests.expire(Time::from_ms(272)), [Overdue::Slow(contact(), 'a')]);
+        assert!(requests.expire(Time::from_ms(1_999)).is_empty());
+        assert_eq!(requests.expire(Time::from_ms(2_016)), [Overdue::Failed(contact(), 'a')]);
+        assert!(requests.is_empty() && requests.next_deadline().is_none());
+    }
+
+    #[test]
+    fn slow_round_trips_move_the_short_timeout() {
+        let mut requests = Requests::default();
+        let id = requests.start(contact(), 'a', Time::ZERO);
+        assert!(requests.finish(id, true, Time::from_ms(200)).is_some());
+        requests.start(contact(), 'b', Time::from_ms(1_000));
+        assert!(requests.expire(Time::from_ms(1_590)).is_empty(), "3 x 200 ms");
+        assert_eq!(requests.expire(Time::from_ms(1_616)).len(), 1);
+    }
+
+    #[test]
+    fn a_late_answer_finds_nothing() {
+        let mut requests = Requests::default();
+        let id = requests.start(contact(), 'a', Time::ZERO);
+        requests.expire(Time::from_ms(5_000));
+        requests.start(contact(), 'b', Time::from_ms(5_000));
+        assert_eq!(requests.finish(id, true, Time::from_ms(5_001)), None);
+        assert_eq!(requests.len(), 1);
+    }
+}
