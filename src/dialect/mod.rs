@@ -1,0 +1,26 @@
+//! The wire protocols this node speaks, one folder each: codec (bytes and messages), session (one connection: framing,
+//! order of answers), node (what requests mean, the store). Pure, and no dialect knows another.
+
+pub mod sealed;
+
+/// What every byte-stream codec can do, so that one conformance suite (`tests/conformance.rs`) runs over all of them.
+/// Used statically; nothing dispatches over it.
+pub trait Codec {
+    /// A decoded message, borrowed from its frame.
+    type Message<'a>: PartialEq + std::fmt::Debug;
+    /// What can be wrong with a frame.
+    type Error: PartialEq + std::fmt::Debug;
+
+    /// Largest frame in bytes.
+    const FRAME_MAX: usize;
+
+    /// The length of the frame that `bytes` begin with: `Ok(None)` while that cannot be told yet, an error if no frame
+    /// can begin so, which means that framing is lost.
+    fn frame_len(bytes: &[u8]) -> Result<Option<usize>, Self::Error>;
+
+    /// Reads one whole frame.
+    fn decode(frame: &[u8]) -> Result<Self::Message<'_>, Self::Error>;
+
+    /// Appends the frame of `message`, which must fit a frame, to `out`.
+    fn encode(message: &Self::Message<'_>, out: &mut Vec<u8>);
+}

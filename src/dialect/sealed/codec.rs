@@ -1,0 +1,405 @@
+//! Bytes and messages of the sealed dialect: `size u16 | type u16 | body | SHA-256(type, body)`, big-endian. Judges a
+//! frame in the order size, checksum, type, body. Never allocates while decoding.
+
+use std::net::{IpAddr, SocketAddr};
+
+use sha2::{Digest, Sha256};
+
+use crate::contact::Contact;
+use crate::dialect::Codec;
+use crate::id::Id;
+use crate::limits::FRAME_MAX;
+
+/// Bytes before the body: size and type.
+pub const HEADER: usize = 4;
+/// Bytes after the body: the checksum.
+pub const TRAILER: usize = 32;
+/// Smallest frame: no body.
+pub const FRAME_MIN: usize = HEADER + TRAILER;
+/// Bytes before the value in a PUT's body.
+pub const PUT_HEAD: usize = 36;
+
+/// Message types, as the seed numbers them.
+pub mod kind {
+    #![allow(missing_docs)]
+    pub const PUT: u16 = 650;
+    pub const GET: u16 = 651;
+    pub const SUCCESS: u16 = 652;
+    pub const FAILURE: u16 = 653;
+    pub const PING: u16 = 654;
+    pub const PONG: u16 = 655;
+    pub const FIND_NODE: u16 = 656;
+    pub const FIND_VALUE: u16 = 657;
+    pub const ERROR: u16 = 658;
+    pub const NODE: u16 = 659;
+    pub const VALUE: u16 = 660;
+}
+
+/// Why a request was not fulfilled (seed silent: codes from sealed.md, "Errors and violations").
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum ErrorCode {
+    /// The checksum does not match.
+    Checksum,
+    /// A known type with an impossible body, or an impossible size.
+    Malformed,
+    /// A type that is none, or an answer to nothing.
+    UnknownType,
+    /// A value above the limit of this node.
+    TooLarge,
+    /// Out of connections, work or patience; try again.
+    Busy,
+    /// The store's memory limit is reached.
+    Full,
+    /// Would displace a self-certifying value.
+    Refused,
+    /// No node would hold the value.
+    Unreachable,
+}
+
+impl ErrorCode {
+    /// Every code, in the order of the wire.
+    pub const ALL: [ErrorCode; 8] = [
+        ErrorCode::Checksum,
+        ErrorCode::Malformed,
+        ErrorCode::UnknownType,
+        ErrorCode::TooLarge,
+        ErrorCode::Busy,
+        ErrorCode::Full,
+        ErrorCode::Refused,
+        ErrorCode::Unreachable,
+    ];
+
+    /// The number on the wire.
+    pub fn code(self) -> u32 {
+        1 + self as u32
+    }
+
+    /// The code of a number; `None` for numbers that nobody has given a meaning.
+    pub fn from_code(code: u32) -> Option<ErrorCode> {
+        Self::ALL.into_iter().find(|e| e.code() == code)
+    }
+
+    /// The text that goes with it, for people; below [`crate::limits::ERROR_TEXT`] bytes.
+    pub fn text(self) -> &'static str {
+        match self {
+            ErrorCode::Checksum => "checksum does not match",
+            ErrorCode::Malformed => "malformed message",
+            ErrorCode::UnknownType => "unknown type, or an answer to nothing",
+            ErrorCode::TooLarge => "value too large for this node",
+            ErrorCode::Busy => "busy, try again",
+            ErrorCode::Full => "store full",
+            ErrorCode::Refused => "would displace a self-certifying value",
+            ErrorCode::Unreachable => "no node would hold the value",
+        }
+    }
+
+    /// The message that says so.
+    pub fn message(self) -> Message<'static> {
+        Message::Error { code: self.code(), text: self.text().as_bytes() }
+    }
+}
+
+/// A message of the seed, borrowed from its frame or from whoever answers.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// 650: hold `value` under `key` for `ttl_s` seconds, on `replication` nodes.
+    Put {
+        /// Seconds; 0 for the longest.
+        ttl_s: u16,
+        /// 0 or 1: here; 2 and more: the recipient sees to it.
+        replication: u8,
+        /// What it is stored under.
+        key: Id,
+        /// 0 to 65,463 bytes.
+        value: &'a [u8],
+    },
+    /// 651: find the value of `key` in the network.
+    Get {
+        /// What it is stored under.
+        key: Id,
+    },
+    /// 652: the answer to PUT (empty value) and GET.
+    Success {
+        /// The request's key.
+        key: Id,
+        /// What was found.
+        value: &'a [u8],
+    },
+    /// 653: nobody has it.
+    Failure {
+        /// The request's key.
+        key: Id,
+    },
+    /// 654: are you a node, and alive?
+    Ping {
+        /// Repeated by the PONG.
+        nonce: u32,
+    },
+    /// 655: yes.
+    Pong {
+        /// The PING's.
+        nonce: u32,
+    },
+    /// 656: whom do you know near `key`?
+    FindNode {
+        /// The target.
+        key: Id,
+    },
+    /// 657: do you hold `key`, and else, whom do you know near it?
+    FindValue {
+        /// The target.
+        key: Id,
+    },
+    /// 658: the request was not fulfilled.
+    Error {
+        /// One of [`ErrorCode`], or a number yet without meaning.
+        code: u32,
+        /// For people; any bytes are tolerated.
+        text: &'a [u8],
+    },
+    /// 659: contacts near the target. (The seed's drawing carries the type word of FIND_NODE; its list says 659.)
+    Node(Nodes<'a>),
+    /// 660: the value held.
+    Value {
+        /// The value.
+        value: &'a [u8],
+    },
+}
+
+impl Message<'_> {
+    /// The message's type number.
+    pub fn kind(&self) -> u16 {
+        match self {
+            Message::Put { .. } => kind::PUT,
+            Message::Get { .. } => kind::GET,
+            Message::Success { .. } => kind::SUCCESS,
+            Message::Failure { .. } => kind::FAILURE,
+            Message::Ping { .. } => kind::PING,
+            Message::Pong { .. } => kind::PONG,
+            Message::FindNode { .. } => kind::FIND_NODE,
+            Message::FindValue { .. } => kind::FIND_VALUE,
+            Message::Error { .. } => kind::ERROR,
+            Message::Node(_) => kind::NODE,
+            Message::Value { .. } => kind::VALUE,
+        }
+    }
+}
+
+/// The entries of a NODE: as they came in a frame, already checked for shape, or as contacts that are to be sent.
+#[derive(Copy, Clone, Debug)]
+pub enum Nodes<'a> {
+    /// Entries as bytes, whole and of known ip_type.
+    Wire(&'a [u8]),
+    /// Contacts of ours.
+    Contacts(&'a [Contact]),
+}
+
+impl<'a> Nodes<'a> {
+    /// Checks that `body` is whole entries of known ip_type.
+    fn check(body: &'a [u8]) -> Option<Nodes<'a>> {
+        let mut rest = body;
+        while !rest.is_empty() {
+            rest = rest.get(entry_len(rest[0])?..)?;
+        }
+        Some(Nodes::Wire(body))
+    }
+
+    /// The entries, as they claim to be: an id need not belong to its address.
+    pub fn iter(&self) -> NodesIter<'a> {
+        NodesIter(*self)
+    }
+}
+
+impl PartialEq for Nodes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Nodes<'_> {}
+
+/// Iterator over the entries of a NODE.
+#[derive(Clone, Debug)]
+pub struct NodesIter<'a>(Nodes<'a>);
+
+impl Iterator for NodesIter<'_> {
+    type Item = Contact;
+
+    fn next(&mut self) -> Option<Contact> {
+        match &mut self.0 {
+            Nodes::Contacts(contacts) => {
+                let (first, rest) = contacts.split_first()?;
+                *contacts = rest;
+                Some(*first)
+            }
+            Nodes::Wire(bytes) => {
+                let (entry, rest) = bytes.split_at_checked(entry_len(*bytes.first()?)?)?;
+                *bytes = rest;
+                let (addr, id) = entry[1..].split_at(entry.len() - 33);
+                let (ip, port) = addr.split_at(addr.len() - 2);
+                let ip = match <[u8; 4]>::try_from(ip) {
+                    Ok(v4) => IpAddr::from(v4),
+                    Err(_) => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?),
+                };
+                let port = u16::from_be_bytes([port[0], port[1]]);
+                Some(Contact { id: Id::from_slice(id)?, addr: SocketAddr::new(ip, port) })
+            }
+        }
+    }
+}
+
+/// Bytes of an entry with this ip_type; `None` if there is no such type.
+fn entry_len(ip_type: u8) -> Option<usize> {
+    match ip_type {
+        4 => Some(1 + 4 + 2 + 32),
+        6 => Some(1 + 16 + 2 + 32),
+        _ => None,
+    }
+}
+
+/// What is wrong with a frame.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum FrameError {
+    /// The size is smaller than any frame: where the next one begins is unknown.
+    Size(usize),
+    /// The checksum does not match.
+    Checksum,
+    /// No message has this type.
+    UnknownType(u16),
+    /// The body does not fit the type.
+    Malformed(u16),
+}
+
+/// The type word of a frame, which must have at least [`HEADER`] bytes.
+pub fn kind_of(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[2], frame[3]])
+}
+
+/// Whether messages of this type are requests.
+pub fn is_request(kind: u16) -> bool {
+    matches!(kind, kind::PUT | kind::GET | kind::PING | kind::FIND_NODE | kind::FIND_VALUE)
+}
+
+/// Whether messages of this type are answers.
+pub fn is_answer(kind: u16) -> bool {
+    (kind::PUT..=kind::VALUE).contains(&kind) && !is_request(kind)
+}
+
+/// Whether the trailer of a whole frame is the checksum of what it covers.
+pub fn checksum_matches(frame: &[u8]) -> bool {
+    let (covered, trailer) = frame.split_at(frame.len() - TRAILER);
+    Sha256::digest(&covered[2..]).as_slice() == trailer
+}
+
+/// Reads the body of a message of type `kind`. Used by both doors, whose bodies are the same.
+pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
+    let malformed = FrameError::Malformed(kind);
+    let key = |bytes: &[u8]| Id::from_slice(bytes).ok_or(malformed);
+    let nonce = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).map_err(|_| malformed);
+    Ok(match kind {
+        kind::PUT => {
+            let (head, value) = body.split_at_checked(PUT_HEAD).ok_or(malformed)?;
+            let ttl_s = u16::from_be_bytes([head[0], head[1]]);
+            Message::Put { ttl_s, replication: head[2], key: key(&head[4..])?, value }
+        }
+        kind::SUCCESS => {
+            let (head, value) = body.split_at_checked(32).ok_or(malformed)?;
+            Message::Success { key: key(head)?, value }
+        }
+        kind::ERROR => {
+            let (head, text) = body.split_at_checked(4).ok_or(malformed)?;
+            Message::Error { code: nonce(head)?, text }
+        }
+        kind::GET => Message::Get { key: key(body)? },
+        kind::FAILURE => Message::Failure { key: key(body)? },
+        kind::PING => Message::Ping { nonce: nonce(body)? },
+        kind::PONG => Message::Pong { nonce: nonce(body)? },
+        kind::FIND_NODE => Message::FindNode { key: key(body)? },
+        kind::FIND_VALUE => Message::FindValue { key: key(body)? },
+        kind::NODE => Message::Node(Nodes::check(body).ok_or(malformed)?),
+        kind::VALUE => Message::Value { value: body },
+        other => return Err(FrameError::UnknownType(other)),
+    })
+}
+
+/// Appends type and body of `message`.
+pub fn encode_body(message: &Message<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&message.kind().to_be_bytes());
+    match message {
+        Message::Put { ttl_s, replication, key, value } => {
+            out.extend_from_slice(&ttl_s.to_be_bytes());
+            out.extend_from_slice(&[*replication, 0]);
+            out.extend_from_slice(&key.0);
+            out.extend_from_slice(value);
+        }
+        Message::Success { key, value } => {
+            out.extend_from_slice(&key.0);
+            out.extend_from_slice(value);
+        }
+        Message::Get { key } | Message::Failure { key } | Message::FindNode { key } | Message::FindValue { key } => {
+            out.extend_from_slice(&key.0);
+        }
+        Message::Ping { nonce } | Message::Pong { nonce } => out.extend_from_slice(&nonce.to_be_bytes()),
+        Message::Error { code, text } => {
+            out.extend_from_slice(&code.to_be_bytes());
+            out.extend_from_slice(text);
+        }
+        Message::Node(nodes) => nodes.iter().for_each(|contact| encode_entry(&contact, out)),
+        Message::Value { value } => out.extend_from_slice(value),
+    }
+}
+
+fn encode_entry(contact: &Contact, out: &mut Vec<u8>) {
+    match contact.addr.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.octets());
+        }
+    }
+    out.extend_from_slice(&contact.addr.port().to_be_bytes());
+    out.extend_from_slice(&contact.id.0);
+}
+
+/// The codec as the conformance suite sees it.
+#[derive(Debug)]
+pub struct Sealed;
+
+impl Codec for Sealed {
+    type Message<'a> = Message<'a>;
+    type Error = FrameError;
+
+    const FRAME_MAX: usize = FRAME_MAX;
+
+    fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+        let Some(size) = bytes.first_chunk::<2>() else {
+            return Ok(None);
+        };
+        let size = usize::from(u16::from_be_bytes(*size));
+        if size < FRAME_MIN { Err(FrameError::Size(size)) } else { Ok(Some(size)) }
+    }
+
+    fn decode(frame: &[u8]) -> Result<Message<'_>, FrameError> {
+        if frame.len() < FRAME_MIN {
+            return Err(FrameError::Size(frame.len()));
+        }
+        if !checksum_matches(frame) {
+            return Err(FrameError::Checksum);
+        }
+        decode_body(kind_of(frame), &frame[HEADER..frame.len() - TRAILER])
+    }
+
+    fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 2]);
+        encode_body(message, out);
+        let checksum = Sha256::digest(&out[start + 2..]);
+        out.extend_from_slice(&checksum);
+        let size = out.len() - start;
+        debug_assert!(size <= FRAME_MAX, "a frame of {size} bytes");
+        out[start..start + 2].copy_from_slice(&(size as u16).to_be_bytes());
+    }
+}

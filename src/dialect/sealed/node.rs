@@ -1,0 +1,581 @@
+//! The verbs of the sealed dialect: what each request means, and the jobs that coordinate a PUT or a GET over the
+//! network. Works on messages. In: requests, answers, failures, the time. Out: [`Output`]s, drained until there are none.
+//! Never sees a connection, a byte of framing or a clock.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::arena::Arena;
+use crate::contact::Contact;
+use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
+use crate::dialect::sealed::job::{GetJob, Job, JobId, Outcome, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::store::{Store, is_certified};
+use crate::dialect::sealed::{contact_at, node_id};
+use crate::id::Id;
+use crate::kad::Parameters;
+use crate::kad::lookup::Goal;
+use crate::kad::overlay::{Ask, Ended, LookupId, Overlay};
+use crate::kad::requests::{Overdue, RequestId, Requests};
+use crate::limits::{
+    JOB_MARGIN_MS, JOB_MS, JOBS, NODE_ENTRIES, PATHS_ON_RETRY, REPLICATION, REPLICATION_MAX, SETTLE_MS,
+};
+use crate::time::Time;
+use crate::wheel::Wheel;
+
+/// What a person may set of a node.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// k, alpha and paths.
+    pub kademlia: Parameters,
+    /// Holders of a value whose PUT leaves it to us (API, replication 0).
+    pub replication: usize,
+    /// Holders that must agree on a value that is not certified by its key.
+    pub quorum: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { kademlia: Parameters::default(), replication: REPLICATION, quorum: 1 }
+    }
+}
+
+/// A request of ours, owned, so that it can be sent again on a fresh connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// PING with this nonce.
+    Ping(u32),
+    /// FIND_NODE near this key.
+    FindNode(Id),
+    /// FIND_VALUE of this key.
+    FindValue(Id),
+    /// GET of this key: what clients send.
+    Get(Id),
+    /// PUT.
+    Put {
+        /// Seconds.
+        ttl_s: u16,
+        /// 1: hold it; 2 and more: see to it.
+        replication: u8,
+        /// What it is stored under.
+        key: Id,
+        /// The value.
+        value: Arc<[u8]>,
+    },
+}
+
+impl Request {
+    /// The message that asks this.
+    pub fn message(&self) -> Message<'_> {
+        match self {
+            Request::Ping(nonce) => Message::Ping { nonce: *nonce },
+            Request::FindNode(key) => Message::FindNode { key: *key },
+            Request::FindValue(key) => Message::FindValue { key: *key },
+            Request::Get(key) => Message::Get { key: *key },
+            Request::Put { ttl_s, replication, key, value } => {
+                Message::Put { ttl_s: *ttl_s, replication: *replication, key: *key, value }
+            }
+        }
+    }
+}
+
+/// How a request must travel.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// Over the one connection that this pair of nodes shares, dialled from the listening port if need be.
+    Shared,
+    /// Over a new connection from an ephemeral port: only who listens on the address can answer.
+    Ephemeral,
+}
+
+/// What the node wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Send `message` to `to`; report with [`Node::on_answer`] or [`Node::on_failure`].
+    Send {
+        /// To be given back.
+        request: RequestId,
+        /// Whom.
+        to: SocketAddr,
+        /// What.
+        message: Request,
+        /// How.
+        via: Via,
+    },
+    /// A job has ended.
+    Done {
+        /// Who waits for it.
+        ticket: Ticket,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub enum Answer<'a> {
+    /// This, now.
+    Now(Message<'a>),
+    /// The outcome of a job, once it has ended: [`Output::Done`] with the request's ticket.
+    Later,
+}
+
+/// Why a request of ours failed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The contact could not be reached, or broke the protocol.
+    Contact,
+    /// We have too much in flight to it; that says nothing about its health.
+    Busy,
+}
+
+#[derive(Copy, Clone, Debug)]
+enum Purpose {
+    Find(LookupId),
+    Store(JobId),
+    Probe { nonce: u32, verify: bool },
+}
+
+#[derive(Copy, Clone, Debug)]
+enum Alarm {
+    Deadline(JobId),
+    Settled(JobId),
+}
+
+/// One node of the sealed dialect, on one listening address.
+#[derive(Debug)]
+pub struct Node {
+    overlay: Overlay,
+    requests: Requests<Purpose>,
+    jobs: Arena<Job>,
+    /// PUTs of which a holder has answered or failed since they were looked at.
+    puts_to_drive: VecDeque<JobId>,
+    alarms: Wheel<Alarm>,
+    outputs: VecDeque<Output>,
+    settings: Settings,
+    /// The contacts of the answer being given; kept to save its allocation.
+    named: Vec<Contact>,
+    id_mismatches: u64,
+}
+
+impl Node {
+    /// A node that others reach at `addr`; `seed` decides all its random choices.
+    pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Node {
+        Node {
+            overlay: Overlay::new(contact_at(addr), settings.kademlia, seed, now),
+            requests: Requests::default(),
+            jobs: Arena::default(),
+            puts_to_drive: VecDeque::new(),
+            alarms: Wheel::new(),
+            outputs: VecDeque::new(),
+            settings,
+            named: Vec::new(),
+            id_mismatches: 0,
+        }
+    }
+
+    /// Table, lookups and their counts.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Contacts in answers whose id did not belong to their address (faults.md, row 12).
+    pub fn id_mismatches(&self) -> u64 {
+        self.id_mismatches
+    }
+
+    /// Jobs in progress.
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Bootstraps from whoever listens on `addr`.
+    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
+        self.overlay.add_bootstrap(contact_at(addr), now);
+    }
+
+    /// Whether a PING of this node's own with this nonce is in flight: who sends it to us is ourselves.
+    pub fn is_own_ping(&self, nonce: u32) -> bool {
+        self.requests.purposes().any(|p| matches!(p, Purpose::Probe { nonce: own, .. } if *own == nonce))
+    }
+
+    /// Notes the source of a FIND_NODE or FIND_VALUE as a candidate for the table.
+    pub fn on_candidate(&mut self, addr: SocketAddr, now: Time) {
+        self.overlay.candidate(contact_at(addr), now);
+    }
+
+    /// Answers a request that came from `from`; if that takes a job, its outcome comes with `ticket`. Answers that are no requests are the session's to refuse.
+    pub fn on_request<'a>(
+        &'a mut self,
+        from: SocketAddr,
+        request: &Message<'_>,
+        store: &'a mut Store,
+        ticket: Ticket,
+        now: Time,
+    ) -> Answer<'a> {
+        match *request {
+            Message::Ping { nonce } => Answer::Now(Message::Pong { nonce }),
+            Message::FindNode { key } => Answer::Now(self.closest_known(&key, from)),
+            Message::FindValue { key } => match store.get(&key, now) {
+                Some(value) => Answer::Now(Message::Value { value }),
+                None => Answer::Now(self.closest_known(&key, from)),
+            },
+            Message::Get { key } if self.answers_alone(&key, store, now) => match store.get(&key, now) {
+                Some(value) => Answer::Now(Message::Success { key, value }),
+                None => Answer::Now(Message::Failure { key }),
+            },
+            Message::Get { key } => later(self.start_get(key, store, ticket, now)),
+            Message::Put { ttl_s, replication: 0 | 1, key, value } => {
+                Answer::Now(match store.put(key, value, ttl_s, Some(from.ip()), now) {
+                    Ok(()) => Message::Success { key, value: &[] },
+                    Err(code) => code.message(),
+                })
+            }
+            Message::Put { value, .. } if !store.admits(value) => Answer::Now(ErrorCode::TooLarge.message()),
+            Message::Put { ttl_s, replication, key, value } => {
+                later(self.start_put(key, value, ttl_s, usize::from(replication), ticket, now))
+            }
+            Message::Success { .. }
+            | Message::Failure { .. }
+            | Message::Pong { .. }
+            | Message::Error { .. }
+            | Message::Node(_)
+            | Message::Value { .. } => Answer::Now(ErrorCode::UnknownType.message()),
+        }
+    }
+
+    /// Starts storing `value` on the `replication` nodes nearest to `key`. Returns whether it did: too many
+    /// jobs may be in progress.
+    pub fn start_put(
+        &mut self,
+        key: Id,
+        value: &[u8],
+        ttl_s: u16,
+        replication: usize,
+        ticket: Ticket,
+        now: Time,
+    ) -> bool {
+        if self.jobs.len() >= JOBS {
+            return false;
+        }
+        let replication = match replication {
+            0 => self.settings.replication,
+            r => r.min(REPLICATION_MAX),
+        };
+        let paths = self.settings.kademlia.paths;
+        let lookup = self.overlay.start_lookup(key, Goal::Nodes, paths, self.jobs.vacant_key());
+        let put = PutJob {
+            key,
+            value: value.into(),
+            ttl_s,
+            replication,
+            candidates: Vec::new(),
+            waiting: 0,
+            stored: 0,
+            lookup: Some(lookup),
+        };
+        self.register(Work::Put(put), ticket, now);
+        true
+    }
+
+    /// Starts looking for the value of `key`. Returns whether it did: too many
+    /// jobs may be in progress.
+    pub fn start_get(&mut self, key: Id, store: &Store, ticket: Ticket, now: Time) -> bool {
+        if self.jobs.len() >= JOBS {
+            return false;
+        }
+        let mut tally = Tally::default();
+        if let Some(value) = store.get(&key, now) {
+            tally.add(value);
+        }
+        let paths = self.settings.kademlia.paths;
+        let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key());
+        let get = GetJob { key, tally, lookup, retried: false, settling: false };
+        self.register(Work::Get(get), ticket, now);
+        true
+    }
+
+    /// An answer of the right kind to a request of ours, of which nothing is known any more if it came too late.
+    pub fn on_answer(&mut self, request: RequestId, answer: &Message<'_>, now: Time) {
+        let Some((contact, purpose)) = self.requests.finish(request, true, now) else {
+            return;
+        };
+        match (purpose, answer) {
+            (Purpose::Find(lookup), Message::Node(nodes)) => self.on_nodes(lookup, contact, nodes, now),
+            (Purpose::Find(lookup), Message::Value { value }) => self.on_value(lookup, contact, value, now),
+            (Purpose::Find(lookup), _) => {
+                self.overlay.alive(contact, now);
+                self.overlay.passed_over(lookup, contact);
+            }
+            (Purpose::Store(job), answer) => {
+                self.overlay.alive(contact, now);
+                self.on_holder(job, matches!(answer, Message::Success { .. }));
+            }
+            (Purpose::Probe { verify, .. }, answer) => {
+                let alive = matches!(answer, Message::Pong { .. });
+                if alive {
+                    self.overlay.alive(contact, now);
+                }
+                if verify {
+                    self.overlay.probe_ended(contact, alive);
+                }
+            }
+        }
+    }
+
+    /// A request of ours that will not be answered.
+    pub fn on_failure(&mut self, request: RequestId, why: Failure, now: Time) {
+        if let Some((contact, purpose)) = self.requests.finish(request, false, now) {
+            self.fail(contact, purpose, why);
+        }
+    }
+
+    /// When [`Node::on_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Time {
+        let deadlines = [self.requests.next_deadline(), self.alarms.next_deadline()];
+        deadlines.into_iter().flatten().fold(self.overlay.next_deadline(), Time::min)
+    }
+
+    /// Does what is due at `now`.
+    pub fn on_timeout(&mut self, now: Time) {
+        for overdue in self.requests.expire(now) {
+            match overdue {
+                Overdue::Slow(contact, Purpose::Find(lookup)) => self.overlay.slow(lookup, contact),
+                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. }) => {}
+                Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact),
+            }
+        }
+        let mut due = Vec::new();
+        self.alarms.expire(now, &mut due);
+        for alarm in due {
+            match alarm {
+                Alarm::Settled(job) | Alarm::Deadline(job) => self.conclude(job, now),
+            }
+        }
+        self.overlay.on_timeout(now);
+    }
+
+    /// The next thing to do; call until `None` after anything above was called.
+    pub fn poll_output(&mut self, store: &mut Store, now: Time) -> Option<Output> {
+        while self.outputs.is_empty() {
+            if let Some(ask) = self.overlay.poll_ask(now) {
+                self.ask(ask, now);
+            } else if let Some(ended) = self.overlay.poll_ended() {
+                self.on_ended(ended, store, now);
+            } else if let Some(job) = self.puts_to_drive.pop_front() {
+                self.drive_put(job, store, now);
+            } else {
+                return None;
+            }
+        }
+        self.outputs.pop_front()
+    }
+
+    /// Up to k good contacts nearest to `key`, never the asker.
+    fn closest_known(&mut self, key: &Id, asker: SocketAddr) -> Message<'_> {
+        self.named.clear();
+        let good = |e: &crate::kad::bucket::Entry| e.failures == 0 && e.contact.addr != asker;
+        self.overlay.table().closest(key, self.settings.kademlia.k, good, &mut self.named);
+        Message::Node(Nodes::Contacts(&self.named))
+    }
+
+    /// Whether a GET of `key` is answered without asking the network: the value is here, and one holder is enough.
+    fn answers_alone(&self, key: &Id, store: &Store, now: Time) -> bool {
+        store.get(key, now).is_some_and(|value| self.settings.quorum <= 1 || is_certified(key, value))
+    }
+
+    fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
+        let at = now.after(JOB_MS - JOB_MARGIN_MS);
+        let deadline = self.alarms.arm(now, at, Alarm::Deadline(self.jobs.vacant_key()));
+        self.jobs.insert(Job { work, ticket, deadline });
+    }
+
+    fn put_job(&mut self, id: JobId) -> Option<&mut PutJob> {
+        match &mut self.jobs.get_mut(id)?.work {
+            Work::Put(put) => Some(put),
+            Work::Get(_) => None,
+        }
+    }
+
+    fn get_job(&mut self, id: JobId) -> Option<&mut GetJob> {
+        match &mut self.jobs.get_mut(id)?.work {
+            Work::Get(get) => Some(get),
+            Work::Put(_) => None,
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, now: Time) {
+        let (contact, purpose, message, via) = match ask {
+            Ask::Find { lookup, contact, target, goal } => {
+                let message = match goal {
+                    Goal::Nodes => Request::FindNode(target),
+                    Goal::Value => Request::FindValue(target),
+                };
+                (contact, Purpose::Find(lookup), message, Via::Shared)
+            }
+            Ask::Probe { contact, verify } => {
+                let nonce = self.overlay.random().u32(..);
+                let via = if verify { Via::Ephemeral } else { Via::Shared };
+                (contact, Purpose::Probe { nonce, verify }, Request::Ping(nonce), via)
+            }
+        };
+        self.send(contact, purpose, message, via, now);
+    }
+
+    fn send(&mut self, contact: Contact, purpose: Purpose, message: Request, via: Via, now: Time) {
+        let request = self.requests.start(contact, purpose, now);
+        self.outputs.push_back(Output::Send { request, to: contact.addr, message, via });
+    }
+
+    fn fail(&mut self, contact: Contact, purpose: Purpose, why: Failure) {
+        match (purpose, why) {
+            (Purpose::Find(lookup), Failure::Contact) => self.overlay.failed(lookup, contact),
+            (Purpose::Find(lookup), Failure::Busy) => self.overlay.passed_over(lookup, contact),
+            (Purpose::Probe { verify: true, .. }, _) => self.overlay.probe_ended(contact, false),
+            (Purpose::Probe { verify: false, .. }, Failure::Contact) => self.overlay.dead(contact),
+            (Purpose::Probe { verify: false, .. }, Failure::Busy) => {}
+            (Purpose::Store(job), why) => {
+                if why == Failure::Contact {
+                    self.overlay.dead(contact);
+                }
+                self.on_holder(job, false);
+            }
+        }
+    }
+
+    /// `from` named contacts. Those whose id does not belong to their address are dropped.
+    fn on_nodes(&mut self, lookup: LookupId, from: Contact, nodes: &Nodes<'_>, now: Time) {
+        let mut named = Vec::with_capacity(NODE_ENTRIES);
+        for contact in nodes.iter().take(NODE_ENTRIES) {
+            if node_id(contact.addr) == contact.id {
+                named.push(contact);
+            } else {
+                self.id_mismatches += 1;
+            }
+        }
+        self.overlay.named(lookup, from, &named, now);
+    }
+
+    /// `from` holds a value of the key looked up. A certified one ends the lookup; another waits for the answers in
+    /// flight, at most 250 ms (sealed.md, "Storing and finding").
+    fn on_value(&mut self, lookup: LookupId, from: Contact, value: &[u8], now: Time) {
+        self.overlay.named(lookup, from, &[], now);
+        let quorum = self.settings.quorum;
+        let Some(id) = self.overlay.owner(lookup) else {
+            return;
+        };
+        let Some(job) = self.get_job(id) else {
+            return;
+        };
+        if is_certified(&job.key, value) {
+            self.finish(id, Outcome::Found(value.into()), now);
+            return;
+        }
+        job.tally.add(value);
+        if !job.settling && job.tally.winner(&job.key, quorum).is_some() {
+            job.settling = true;
+            self.overlay.ask_no_more(lookup);
+            self.alarms.arm(now, now.after(SETTLE_MS), Alarm::Settled(id));
+        }
+    }
+
+    /// One chosen holder of a PUT has answered or failed.
+    fn on_holder(&mut self, job: JobId, stored: bool) {
+        if let Some(put) = self.put_job(job) {
+            put.waiting -= 1;
+            put.stored += usize::from(stored);
+            self.puts_to_drive.push_back(job);
+        }
+    }
+
+    fn on_ended(&mut self, ended: Ended, store: &mut Store, now: Time) {
+        let id = ended.owner;
+        let own = self.overlay.counts_itself().then_some(self.overlay.own());
+        let Settings { quorum, kademlia, .. } = self.settings;
+        if let Some(put) = self.put_job(id) {
+            put.lookup = None;
+            put.candidates = ended.closest;
+            put.candidates.extend(own);
+            // Farthest first, so that the nearest is popped.
+            put.candidates.sort_unstable_by_key(|c| std::cmp::Reverse(c.id.distance(&put.key)));
+            self.drive_put(id, store, now);
+        } else if let Some(get) = self.get_job(id) {
+            let found = get.tally.winner(&get.key, quorum).cloned();
+            match found {
+                Some(value) => self.finish(id, Outcome::Found(value), now),
+                None if !get.retried && kademlia.paths < PATHS_ON_RETRY => self.retry(id, store, now),
+                None => self.finish(id, Outcome::Missing, now),
+            }
+        }
+    }
+
+    /// Looks a second time, over disjoint paths: the first may have been led astray.
+    fn retry(&mut self, id: JobId, store: &Store, now: Time) {
+        let Some(get) = self.get_job(id) else {
+            return;
+        };
+        let key = get.key;
+        get.retried = true;
+        get.tally = Tally::default();
+        if let Some(value) = store.get(&key, now) {
+            get.tally.add(value);
+        }
+        let lookup = self.overlay.start_lookup(key, Goal::Value, PATHS_ON_RETRY, id);
+        if let Some(get) = self.get_job(id) {
+            get.lookup = lookup;
+        }
+    }
+
+    /// Chooses holders until enough have the value or are asked, and ends the job when that is settled.
+    fn drive_put(&mut self, id: JobId, store: &mut Store, now: Time) {
+        let own = self.overlay.own();
+        while let Some(put) = self.put_job(id) {
+            let Some(holder) = put.next_holder() else {
+                if put.is_done() {
+                    self.conclude(id, now);
+                }
+                return;
+            };
+            if holder.id == own.id {
+                put.stored += usize::from(store.put(put.key, &put.value, put.ttl_s, None, now).is_ok());
+                continue;
+            }
+            put.waiting += 1;
+            let message = Request::Put { ttl_s: put.ttl_s, replication: 1, key: put.key, value: put.value.clone() };
+            self.send(holder, Purpose::Store(id), message, Via::Shared, now);
+        }
+    }
+
+    /// Ends a job with what has been reached so far.
+    fn conclude(&mut self, id: JobId, now: Time) {
+        let outcome = match self.jobs.get(id).map(|job| &job.work) {
+            None => return,
+            Some(Work::Put(put)) if put.stored > 0 => Outcome::Stored,
+            Some(Work::Put(_)) => Outcome::Unreachable,
+            Some(Work::Get(get)) => match get.tally.winner(&get.key, self.settings.quorum) {
+                Some(value) => Outcome::Found(value.clone()),
+                None => Outcome::Missing,
+            },
+        };
+        self.finish(id, outcome, now);
+    }
+
+    fn finish(&mut self, id: JobId, outcome: Outcome, now: Time) {
+        let Some(job) = self.jobs.remove(id) else {
+            return;
+        };
+        self.alarms.cancel(job.deadline);
+        let lookup = match job.work {
+            Work::Put(put) => put.lookup,
+            Work::Get(get) => Some(get.lookup),
+        };
+        if let Some(lookup) = lookup {
+            self.overlay.enough(lookup, now);
+        }
+        self.outputs.push_back(Output::Done { ticket: job.ticket, outcome });
+    }
+}
+
+fn later(started: bool) -> Answer<'static> {
+    if started { Answer::Later } else { Answer::Now(ErrorCode::Busy.message()) }
+}

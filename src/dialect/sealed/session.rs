@@ -1,0 +1,469 @@
+//! One connection of the sealed dialect or of its API: cuts and judges frames, keeps answers in the order of the
+//! requests, and matches answers with what was asked. Never touches a socket or a buffer's memory; never decides what a
+//! request means.
+
+use std::collections::VecDeque;
+
+use crate::dialect::Codec;
+use crate::dialect::sealed::api::VoidPhone;
+use crate::dialect::sealed::codec::{
+    ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
+};
+use crate::dialect::sealed::node::Request;
+use crate::id::Id;
+use crate::limits::{ASKED, OWED_ANSWERS, OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
+use crate::time::Time;
+
+/// Which of the dialect's two wires a connection carries.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Wire {
+    /// Checksummed, symmetric, with errors.
+    Sealed,
+    /// The VoidPhone API: plain, the other side only asks, PUT has no answer.
+    Api,
+}
+
+/// What a peer did wrong. Each is a counter and a log line of the engine's.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Breach {
+    /// A size no frame can have: framing is lost.
+    BadSize,
+    /// The checksum does not match.
+    BadChecksum,
+    /// A type that is none of this door's.
+    UnknownType,
+    /// A body that does not fit its type.
+    Malformed,
+    /// An answer, but nothing was asked.
+    UnaskedAnswer,
+    /// An ERROR, but nothing was asked.
+    UnaskedError,
+    /// An answer that does not fit what was asked.
+    WrongAnswer,
+    /// Some other protocol.
+    ForeignProtocol,
+}
+
+/// What the bytes of an inbox begin with. `len` is what to consume.
+#[derive(Debug)]
+pub enum Cut<'a, A> {
+    /// No whole frame yet.
+    Incomplete,
+    /// The peer asks.
+    Request {
+        /// Bytes of the frame.
+        len: usize,
+        /// What.
+        message: Message<'a>,
+    },
+    /// The peer answers the oldest request of ours.
+    Answer {
+        /// Bytes of the frame.
+        len: usize,
+        /// What was asked, taken off the list.
+        asked: Asked<A>,
+        /// What it says.
+        message: Message<'a>,
+    },
+    /// To be counted and otherwise ignored.
+    Dropped {
+        /// Bytes of the frame.
+        len: usize,
+        /// Why.
+        breach: Breach,
+    },
+    /// To be answered by this error, and a strike; framing is intact.
+    Violation {
+        /// Bytes of the frame.
+        len: usize,
+        /// Why.
+        breach: Breach,
+        /// The answer.
+        code: ErrorCode,
+    },
+    /// To be closed.
+    Fatal {
+        /// Why.
+        breach: Breach,
+        /// The last word, if any.
+        code: Option<ErrorCode>,
+    },
+}
+
+/// A request of ours that awaits its answer. `A` says on whose behalf.
+#[derive(Clone, Debug)]
+pub struct Asked<A> {
+    /// Who gets the answer.
+    pub asker: A,
+    /// What was asked, to be sent again if the connection turns out to be dead.
+    pub request: Request,
+    /// When.
+    pub at: Time,
+    /// The connection was in use before, so its death says nothing about the contact.
+    pub on_reused: bool,
+}
+
+/// A request that could not be started yet, taken out to be started now.
+#[derive(Debug)]
+pub struct Held {
+    /// Its place in the order of answers.
+    pub place: u64,
+    /// Its frame.
+    pub frame: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Owed {
+    /// The answer's frame, waiting for earlier ones.
+    Ready(Vec<u8>),
+    /// A job is under way; it writes this key.
+    Running { writes: Option<Id> },
+    /// A request that may not start yet.
+    Waiting { frame: Vec<u8>, reads: Option<Id>, writes: Option<Id> },
+}
+
+/// The state of one connection's conversation.
+#[derive(Debug)]
+pub struct Session<A> {
+    wire: Wire,
+    saw_frame: bool,
+    /// Answers owed, oldest first; empty most of the time, when answers go out at once.
+    owed: VecDeque<Owed>,
+    owed_bytes: usize,
+    /// The place that the next request will take.
+    next_place: u64,
+    running: usize,
+    waiting: usize,
+    asked: VecDeque<Asked<A>>,
+    strikes: VecDeque<Time>,
+}
+
+impl<A> Session<A> {
+    /// A conversation that has not begun.
+    pub fn new(wire: Wire) -> Session<A> {
+        Session {
+            wire,
+            saw_frame: false,
+            owed: VecDeque::new(),
+            owed_bytes: 0,
+            next_place: 0,
+            running: 0,
+            waiting: 0,
+            asked: VecDeque::new(),
+            strikes: VecDeque::new(),
+        }
+    }
+
+    /// Which wire it is.
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    /// Whether a whole frame has come.
+    pub fn saw_frame(&self) -> bool {
+        self.saw_frame
+    }
+
+    /// Bytes queued behind owed answers.
+    pub fn owed_bytes(&self) -> usize {
+        self.owed_bytes
+    }
+
+    /// Whether any answer is owed.
+    pub fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// Whether more requests may be taken in.
+    pub fn has_room(&self) -> bool {
+        self.owed.len() < OWED_ANSWERS && self.owed_bytes < OWED_BYTES
+    }
+
+    /// Whether an answer of the peer is awaited.
+    pub fn awaits(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Whether more requests of ours may be sent.
+    pub fn may_ask(&self) -> bool {
+        self.asked.len() < ASKED
+    }
+
+    /// How many bytes the frame that `bytes` begin with has; `None` while that cannot be told, or if none can begin so.
+    pub fn frame_len(&self, bytes: &[u8]) -> Option<usize> {
+        self.measure(bytes).ok().flatten()
+    }
+
+    /// Whether `bytes`, an incomplete first frame, look like another protocol (faults.md, row 5).
+    pub fn looks_foreign(&self, bytes: &[u8]) -> bool {
+        self.wire == Wire::Sealed && !self.saw_frame && bytes.len() >= HEADER && is_foreign(bytes)
+    }
+
+    /// Judges what `bytes` begin with, in the order size, checksum, type, body.
+    pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Cut<'a, A> {
+        let frame = match self.measure(bytes) {
+            Err(_) => return self.fatal(Breach::BadSize, ErrorCode::Malformed),
+            Ok(None) => return Cut::Incomplete,
+            Ok(Some(len)) => match bytes.get(..len) {
+                None => return Cut::Incomplete,
+                Some(frame) => frame,
+            },
+        };
+        let is_first = !std::mem::replace(&mut self.saw_frame, true);
+        match self.wire {
+            Wire::Sealed => self.judge(frame, is_first),
+            Wire::Api => judge_api(frame),
+        }
+    }
+
+    fn judge<'a>(&mut self, frame: &'a [u8], is_first: bool) -> Cut<'a, A> {
+        let (len, kind) = (frame.len(), kind_of(frame));
+        if !checksum_matches(frame) {
+            if is_first && is_foreign(frame) {
+                return Cut::Fatal { breach: Breach::ForeignProtocol, code: None };
+            }
+            if self.awaits() {
+                // It may have been the answer: the order is in doubt.
+                return Cut::Fatal { breach: Breach::BadChecksum, code: None };
+            }
+            return Cut::Violation { len, breach: Breach::BadChecksum, code: ErrorCode::Checksum };
+        }
+        let body = &frame[HEADER..len - TRAILER];
+        if is_answer(kind) {
+            return self.judge_answer(len, kind, body);
+        }
+        match decode_body(kind, body) {
+            Ok(message) => Cut::Request { len, message },
+            Err(FrameError::UnknownType(_)) => {
+                Cut::Violation { len, breach: Breach::UnknownType, code: ErrorCode::UnknownType }
+            }
+            Err(FrameError::Malformed(_) | FrameError::Checksum | FrameError::Size(_)) => {
+                Cut::Violation { len, breach: Breach::Malformed, code: ErrorCode::Malformed }
+            }
+        }
+    }
+
+    fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Cut<'a, A> {
+        let Some(asked) = self.asked.pop_front() else {
+            return if kind == kind::ERROR {
+                Cut::Dropped { len, breach: Breach::UnaskedError }
+            } else {
+                Cut::Violation { len, breach: Breach::UnaskedAnswer, code: ErrorCode::UnknownType }
+            };
+        };
+        match decode_body(kind, body) {
+            Ok(message) if answers(&asked.request, &message) => Cut::Answer { len, asked, message },
+            _ => {
+                self.asked.push_front(asked);
+                Cut::Fatal { breach: Breach::WrongAnswer, code: None }
+            }
+        }
+    }
+
+    fn fatal(&self, breach: Breach, code: ErrorCode) -> Cut<'static, A> {
+        let speaks = self.wire == Wire::Sealed && !self.awaits();
+        Cut::Fatal { breach, code: speaks.then_some(code) }
+    }
+
+    fn measure(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+        match self.wire {
+            Wire::Sealed => Sealed::frame_len(bytes),
+            Wire::Api => VoidPhone::frame_len(bytes),
+        }
+    }
+
+    /// Counts a strike; whether it is one too many.
+    pub fn strike(&mut self, now: Time) -> bool {
+        self.strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
+        self.strikes.push_back(now);
+        self.strikes.len() >= STRIKES
+    }
+
+    // ---- answers we owe ----
+
+    /// Whether `request` must wait: too many jobs are owed already, or it reads a key that an earlier PUT still writes.
+    pub fn must_wait(&self, request: &Message<'_>) -> bool {
+        let reads = reads(request);
+        self.running >= OWED_JOBS || (reads.is_some() && self.owed.iter().any(|owed| writes_of(owed) == reads))
+    }
+
+    /// Takes in the frame of a request that must wait.
+    pub fn wait(&mut self, request: &Message<'_>, frame: &[u8]) {
+        self.owed_bytes += frame.len();
+        self.waiting += 1;
+        self.push(Owed::Waiting { frame: frame.to_vec(), reads: reads(request), writes: writes(request) });
+    }
+
+    /// The next waiting request that may start now, to be settled with [`Session::answer_at`] or [`Session::owe_at`].
+    pub fn next_startable(&mut self) -> Option<Held> {
+        if self.waiting == 0 || self.running >= OWED_JOBS {
+            return None;
+        }
+        let at = (0..self.owed.len()).find(|&at| match &self.owed[at] {
+            Owed::Waiting { reads: None, .. } => true,
+            Owed::Waiting { reads, .. } => !self.owed.range(..at).any(|owed| writes_of(owed) == *reads),
+            Owed::Ready(_) | Owed::Running { .. } => false,
+        })?;
+        let started = std::mem::replace(&mut self.owed[at], Owed::Running { writes: None });
+        let Owed::Waiting { frame, .. } = started else {
+            return None;
+        };
+        self.owed_bytes -= frame.len();
+        self.waiting -= 1;
+        self.running += 1;
+        Some(Held { place: self.first_place() + at as u64, frame })
+    }
+
+    /// Answers a request that just came: into `outbox` at once, or behind the answers that are owed.
+    pub fn answer(&mut self, message: &Message<'_>, outbox: &mut Vec<u8>) {
+        if self.owed.is_empty() {
+            self.encode(message, outbox);
+        } else {
+            let frame = self.frame(message);
+            self.owed_bytes += frame.len();
+            self.push(Owed::Ready(frame));
+        }
+    }
+
+    /// Owes the answer to the request that just came; returns its place.
+    pub fn owe(&mut self, request: &Message<'_>) -> u64 {
+        self.running += 1;
+        self.push(Owed::Running { writes: writes(request) })
+    }
+
+    /// Marks the job at `place` as writing what its request writes: it was started late.
+    pub fn owe_at(&mut self, place: u64, request: &Message<'_>) {
+        if let Some(Owed::Running { writes: now_writes }) = self.at(place) {
+            *now_writes = writes(request);
+        }
+    }
+
+    /// Settles the answer owed at `place` (`None`: with silence), and moves what may leave now into `outbox`.
+    pub fn answer_at(&mut self, place: u64, message: Option<&Message<'_>>, outbox: &mut Vec<u8>) {
+        let frame = message.map_or(Vec::new(), |message| self.frame(message));
+        let len = frame.len();
+        if let Some(owed @ Owed::Running { .. }) = self.at(place) {
+            *owed = Owed::Ready(frame);
+            self.owed_bytes += len;
+            self.running -= 1;
+        }
+        while let Some(Owed::Ready(frame)) = self.owed.front() {
+            outbox.extend_from_slice(frame);
+            self.owed_bytes -= frame.len();
+            self.owed.pop_front();
+        }
+        if self.owed.is_empty() {
+            self.owed = VecDeque::new();
+        }
+    }
+
+    fn at(&mut self, place: u64) -> Option<&mut Owed> {
+        let index = place.checked_sub(self.first_place())?;
+        self.owed.get_mut(index as usize)
+    }
+
+    fn first_place(&self) -> u64 {
+        self.next_place - self.owed.len() as u64
+    }
+
+    fn push(&mut self, owed: Owed) -> u64 {
+        self.owed.push_back(owed);
+        self.next_place += 1;
+        self.next_place - 1
+    }
+
+    fn frame(&self, message: &Message<'_>) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.encode(message, &mut frame);
+        frame
+    }
+
+    fn encode(&self, message: &Message<'_>, out: &mut Vec<u8>) {
+        match self.wire {
+            Wire::Sealed => Sealed::encode(message, out),
+            Wire::Api => VoidPhone::encode(message, out),
+        }
+    }
+
+    // ---- requests of ours ----
+
+    /// Sends a request of ours.
+    pub fn ask(&mut self, asked: Asked<A>, outbox: &mut Vec<u8>) {
+        self.encode(&asked.request.message(), outbox);
+        self.asked.push_back(asked);
+    }
+
+    /// When the oldest request that awaits its answer was sent.
+    pub fn oldest_asked(&self) -> Option<Time> {
+        self.asked.front().map(|asked| asked.at)
+    }
+
+    /// Takes all requests that await an answer, because none will come.
+    pub fn take_asked(&mut self) -> VecDeque<Asked<A>> {
+        std::mem::take(&mut self.asked)
+    }
+
+    /// Panics unless the sums are right. For debug builds and tests.
+    pub fn check_invariants(&self) {
+        let bytes = |owed: &Owed| match owed {
+            Owed::Ready(frame) | Owed::Waiting { frame, .. } => frame.len(),
+            Owed::Running { .. } => 0,
+        };
+        assert_eq!(self.owed_bytes, self.owed.iter().map(bytes).sum::<usize>());
+        assert_eq!(self.running, self.owed.iter().filter(|o| matches!(o, Owed::Running { .. })).count());
+        assert_eq!(self.waiting, self.owed.iter().filter(|o| matches!(o, Owed::Waiting { .. })).count());
+        assert!(!matches!(self.owed.front(), Some(Owed::Ready(_))), "what can leave has left");
+        assert!(self.running <= OWED_JOBS && self.asked.len() <= ASKED);
+    }
+}
+
+/// The API has no error message: whatever is wrong closes (sealed.md, "The VoidPhone API").
+fn judge_api<A>(frame: &[u8]) -> Cut<'_, A> {
+    let len = frame.len();
+    match VoidPhone::decode(frame) {
+        Ok(message @ (Message::Put { .. } | Message::Get { .. })) => Cut::Request { len, message },
+        Ok(_) | Err(FrameError::UnknownType(_)) => Cut::Fatal { breach: Breach::UnknownType, code: None },
+        Err(FrameError::Malformed(_) | FrameError::Checksum | FrameError::Size(_)) => {
+            Cut::Fatal { breach: Breach::Malformed, code: None }
+        }
+    }
+}
+
+/// Our types are 650 to 660, so the first byte of each is 02.
+fn is_foreign(frame: &[u8]) -> bool {
+    kind_of(frame) >> 8 != 2
+}
+
+fn reads(request: &Message<'_>) -> Option<Id> {
+    match request {
+        Message::Get { key } | Message::FindValue { key } => Some(*key),
+        _ => None,
+    }
+}
+
+fn writes(request: &Message<'_>) -> Option<Id> {
+    match request {
+        Message::Put { key, .. } => Some(*key),
+        _ => None,
+    }
+}
+
+fn writes_of(owed: &Owed) -> Option<Id> {
+    match owed {
+        Owed::Running { writes } | Owed::Waiting { writes, .. } => *writes,
+        Owed::Ready(_) => None,
+    }
+}
+
+/// Whether `answer` is one that `request` can have. Any request may be answered by ERROR.
+fn answers(request: &Request, answer: &Message<'_>) -> bool {
+    match (request, answer) {
+        (_, Message::Error { .. }) => true,
+        (Request::Ping(nonce), Message::Pong { nonce: got }) => nonce == got,
+        (Request::FindNode(_), Message::Node(_)) => true,
+        (Request::FindValue(_), Message::Node(_) | Message::Value { .. }) => true,
+        (Request::Get(key), Message::Success { key: got, .. } | Message::Failure { key: got }) => key == got,
+        (Request::Put { key, .. }, Message::Success { key: got, value: [] }) => key == got,
+        _ => false,
+    }
+}

@@ -1,0 +1,291 @@
+//! The values a process holds for the sealed dialect, each for less than ten seconds. Never serves a value past its
+//! time, never holds more than its limits, and never saves anything anywhere.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::contact::{Scope, scope};
+use crate::dialect::sealed::codec::ErrorCode;
+use crate::id::Id;
+use crate::limits::{LIFETIME_MAX_MS, STORE_BYTES, STORE_ENTRIES, STORE_ENTRY_BYTES, STORE_SOURCE_SHARE, VALUE_MAX};
+use crate::time::Time;
+use crate::wheel::{TimerKey, Wheel};
+
+/// What a store may hold.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Bytes in all, [`STORE_ENTRY_BYTES`] per value included.
+    pub bytes: usize,
+    /// Values in all.
+    pub entries: usize,
+    /// Bytes of one value.
+    pub value_bytes: usize,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        StoreLimits { bytes: STORE_BYTES, entries: STORE_ENTRIES, value_bytes: VALUE_MAX }
+    }
+}
+
+/// Key to value. A `BTreeMap`, as strangers choose the keys.
+#[derive(Debug)]
+pub struct Store {
+    limits: StoreLimits,
+    values: BTreeMap<Id, Held>,
+    wheel: Wheel<Id>,
+    bytes: usize,
+    bytes_by_source: BTreeMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Held {
+    value: Box<[u8]>,
+    expires_at: Time,
+    timer: TimerKey,
+    source: Option<IpAddr>,
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new(limits: StoreLimits) -> Store {
+        Store { limits, values: BTreeMap::new(), wheel: Wheel::new(), bytes: 0, bytes_by_source: BTreeMap::new() }
+    }
+
+    /// The lifetime a ttl asks for: min(ttl, 10) seconds, 0 meaning 10 (seed: "less than 10 seconds"; sealed.md).
+    pub fn lifetime_ms(ttl_s: u16) -> u64 {
+        match ttl_s {
+            0 => LIFETIME_MAX_MS,
+            ttl_s => (u64::from(ttl_s) * 1000).min(LIFETIME_MAX_MS),
+        }
+    }
+
+    /// Whether `value` is within the limit for one value.
+    pub fn admits(&self, value: &[u8]) -> bool {
+        value.len() <= self.limits.value_bytes
+    }
+
+    /// Holds `value` under `key` from `now` on; the last writer wins, but a value that is its key's own SHA-256
+    /// preimage gives way only to another such.
+    ///
+    /// Errors: `TooLarge` above the limit for one value, `Full` when a limit in all or the source's share is reached,
+    /// `Refused` for the certified. What was held stays held then.
+    pub fn put(
+        &mut self,
+        key: Id,
+        value: &[u8],
+        ttl_s: u16,
+        source: Option<IpAddr>,
+        now: Time,
+    ) -> Result<(), ErrorCode> {
+        self.expire(now);
+        if !self.admits(value) {
+            return Err(ErrorCode::TooLarge);
+        }
+        let source = source.filter(|ip| scope(*ip) != Some(Scope::Loopback));
+        let replaced = self.values.get(&key).filter(|held| now < held.expires_at);
+        if replaced.is_some_and(|held| is_certified(&key, &held.value) && !is_certified(&key, value)) {
+            return Err(ErrorCode::Refused);
+        }
+        let freed = replaced.map_or(0, |held| cost(&held.value));
+        let freed_of_source = replaced.filter(|held| held.source == source).map_or(0, |held| cost(&held.value));
+        let is_new = usize::from(replaced.is_none());
+        if self.bytes - freed + cost(value) > self.limits.bytes || self.values.len() + is_new > self.limits.entries {
+            return Err(ErrorCode::Full);
+        }
+        if let Some(source) = source {
+            let held = self.bytes_by_source.get(&source).copied().unwrap_or(0);
+            if held - freed_of_source + cost(value) > self.limits.bytes / STORE_SOURCE_SHARE {
+                return Err(ErrorCode::Full);
+            }
+            *self.bytes_by_source.entry(source).or_default() += cost(value);
+        }
+        if let Some(replaced) = self.values.remove(&key) {
+            self.wheel.cancel(replaced.timer);
+            self.forget(&replaced);
+        }
+        let expires_at = now.after(Self::lifetime_ms(ttl_s));
+        let timer = self.wheel.arm(now, expires_at, key);
+        self.bytes += cost(value);
+        self.values.insert(key, Held { value: value.into(), expires_at, timer, source });
+        self.debug_check();
+        Ok(())
+    }
+
+    /// The value of `key`, if it is held and its age is below its lifetime.
+    pub fn get(&self, key: &Id, now: Time) -> Option<&[u8]> {
+        self.values.get(key).filter(|held| now < held.expires_at).map(|held| &*held.value)
+    }
+
+    /// Frees what is past its time; due at [`Store::next_deadline`].
+    pub fn expire(&mut self, now: Time) {
+        let mut due = Vec::new();
+        self.wheel.expire(now, &mut due);
+        for key in due {
+            if let Some(held) = self.values.remove(&key) {
+                self.forget(&held);
+            }
+        }
+        self.debug_check();
+    }
+
+    /// When there is next something to free.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.wheel.next_deadline()
+    }
+
+    /// Values held, those included whose memory is freed within a tick.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Bytes held, [`STORE_ENTRY_BYTES`] per value included.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn forget(&mut self, held: &Held) {
+        self.bytes -= cost(&held.value);
+        if let Some(source) = held.source {
+            let bytes = self.bytes_by_source.entry(source).or_default();
+            *bytes -= cost(&held.value);
+            if *bytes == 0 {
+                self.bytes_by_source.remove(&source);
+            }
+        }
+    }
+
+    fn debug_check(&self) {
+        // The whole check is O(n), so debug builds make it while that is cheap.
+        if cfg!(debug_assertions) && self.values.len() < 64 {
+            self.check_invariants();
+        }
+    }
+
+    /// Panics unless the sums are right and every value has its timer. For debug builds and tests.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.bytes, self.values.values().map(|held| cost(&held.value)).sum::<usize>());
+        assert_eq!(self.wheel.len(), self.values.len());
+        assert!(self.bytes <= self.limits.bytes && self.values.len() <= self.limits.entries);
+        let by_source: usize = self.bytes_by_source.values().sum();
+        let sourced = self.values.values().filter(|held| held.source.is_some());
+        assert_eq!(by_source, sourced.map(|held| cost(&held.value)).sum::<usize>());
+    }
+}
+
+fn cost(value: &[u8]) -> usize {
+    value.len() + STORE_ENTRY_BYTES
+}
+
+/// Whether `key` is the SHA-256 of `value`, so that nobody can pass off another value under it.
+pub fn is_certified(key: &Id, value: &[u8]) -> bool {
+    Id::hash_of(&[value]) == *key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const T0: Time = Time::ZERO;
+
+    fn key(n: u8) -> Id {
+        Id([n; 32])
+    }
+
+    fn small(bytes: usize, entries: usize) -> Store {
+        Store::new(StoreLimits { bytes, entries, value_bytes: 100 })
+    }
+
+    #[test]
+    fn lifetimes_are_cut_to_ten_seconds() {
+        for (ttl_s, ms) in [(0, 10_000), (1, 1_000), (9, 9_000), (10, 10_000), (11, 10_000), (65_535, 10_000)] {
+            assert_eq!(Store::lifetime_ms(ttl_s), ms);
+            let mut store = Store::new(StoreLimits::default());
+            store.put(key(1), b"v", ttl_s, None, T0).unwrap();
+            assert!(store.get(&key(1), Time::from_ms(ms - 1)).is_some());
+            assert!(store.get(&key(1), Time::from_ms(ms)).is_none(), "served only while age < lifetime");
+            store.expire(Time::from_ms(ms + 16));
+            assert!(store.is_empty(), "memory is freed within a tick");
+        }
+    }
+
+    #[test]
+    fn a_clock_at_its_end_neither_wraps_nor_serves_for_ever() {
+        let mut store = Store::new(StoreLimits::default());
+        let end = Time::from_ms(u64::MAX - 5);
+        store.put(key(1), b"v", 0, None, end).unwrap();
+        assert!(store.get(&key(1), end).is_some());
+        assert!(store.get(&key(1), Time::from_ms(u64::MAX)).is_none());
+    }
+
+    #[test]
+    fn the_last_writer_wins_but_not_over_a_certified_value() {
+        let mut store = Store::new(StoreLimits::default());
+        store.put(key(1), b"one", 9, None, T0).unwrap();
+        store.put(key(1), b"two", 1, None, T0).unwrap();
+        assert_eq!(store.get(&key(1), T0), Some(&b"two"[..]));
+        assert_eq!(store.get(&key(1), Time::from_ms(1_000)), None, "the lifetime is replaced too");
+
+        let hash = Id::hash_of(&[b"certified"]);
+        store.put(hash, b"squatter", 9, None, T0).unwrap();
+        store.put(hash, b"certified", 9, None, T0).unwrap();
+        assert_eq!(store.put(hash, b"squatter", 9, None, T0), Err(ErrorCode::Refused));
+        store.put(hash, b"certified", 9, None, Time::from_ms(5_000)).unwrap();
+        assert_eq!(store.get(&hash, Time::from_ms(13_999)), Some(&b"certified"[..]), "renewed by itself");
+        store.put(hash, b"squatter", 9, None, Time::from_ms(14_000)).unwrap();
+    }
+
+    #[test]
+    fn a_full_store_refuses_and_keeps_what_it_holds() {
+        let mut store = small(3 * (STORE_ENTRY_BYTES + 10), 100);
+        for n in 0..3 {
+            store.put(key(n), &[n; 10], 5, None, T0).unwrap();
+        }
+        assert_eq!(store.put(key(9), b"", 5, None, T0), Err(ErrorCode::Full));
+        store.put(key(1), &[7; 10], 5, None, T0).unwrap();
+        assert_eq!(store.put(key(1), &[7; 11], 5, None, T0), Err(ErrorCode::Full));
+        assert_eq!(store.get(&key(1), T0), Some(&[7; 10][..]), "a refused replacement leaves the old value");
+        assert_eq!(store.put(key(1), &[7; 101], 5, None, T0), Err(ErrorCode::TooLarge));
+        store.put(key(9), b"", 5, None, Time::from_ms(5_016)).unwrap();
+        assert_eq!(small(1 << 20, 1).put(key(1), b"", 0, None, T0), Ok(()));
+    }
+
+    #[test]
+    fn one_source_fills_a_quarter_and_loopback_all() {
+        let source: IpAddr = "9.9.9.9".parse().unwrap();
+        let mut store = small(40 * STORE_ENTRY_BYTES, 100);
+        let flood =
+            |store: &mut Store, source| (0..40).filter(|&n| store.put(key(n), b"", 5, source, T0).is_ok()).count();
+        assert_eq!(flood(&mut store, Some(source)), 10);
+        assert!(store.put(key(99), b"", 5, Some("8.8.8.8".parse().unwrap()), T0).is_ok(), "others are served on");
+        let mut store = small(40 * STORE_ENTRY_BYTES, 100);
+        assert_eq!(flood(&mut store, Some("127.0.0.1".parse().unwrap())), 40);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map_with_expiry(ops in prop::collection::vec((0u8..6, 0u8..12, 0u16..12, 0u64..3_000), 1..120)) {
+            let mut store = small(12 * STORE_ENTRY_BYTES, 8);
+            let mut model: BTreeMap<u8, (u16, u64)> = BTreeMap::new();
+            let mut now = 0;
+            for (n, len, ttl_s, step) in ops {
+                now += step;
+                let source = (n % 2 == 0).then(|| "9.9.9.9".parse().unwrap());
+                if store.put(key(n), &vec![n; usize::from(len)], ttl_s, source, Time::from_ms(now)).is_ok() {
+                    model.insert(n, (u16::from(len), now + Store::lifetime_ms(ttl_s)));
+                }
+                store.check_invariants();
+                for (n, (len, until)) in &model {
+                    let want = (now < *until).then(|| vec![*n; usize::from(*len)]);
+                    prop_assert_eq!(store.get(&key(*n), Time::from_ms(now)), want.as_deref());
+                }
+            }
+        }
+    }
+}
