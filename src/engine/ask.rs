@@ -1,0 +1,223 @@
+//! What we ask: requests of nodes and of clients onto connections, dials and their races, and what becomes of a request
+//! whose connection dies. Part of the engine; opens no socket, it only says where to dial from.
+
+use std::net::SocketAddr;
+
+use crate::arena::Key;
+use crate::dialect::sealed::codec::Message;
+use crate::dialect::sealed::node::{Failure, Output as NodeOutput, Request, Via};
+use crate::dialect::sealed::node_id;
+use crate::dialect::sealed::session::{Asked, Wire};
+use crate::engine::conn::{Conn, Origin, State};
+use crate::engine::guard::Counter;
+use crate::engine::{Asker, CallId, ConnId, DialError, Engine, Output, Reply};
+use crate::limits::{ERROR_TEXT, LONG_TIMEOUT_MS, NODE_CONNECTIONS, NODE_ENTRIES, REDIAL_MS};
+use crate::time::Time;
+
+impl Engine {
+    /// Asks `to` on behalf of a client: over the connection that our node `from` shares with it, or without a node over
+    /// a new one. Answered by [`Output::Replied`].
+    pub fn call(&mut self, from: Option<usize>, to: SocketAddr, request: Request, now: Time) -> CallId {
+        self.next_call += 1;
+        let asker = Asker::Caller(self.next_call);
+        let via = if from.is_some() { Via::Shared } else { Via::Ephemeral };
+        self.send(Asked { asker, request, at: now, on_reused: false }, from, to, via, now);
+        self.next_call
+    }
+
+    /// Does what the nodes want done until they want nothing more.
+    pub(super) fn pump(&mut self, now: Time) {
+        for node in 0..self.nodes.len() {
+            while let Some(output) = self.nodes[node].poll_output(&mut self.store, now) {
+                match output {
+                    NodeOutput::Done { ticket, outcome } => self.pay(ticket, &outcome, now),
+                    NodeOutput::Send { request, to, message, via } => {
+                        let asker = Asker::Node(node, request);
+                        let asked = Asked { asker, request: message, at: now, on_reused: false };
+                        self.send(asked, Some(node), to, via, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, asked: Asked<Asker>, node: Option<usize>, to: SocketAddr, via: Via, now: Time) {
+        let shared = match (via, node) {
+            (Via::Shared, Some(node)) => self.pool.find(node, to).filter(|&id| self.is_usable(id, now)),
+            (Via::Shared, None) | (Via::Ephemeral, _) => None,
+        };
+        let id = match shared {
+            Some(id) => id,
+            None if !self.make_room(now) => return self.fail(asked.asker, Failure::Busy, now),
+            None => self.dial(node, to, via, now),
+        };
+        self.send_on(id, asked, now);
+    }
+
+    /// Whether a connection of the pool is alive, and not a stopgap that is due to be replaced.
+    fn is_usable(&self, id: ConnId, now: Time) -> bool {
+        self.conns.get(id).is_some_and(|conn| {
+            let is_stopgap = conn.origin == Origin::Fallback && now.since(conn.opened_at) >= REDIAL_MS;
+            matches!(conn.state, State::Open | State::Dialling) && !conn.eof && !is_stopgap
+        })
+    }
+
+    fn send_on(&mut self, id: ConnId, asked: Asked<Asker>, now: Time) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.may_ask()) else {
+            return self.fail(asked.asker, Failure::Busy, now);
+        };
+        let on_reused = conn.state == State::Open;
+        let Conn { session, outbox, .. } = conn;
+        outbox.requests(&mut self.buffers, now, |out| session.ask(Asked { on_reused, ..asked }, out));
+        conn.used_at = now;
+        if conn.origin != Origin::Single && !conn.is_link {
+            conn.is_link = true;
+            self.pool.add_link(id);
+        }
+        self.settle(id, now);
+    }
+
+    fn dial(&mut self, node: Option<usize>, to: SocketAddr, via: Via, now: Time) -> ConnId {
+        let (origin, from) = match via {
+            Via::Shared => (Origin::Listening, node),
+            Via::Ephemeral => (Origin::Single, None),
+        };
+        let id = self.conns.insert(Conn::new(to, node, origin, Wire::Sealed, now));
+        if let (Via::Shared, Some(node)) = (via, node) {
+            self.pool.set(node, to, id);
+        }
+        self.outputs.push_back(Output::Dial { conn: id, from, to });
+        id
+    }
+
+    /// Makes room for a connection that we dial: the least recently used one to a node goes, or a silent client.
+    fn make_room(&mut self, now: Time) -> bool {
+        if self.pool.links().len() >= NODE_CONNECTIONS {
+            let idle = |id: &&Key| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && conn.inbox.is_empty());
+            let oldest = self.pool.links().iter().filter(idle).min_by_key(|id| self.conns.get(**id).map(|c| c.used_at));
+            match oldest.copied() {
+                Some(id) => self.close(id, now),
+                None => return false,
+            }
+        }
+        self.conns.len() < self.settings.max_connections || self.evict_oldest_silent(now)
+    }
+
+    /// The dial of `id` succeeded.
+    pub fn dialled(&mut self, id: ConnId, now: Time) {
+        if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Dialling) {
+            conn.state = State::Open;
+            self.guard.count(Counter::Dialled);
+            self.settle(id, now);
+        }
+    }
+
+    /// The dial of `id` failed.
+    pub fn dial_failed(&mut self, id: ConnId, why: DialError, now: Time) {
+        let Some(conn) = self.conns.get(id).filter(|conn| conn.state == State::Dialling) else {
+            return;
+        };
+        match why {
+            DialError::AddressTaken if conn.origin == Origin::Listening => self.yield_to_peer(id, now),
+            DialError::ToItself => {
+                self.guard.fault(Counter::SelfConnections, conn.peer, now);
+                self.fail_asked(id, now);
+                self.close(id, now);
+            }
+            DialError::AddressTaken | DialError::Unreachable => {
+                self.guard.count(Counter::DialsFailed);
+                self.fail_asked(id, now);
+                self.close(id, now);
+            }
+        }
+    }
+
+    /// The pair of addresses is in use. Where the peer's own connection has arrived, that one serves us both; where
+    /// there is none, an ephemeral port serves for a while (sealed.md, "Who is who").
+    fn yield_to_peer(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let theirs = conn.node.and_then(|node| self.pool.find(node, conn.peer)).filter(|&theirs| theirs != id);
+        let Some(theirs) = theirs else {
+            conn.origin = Origin::Fallback;
+            conn.opened_at = now;
+            self.outputs.push_back(Output::Dial { conn: id, from: None, to: conn.peer });
+            return self.settle(id, now);
+        };
+        let asked = conn.session.take_asked();
+        self.guard.count(Counter::SimultaneousOpens);
+        self.close(id, now);
+        for asked in asked {
+            self.send_on(theirs, asked, now);
+        }
+    }
+
+    /// No answer will come on this connection any more. What was asked on it when it was in use already, so that its
+    /// death says nothing about the contact, is asked once more on a fresh one; all else has failed.
+    pub(super) fn drop_asked(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let (node, peer) = (conn.node, conn.peer);
+        for asked in conn.session.take_asked() {
+            if asked.on_reused && node.is_some() && now.since(asked.at) < LONG_TIMEOUT_MS {
+                self.guard.count(Counter::RequestsResent);
+                self.send_fresh(asked, node, peer, now);
+            } else {
+                self.fail(asked.asker, Failure::Contact, now);
+            }
+        }
+    }
+
+    /// Sends a request over a connection that is dialled now, if one to `peer` is not being dialled already.
+    fn send_fresh(&mut self, asked: Asked<Asker>, node: Option<usize>, peer: SocketAddr, now: Time) {
+        let dialling = |id: &ConnId| self.conns.get(*id).is_some_and(|conn| conn.state == State::Dialling);
+        let id = node.and_then(|node| self.pool.find(node, peer)).filter(dialling);
+        match id {
+            Some(id) => self.send_on(id, asked, now),
+            None if !self.make_room(now) => self.fail(asked.asker, Failure::Busy, now),
+            None => {
+                let id = self.dial(node, peer, Via::Shared, now);
+                self.send_on(id, asked, now);
+            }
+        }
+    }
+
+    /// Fails all that was asked on this connection.
+    pub(super) fn fail_asked(&mut self, id: ConnId, now: Time) {
+        let asked = self.conns.get_mut(id).map(|conn| conn.session.take_asked());
+        for asked in asked.into_iter().flatten() {
+            self.fail(asked.asker, Failure::Contact, now);
+        }
+    }
+
+    fn fail(&mut self, asker: Asker, why: Failure, now: Time) {
+        self.guard.count(Counter::RequestsFailed);
+        match asker {
+            Asker::Node(node, request) => self.nodes[node].on_failure(request, why, now),
+            Asker::Caller(call) => self.outputs.push_back(Output::Replied(call, Reply::Unreachable)),
+        }
+    }
+}
+
+/// What a client gets to see of an answer.
+pub(super) fn reply(answer: &Message<'_>) -> Reply {
+    match answer {
+        Message::Pong { .. } => Reply::Pong,
+        Message::Node(nodes) => {
+            let honest = nodes.iter().take(NODE_ENTRIES).filter(|contact| node_id(contact.addr) == contact.id);
+            Reply::Nodes(honest.collect())
+        }
+        Message::Value { value } | Message::Success { value, .. } => Reply::Success((*value).into()),
+        Message::Failure { .. } => Reply::Missing,
+        Message::Error { code, text } => {
+            Reply::Error(*code, String::from_utf8_lossy(&text[..text.len().min(ERROR_TEXT)]).into_owned())
+        }
+        Message::Put { .. }
+        | Message::Get { .. }
+        | Message::Ping { .. }
+        | Message::FindNode { .. }
+        | Message::FindValue { .. } => Reply::Unreachable,
+    }
+}

@@ -1,0 +1,227 @@
+//! A connection's inbox and outbox, and the pool their memory comes from and goes back to, so that an idle connection
+//! holds none. Never grows past what really arrived: a length that a stranger claims allocates nothing.
+
+use crate::limits::{BUFFER_LARGE, BUFFER_SMALL, POOLED_BUFFERS};
+use crate::time::Time;
+
+/// Buffers that wait for the next connection that needs one: inboxes of two sizes, and outboxes.
+#[derive(Debug, Default)]
+pub struct BufferPool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    outboxes: Vec<Vec<u8>>,
+}
+
+impl BufferPool {
+    fn take(&mut self, least: usize) -> Vec<u8> {
+        let (shelf, size) =
+            if least <= BUFFER_SMALL { (&mut self.small, BUFFER_SMALL) } else { (&mut self.large, BUFFER_LARGE) };
+        shelf.pop().unwrap_or_else(|| vec![0; size])
+    }
+
+    /// Takes `buffer` back; one of an odd size, or one too many, is freed.
+    fn give(&mut self, buffer: Vec<u8>) {
+        let shelf = match buffer.len() {
+            BUFFER_SMALL => &mut self.small,
+            BUFFER_LARGE => &mut self.large,
+            _ => return,
+        };
+        if shelf.len() < POOLED_BUFFERS {
+            shelf.push(buffer);
+        }
+    }
+}
+
+/// Bytes that came and are not handled yet.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    buffer: Vec<u8>,
+    head: usize,
+    tail: usize,
+}
+
+impl Inbox {
+    /// What is not handled yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer[self.head..self.tail]
+    }
+
+    /// Whether everything is handled.
+    pub fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
+    /// Bytes of memory held.
+    pub fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Space to read into, never empty: the largest frame fits the largest buffer.
+    pub fn space(&mut self, pool: &mut BufferPool) -> &mut [u8] {
+        if self.buffer.is_empty() {
+            self.buffer = pool.take(BUFFER_SMALL);
+        }
+        if self.tail == self.buffer.len() {
+            if self.head > 0 {
+                self.buffer.copy_within(self.head..self.tail, 0);
+            } else {
+                let mut larger = pool.take(self.buffer.len() + 1);
+                larger[..self.tail].copy_from_slice(&self.buffer);
+                pool.give(std::mem::replace(&mut self.buffer, larger));
+            }
+            (self.head, self.tail) = (0, self.tail - self.head);
+        }
+        &mut self.buffer[self.tail..]
+    }
+
+    /// `n` bytes of [`Inbox::space`] were filled.
+    pub fn filled(&mut self, n: usize) {
+        self.tail = (self.tail + n).min(self.buffer.len());
+    }
+
+    /// The first `n` bytes of [`Inbox::unread`] are handled.
+    pub fn consume(&mut self, n: usize) {
+        self.head = (self.head + n).min(self.tail);
+    }
+
+    /// Hands the memory back if nothing is left in it.
+    pub fn release(&mut self, pool: &mut BufferPool) {
+        if self.is_empty() && !self.buffer.is_empty() {
+            (self.head, self.tail) = (0, 0);
+            pool.give(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// Bytes that wait to be written, and how many of them are answers and how many requests of ours.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    head: usize,
+    answer_bytes: usize,
+    request_bytes: usize,
+    /// When it last ceased to be empty or shrank.
+    moved_at: Time,
+}
+
+impl Outbox {
+    /// What is to be written.
+    pub fn unwritten(&self) -> &[u8] {
+        &self.bytes[self.head..]
+    }
+
+    /// Bytes to be written.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory held.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Queued bytes of answers; at most a little more than the truth while both kinds are queued.
+    pub fn answer_bytes(&self) -> usize {
+        self.answer_bytes
+    }
+
+    /// Queued bytes of requests of ours, with the same proviso.
+    pub fn request_bytes(&self) -> usize {
+        self.request_bytes
+    }
+
+    /// When it last ceased to be empty or shrank: without progress since then it is stalled.
+    pub fn moved_at(&self) -> Time {
+        self.moved_at
+    }
+
+    /// Lets `encode` append answers.
+    pub fn answers(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.answer_bytes += self.append(pool, now, encode);
+    }
+
+    /// Lets `encode` append requests of ours.
+    pub fn requests(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.request_bytes += self.append(pool, now, encode);
+    }
+
+    fn append(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if self.is_empty() {
+            self.moved_at = now;
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool.outboxes.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_SMALL));
+        }
+        let before = self.bytes.len();
+        encode(&mut self.bytes);
+        self.bytes.len() - before
+    }
+
+    /// The first `n` bytes of [`Outbox::unwritten`] were written.
+    pub fn written(&mut self, n: usize, pool: &mut BufferPool, now: Time) {
+        self.moved_at = now;
+        self.head = (self.head + n).min(self.bytes.len());
+        self.answer_bytes = self.answer_bytes.min(self.len());
+        self.request_bytes = self.request_bytes.min(self.len());
+        if self.is_empty() {
+            self.clear(pool);
+        } else if self.head >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.head);
+            self.head = 0;
+        }
+    }
+
+    /// Forgets everything and hands the memory back.
+    pub fn clear(&mut self, pool: &mut BufferPool) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        *self = Outbox::default();
+        if (1..=BUFFER_LARGE).contains(&bytes.capacity()) && pool.outboxes.len() < POOLED_BUFFERS {
+            bytes.clear();
+            pool.outboxes.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::FRAME_MAX;
+
+    #[test]
+    fn an_inbox_grows_with_what_came_and_gives_its_memory_back() {
+        let (mut pool, mut inbox) = (BufferPool::default(), Inbox::default());
+        let mut sent = 0u8;
+        while inbox.unread().len() < FRAME_MAX {
+            let space = inbox.space(&mut pool);
+            let n = space.len().min(1_000);
+            space[..n].fill(sent);
+            inbox.filled(n);
+            assert!(inbox.capacity() <= BUFFER_SMALL || inbox.unread().len() >= BUFFER_SMALL);
+            sent = sent.wrapping_add(1);
+        }
+        assert_eq!((inbox.unread()[999], inbox.unread()[1_000], inbox.capacity()), (0, 1, BUFFER_LARGE));
+        inbox.consume(FRAME_MAX);
+        assert!(!inbox.space(&mut pool).is_empty());
+        inbox.consume(inbox.unread().len());
+        inbox.release(&mut pool);
+        assert_eq!((inbox.capacity(), pool.small.len(), pool.large.len()), (0, 1, 1));
+    }
+
+    #[test]
+    fn an_outbox_counts_answers_and_requests_apart() {
+        let (mut pool, mut outbox) = (BufferPool::default(), Outbox::default());
+        outbox.answers(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[1; 30]));
+        outbox.requests(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[2; 50]));
+        assert_eq!((outbox.len(), outbox.answer_bytes(), outbox.request_bytes()), (80, 30, 50));
+        outbox.written(60, &mut pool, Time::from_ms(3));
+        assert_eq!((outbox.unwritten(), outbox.answer_bytes()), (&[2; 20][..], 20));
+        assert_eq!(outbox.moved_at(), Time::from_ms(3));
+        outbox.written(20, &mut pool, Time::from_ms(4));
+        assert_eq!((outbox.is_empty(), outbox.capacity(), outbox.request_bytes()), (true, 0, 0));
+    }
+}

@@ -1,0 +1,219 @@
+//! One connection without its socket: buffers, conversation, deadlines, and the predicates that say whether it may be
+//! read, written or closed. All backpressure is decided here and nowhere else.
+
+use std::net::SocketAddr;
+
+use crate::dialect::sealed::session::{Session, Wire};
+use crate::engine::Asker;
+use crate::engine::buffer::{Inbox, Outbox};
+use crate::limits::{
+    ASKED_BYTES, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
+    OUTBOX_SOFT_BYTES, STALL_MS,
+};
+use crate::time::Time;
+use crate::wheel::TimerKey;
+
+/// How a connection came to be.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The peer dialled us.
+    Inbound,
+    /// We dialled from our listening port: the peer knows us by it.
+    Listening,
+    /// We dialled from an ephemeral port because the listening one was taken; to be replaced after a while.
+    Fallback,
+    /// We dialled from an ephemeral port for a single request.
+    Single,
+}
+
+/// Where a connection is in its life.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Not connected yet. What is sent meanwhile waits in the outbox.
+    Dialling,
+    /// Talking.
+    Open,
+    /// Nothing more is read; closed once the outbox is empty.
+    Closing,
+    /// Our last words are written and our side is shut; the peer may read them before the socket goes.
+    Lingering(Time),
+    /// Gone; the slot is freed at the end of the turn.
+    Closed,
+}
+
+/// What a deadline that has passed means.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// The dial took too long.
+    Dial,
+    /// No first frame.
+    Silent,
+    /// A frame not complete in time.
+    Frame,
+    /// No progress on the outbox, or no answers to requests of ours.
+    Stalled,
+    /// A connection between nodes that nobody used.
+    Idle,
+    /// The peer had its time to read our last words.
+    Lingered,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Which of our nodes it belongs to; `None` for a client that has none.
+    pub node: Option<usize>,
+    /// How it came to be.
+    pub origin: Origin,
+    /// Where it is in its life.
+    pub state: State,
+    /// The conversation.
+    pub session: Session<Asker>,
+    /// Bytes that came.
+    pub inbox: Inbox,
+    /// Bytes to go.
+    pub outbox: Outbox,
+    /// When it was opened or dialled.
+    pub opened_at: Time,
+    /// When it last carried a request or an answer of ours.
+    pub used_at: Time,
+    /// When the incomplete frame in the inbox began.
+    pub frame_since: Option<Time>,
+    /// Since when it is not read.
+    pub paused_at: Option<Time>,
+    /// The peer will send no more.
+    pub eof: bool,
+    /// It carries requests of ours.
+    pub is_link: bool,
+    /// When its peer was last looked at as a candidate for the routing table.
+    pub candidate_at: Option<Time>,
+    /// It is in the list of outboxes to be written.
+    pub is_dirty: bool,
+    /// It is in the list of inboxes to be handled.
+    pub is_ready: bool,
+    /// Memory of it that is counted in the engine's total.
+    pub counted_bytes: usize,
+    /// The one timer it has, and when that fires. Activity moves deadlines, not the timer.
+    pub timer: Option<(TimerKey, Time)>,
+}
+
+impl Conn {
+    /// A connection that was just opened or is being dialled.
+    pub fn new(peer: SocketAddr, node: Option<usize>, origin: Origin, wire: Wire, now: Time) -> Conn {
+        Conn {
+            peer,
+            node,
+            origin,
+            state: if origin == Origin::Inbound { State::Open } else { State::Dialling },
+            session: Session::new(wire),
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            opened_at: now,
+            used_at: now,
+            frame_since: None,
+            paused_at: None,
+            eof: false,
+            is_link: false,
+            candidate_at: None,
+            is_dirty: false,
+            is_ready: false,
+            counted_bytes: 0,
+            timer: None,
+        }
+    }
+
+    /// Whether messages in the inbox may be handled: the peer reads its answers, and few enough are owed. Only answers
+    /// count; if requests of ours did, two nodes that store much on each other would both stop reading.
+    pub fn may_handle(&self) -> bool {
+        self.state == State::Open && self.session.has_room() && self.outbox.answer_bytes() < OUTBOX_SOFT_BYTES
+    }
+
+    /// Whether a whole frame waits in the inbox.
+    pub fn has_frame(&self) -> bool {
+        let unread = self.inbox.unread();
+        self.session.frame_len(unread).is_some_and(|len| len <= unread.len())
+    }
+
+    /// Whether the socket should be read. Lingering connections are, so that the kernel need not reset them.
+    pub fn should_read(&self) -> bool {
+        let lingers = matches!(self.state, State::Lingering(_));
+        !self.eof && (lingers || (self.may_handle() && !self.is_ready))
+    }
+
+    /// Whether a request of ours may be sent; else the contact is busy.
+    pub fn may_ask(&self) -> bool {
+        let is_open = matches!(self.state, State::Open | State::Dialling) && !self.eof;
+        is_open && self.session.may_ask() && self.outbox.request_bytes() < ASKED_BYTES
+    }
+
+    /// Whether the socket should be written.
+    pub fn wants_write(&self) -> bool {
+        !self.outbox.is_empty() && matches!(self.state, State::Open | State::Closing)
+    }
+
+    /// Whether it has queued more than anybody may.
+    pub fn is_overfull(&self) -> bool {
+        self.outbox.len() > OUTBOX_HARD_BYTES
+    }
+
+    /// Whether all is said: the peer will send no more, and has got what it was owed.
+    pub fn is_finished(&self) -> bool {
+        self.eof && self.outbox.is_empty() && !self.session.owes() && !self.has_frame()
+    }
+
+    /// Whether nothing is under way on it.
+    pub fn is_idle(&self) -> bool {
+        self.outbox.is_empty() && !self.session.owes() && !self.session.awaits()
+    }
+
+    /// Whether it is one of those that go first when slots run out: inbound and silent so far.
+    pub fn is_silent(&self) -> bool {
+        self.origin == Origin::Inbound && self.state == State::Open && !self.session.saw_frame()
+    }
+
+    /// Bytes of memory it holds beside itself.
+    pub fn memory_bytes(&self) -> usize {
+        self.inbox.capacity() + self.outbox.capacity() + self.session.owed_bytes()
+    }
+
+    /// The next deadline and what it means.
+    pub fn deadline(&self) -> Option<(Time, Expiry)> {
+        match self.state {
+            State::Dialling => return Some((self.opened_at.after(DIAL_TIMEOUT_MS), Expiry::Dial)),
+            State::Lingering(since) => return Some((since.after(LINGER_MS), Expiry::Lingered)),
+            State::Closed => return None,
+            State::Open | State::Closing => {}
+        }
+        let must_speak = self.is_silent() && self.session.wire() == Wire::Sealed;
+        let idles = self.is_link && self.is_idle();
+        let stalls = !self.outbox.is_empty();
+        [
+            must_speak.then(|| (self.opened_at.after(FIRST_FRAME_MS), Expiry::Silent)),
+            self.frame_since.filter(|_| self.paused_at.is_none()).map(|at| (at.after(FRAME_MS), Expiry::Frame)),
+            stalls.then(|| (self.outbox.moved_at().after(STALL_MS), Expiry::Stalled)),
+            self.session.oldest_asked().map(|at| (at.after(STALL_MS), Expiry::Stalled)),
+            idles.then(|| (self.used_at.after(NODE_IDLE_MS), Expiry::Idle)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// Starts or ends the time in which it is not read, which no frame's deadline counts. Whether reading resumes.
+    pub fn pause_or_resume(&mut self, now: Time) -> bool {
+        match (self.should_read(), self.paused_at) {
+            (false, None) => {
+                self.paused_at = Some(now);
+                false
+            }
+            (true, Some(since)) => {
+                self.frame_since = self.frame_since.map(|at| at.after(now.since(since)));
+                self.paused_at = None;
+                true
+            }
+            _ => false,
+        }
+    }
+}

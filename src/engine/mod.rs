@@ -1,0 +1,580 @@
+//! The engine: everything between bytes and nodes. It owns the slab of connections with their buffers, the nodes with
+//! their routing tables, the store, and the timers; whoever drives it owns the sockets and the clock. In: accepted, bytes
+//! received, written, closed, dial results, the time. Out: [`Output`]s and dirty outboxes, drained until there are none.
+//! Pure: opens no socket, reads no clock, holds no randomness but the seeds it is given.
+//!
+//! A turn of the driver: report what happened, call [`Engine::work`] and [`Engine::on_timeout`], drain
+//! [`Engine::poll_output`] and [`Engine::next_dirty`] until both are empty, then [`Engine::sweep`].
+
+pub mod buffer;
+pub mod conn;
+pub mod guard;
+pub mod pool;
+
+mod ask;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::arena::{Arena, Key};
+use crate::contact::Contact;
+use crate::dialect::sealed::node::{Node, Settings};
+use crate::dialect::sealed::session::Wire;
+use crate::dialect::sealed::store::{Store, StoreLimits};
+use crate::engine::buffer::BufferPool;
+use crate::engine::conn::{Conn, Expiry, Origin, State};
+use crate::engine::guard::{Counter, Guard};
+use crate::engine::pool::Pool;
+use crate::id::Id;
+use crate::kad::requests::RequestId;
+use crate::limits::{BUFFERED_BYTES, CONNECTIONS};
+use crate::time::Time;
+use crate::wheel::Wheel;
+
+/// Names a connection; outlives it safely.
+pub type ConnId = Key;
+/// Names a call of a client's.
+pub type CallId = u64;
+
+/// Who gets the answer to a request of ours.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// The node with this number.
+    Node(usize, RequestId),
+    /// A client.
+    Caller(CallId),
+}
+
+/// What a listening address serves.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// The sealed dialect, for the node with this number.
+    Sealed(usize),
+    /// The VoidPhone API, a client's door to the node with this number.
+    Api(usize),
+}
+
+/// Why a dial failed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum DialError {
+    /// The pair of addresses is in use: the peer's own connection from there is in the accept queue, or an old one has
+    /// not died yet. The driver must report what is in its accept queue first.
+    AddressTaken,
+    /// Anything else.
+    Unreachable,
+    /// The connection leads to itself.
+    ToItself,
+}
+
+/// What a client gets for a call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// PONG.
+    Pong,
+    /// The contacts of a NODE whose ids belong to their addresses, at most 20.
+    Nodes(Vec<Contact>),
+    /// VALUE, or SUCCESS: with the value to a GET, empty to a PUT.
+    Success(Arc<[u8]>),
+    /// FAILURE.
+    Missing,
+    /// ERROR: code and text.
+    Error(u32, String),
+    /// There was no connection, or it ended before the answer came.
+    Unreachable,
+}
+
+/// What the driver is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Connect to `to`, from the listening address of node `from` or else from an ephemeral port; report with
+    /// [`Engine::dialled`] or [`Engine::dial_failed`].
+    Dial {
+        /// The connection that is to be.
+        conn: ConnId,
+        /// Whose listening address to dial from.
+        from: Option<usize>,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Read this connection again, if its socket has anything.
+    Resume(ConnId),
+    /// Shut down the sending side.
+    ShutdownWrite(ConnId),
+    /// Close the socket.
+    Close(ConnId),
+    /// A call was answered.
+    Replied(CallId, Reply),
+}
+
+/// What a person may set of an engine.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Of each node.
+    pub node: Settings,
+    /// Of the store that the nodes share.
+    pub store: StoreLimits,
+    /// Connections in all.
+    pub max_connections: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        EngineSettings { node: Settings::default(), store: StoreLimits::default(), max_connections: CONNECTIONS }
+    }
+}
+
+/// Where the outcome of a job goes.
+#[derive(Copy, Clone, Debug)]
+struct Waiter {
+    conn: ConnId,
+    /// Among the connection's answers.
+    place: u64,
+    key: Id,
+}
+
+/// All nodes of a process and their connections.
+#[derive(Debug)]
+pub struct Engine {
+    settings: EngineSettings,
+    conns: Arena<Conn>,
+    nodes: Vec<Node>,
+    store: Store,
+    pool: Pool,
+    guard: Guard,
+    buffers: BufferPool,
+    wheel: Wheel<ConnId>,
+    /// Connections to which a job's outcome is owed, by the job's ticket.
+    waiters: Arena<Waiter>,
+    outputs: VecDeque<Output>,
+    /// Connections whose outbox is to be written.
+    dirty: VecDeque<ConnId>,
+    /// Connections whose inbox holds messages that were left over when their turn was used up.
+    ready: VecDeque<ConnId>,
+    /// Inbound connections in the order they came, to find the oldest silent one.
+    silent: VecDeque<ConnId>,
+    closed: Vec<ConnId>,
+    buffered_bytes: usize,
+    next_call: CallId,
+    stopping: bool,
+}
+
+impl Engine {
+    /// An engine without nodes: a client.
+    pub fn new(settings: EngineSettings) -> Engine {
+        Engine {
+            settings,
+            conns: Arena::default(),
+            nodes: Vec::new(),
+            store: Store::new(settings.store),
+            pool: Pool::default(),
+            guard: Guard::default(),
+            buffers: BufferPool::default(),
+            wheel: Wheel::new(),
+            waiters: Arena::default(),
+            outputs: VecDeque::new(),
+            dirty: VecDeque::new(),
+            ready: VecDeque::new(),
+            silent: VecDeque::new(),
+            closed: Vec::new(),
+            buffered_bytes: 0,
+            next_call: 0,
+            stopping: false,
+        }
+    }
+
+    /// Adds a node that others reach at `addr`; returns its number. `seed` decides its random choices.
+    pub fn add_node(&mut self, addr: SocketAddr, seed: u64, now: Time) -> usize {
+        self.nodes.push(Node::new(addr, self.settings.node, seed, now));
+        self.nodes.len() - 1
+    }
+
+    /// Lets every node of `addr`'s family bootstrap from whoever listens there.
+    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
+        for node in &mut self.nodes {
+            if node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
+                node.add_bootstrap(addr, now);
+            }
+        }
+    }
+
+    /// The nodes, by number.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// What the nodes hold.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What was counted.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Counts something that only the driver sees.
+    pub fn fault(&mut self, counter: Counter, peer: SocketAddr, now: Time) {
+        self.guard.fault(counter, peer, now);
+    }
+
+    /// Connections, those being dialled included.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Connections that carry requests of ours.
+    pub fn links(&self) -> usize {
+        self.pool.links().len()
+    }
+
+    /// Memory of all buffers in use.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    // ---- what happened ----
+
+    /// A connection was accepted at `door`. `None`: refuse it by closing the socket.
+    pub fn accepted(&mut self, door: Door, peer: SocketAddr, now: Time) -> Option<ConnId> {
+        let (node, wire) = match door {
+            Door::Sealed(node) => (node, Wire::Sealed),
+            Door::Api(node) => (node, Wire::Api),
+        };
+        if self.conns.len() >= self.settings.max_connections && !self.evict_oldest_silent(now) {
+            self.guard.fault(Counter::TooManyConnections, peer, now);
+            return None;
+        }
+        if let Err(counter) = self.guard.admit(peer.ip(), now) {
+            self.guard.fault(counter, peer, now);
+            return None;
+        }
+        self.guard.count(Counter::Accepted);
+        let id = self.conns.insert(Conn::new(peer, Some(node), Origin::Inbound, wire, now));
+        if wire == Wire::Sealed {
+            self.pool.set(node, peer, id);
+            self.remember_silent(id);
+        }
+        self.settle(id, now);
+        Some(id)
+    }
+
+    /// Where to read bytes for this connection, or `None` if it is not to be read now. Report with
+    /// [`Engine::received`].
+    pub fn read_space(&mut self, id: ConnId) -> Option<&mut [u8]> {
+        let conn = self.conns.get_mut(id).filter(|conn| conn.should_read())?;
+        if matches!(conn.state, State::Lingering(_)) {
+            // What comes now is thrown away; see `received`.
+            conn.inbox.consume(usize::MAX);
+        }
+        Some(conn.inbox.space(&mut self.buffers))
+    }
+
+    /// `n` bytes were read into [`Engine::read_space`].
+    pub fn received(&mut self, id: ConnId, n: usize, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.state == State::Open {
+            conn.inbox.filled(n);
+            self.handle_inbox(id, now);
+        }
+        self.settle(id, now);
+    }
+
+    /// The peer will send no more.
+    pub fn eof(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.eof = true;
+        if matches!(conn.state, State::Lingering(_)) {
+            return self.close(id, now);
+        }
+        self.drop_asked(id, now);
+        self.settle(id, now);
+    }
+
+    /// The connection broke.
+    pub fn broken(&mut self, id: ConnId, now: Time) {
+        if let Some(conn) = self.conns.get(id) {
+            if !matches!(conn.state, State::Lingering(_)) {
+                self.guard.fault(Counter::Resets, conn.peer, now);
+            }
+            self.close(id, now);
+        }
+    }
+
+    /// What to write to this connection; empty if nothing. Report with [`Engine::wrote`].
+    pub fn to_write(&self, id: ConnId) -> &[u8] {
+        self.conns.get(id).filter(|conn| conn.wants_write()).map_or(&[], |conn| conn.outbox.unwritten())
+    }
+
+    /// The first `n` bytes of [`Engine::to_write`] were written.
+    pub fn wrote(&mut self, id: ConnId, n: usize, now: Time) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.outbox.written(n, &mut self.buffers, now);
+            self.settle(id, now);
+        }
+    }
+
+    // ---- what to do ----
+
+    /// The next connection whose outbox is to be written; call until `None`, once per turn.
+    pub fn next_dirty(&mut self) -> Option<ConnId> {
+        while let Some(id) = self.dirty.pop_front() {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.is_dirty = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The next thing to do; call until `None`.
+    pub fn poll_output(&mut self, now: Time) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.pump(now);
+        }
+        self.outputs.pop_front()
+    }
+
+    /// Whether messages wait that need no event to be handled: poll without waiting.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Handles the messages that were left over in the last turn.
+    pub fn work(&mut self, now: Time) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else {
+                return;
+            };
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.is_ready = false;
+                self.handle_inbox(id, now);
+                self.settle(id, now);
+            }
+        }
+    }
+
+    /// When [`Engine::on_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let nodes = self.nodes.iter().map(Node::next_deadline);
+        nodes.chain(self.wheel.next_deadline()).chain(self.store.next_deadline()).min()
+    }
+
+    /// Does what is due at `now`. Afterwards the next deadline lies ahead.
+    pub fn on_timeout(&mut self, now: Time) {
+        let mut due = Vec::new();
+        self.wheel.expire(now, &mut due);
+        for id in due {
+            let Some(conn) = self.conns.get_mut(id) else {
+                continue;
+            };
+            conn.timer = None;
+            match conn.deadline() {
+                Some((at, expiry)) if at <= now => self.expire(id, expiry, now),
+                _ => self.settle(id, now),
+            }
+        }
+        self.store.expire(now);
+        for node in &mut self.nodes {
+            if node.next_deadline() <= now {
+                node.on_timeout(now);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Frees the slots of connections that were closed. Call at the end of a turn, once their sockets are gone.
+    pub fn sweep(&mut self) {
+        for id in self.closed.drain(..) {
+            self.conns.remove(id);
+        }
+        if cfg!(debug_assertions) && self.conns.len() < 64 {
+            self.check_invariants();
+        }
+    }
+
+    /// Begins to stop: connections are closed as soon as they are idle.
+    pub fn stop(&mut self, now: Time) {
+        self.stopping = true;
+        let all: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in all {
+            self.settle(id, now);
+        }
+    }
+
+    // ---- the life of a connection ----
+
+    /// Whether all that was owed is sent, so that a stopping process may end.
+    pub fn is_quiet(&self) -> bool {
+        self.conns.iter().all(|(_, conn)| !conn.session.owes() && !conn.wants_write())
+    }
+
+    /// Brings a connection in line with what just happened to it: closes it if it is finished or overfull, has leftover
+    /// messages handled, pauses or resumes reading, moves its timer, counts its memory. Called after every change.
+    fn settle(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.state == State::Closed {
+            return;
+        }
+        if conn.is_overfull() {
+            self.guard.fault(Counter::SlowReaders, conn.peer, now);
+            return self.close(id, now);
+        }
+        if conn.is_finished() || (self.stopping && conn.state != State::Dialling && conn.is_idle()) {
+            return self.close(id, now);
+        }
+        if conn.state == State::Closing && conn.outbox.is_empty() {
+            conn.state = State::Lingering(now);
+            self.outputs.push_back(Output::ShutdownWrite(id));
+        }
+        if conn.wants_write() && !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+        if !conn.is_ready && conn.has_frame() && conn.may_handle() {
+            conn.is_ready = true;
+            self.ready.push_back(id);
+        }
+        conn.inbox.release(&mut self.buffers);
+        if conn.pause_or_resume(now) {
+            self.outputs.push_back(Output::Resume(id));
+        }
+        self.arm(id, now);
+        self.count_memory(id, now);
+    }
+
+    /// Arms the connection's timer unless it fires early enough already.
+    fn arm(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let Some((deadline, _)) = conn.deadline() else {
+            return;
+        };
+        if conn.timer.is_some_and(|(_, at)| at <= deadline) {
+            return;
+        }
+        if let Some((timer, _)) = conn.timer {
+            self.wheel.cancel(timer);
+        }
+        conn.timer = Some((self.wheel.arm(now, deadline, id), deadline));
+    }
+
+    fn count_memory(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let bytes = conn.memory_bytes();
+        self.buffered_bytes = self.buffered_bytes - conn.counted_bytes + bytes;
+        conn.counted_bytes = bytes;
+        if self.buffered_bytes > BUFFERED_BYTES {
+            let fattest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
+            if let Some((id, peer)) = fattest.map(|(id, conn)| (id, conn.peer)) {
+                self.guard.fault(Counter::MemoryLimit, peer, now);
+                self.close(id, now);
+            }
+        }
+    }
+
+    /// A deadline of the connection has passed.
+    fn expire(&mut self, id: ConnId, expiry: Expiry, now: Time) {
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
+        let counter = match expiry {
+            Expiry::Dial => Some(Counter::DialsFailed),
+            Expiry::Silent if conn.inbox.is_empty() => Some(Counter::SilentConnections),
+            Expiry::Silent | Expiry::Frame if conn.session.looks_foreign(conn.inbox.unread()) => {
+                Some(Counter::ForeignProtocols)
+            }
+            Expiry::Silent | Expiry::Frame => Some(Counter::FrameTimeouts),
+            Expiry::Stalled => Some(Counter::SlowReaders),
+            Expiry::Idle | Expiry::Lingered => None,
+        };
+        if let Some(counter) = counter {
+            self.guard.fault(counter, conn.peer, now);
+        }
+        self.close(id, now);
+    }
+
+    /// Says the last words of a connection and then closes it: nothing more is read or handled.
+    fn close_after_flush(&mut self, id: ConnId, now: Time) {
+        if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Open) {
+            conn.state = State::Closing;
+            conn.inbox.consume(usize::MAX);
+            conn.frame_since = None;
+        }
+        self.settle(id, now);
+    }
+
+    /// Closes a connection now.
+    fn close(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state != State::Closed) else {
+            return;
+        };
+        conn.state = State::Closed;
+        conn.inbox.consume(usize::MAX);
+        conn.inbox.release(&mut self.buffers);
+        conn.outbox.clear(&mut self.buffers);
+        self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes);
+        if let Some((timer, _)) = conn.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        if let Some(node) = conn.node {
+            self.pool.remove(node, conn.peer, id);
+        }
+        if conn.origin == Origin::Inbound {
+            self.guard.left(conn.peer.ip());
+        }
+        self.outputs.push_back(Output::Close(id));
+        self.closed.push(id);
+        self.drop_asked(id, now);
+    }
+
+    fn remember_silent(&mut self, id: ConnId) {
+        if self.silent.len() >= 2 * self.settings.max_connections.max(1) {
+            self.silent.retain(|id| self.conns.get(*id).is_some_and(Conn::is_silent));
+        }
+        self.silent.push_back(id);
+    }
+
+    /// Closes the inbound connection that has been silent longest; whether there was one.
+    fn evict_oldest_silent(&mut self, now: Time) -> bool {
+        while let Some(id) = self.silent.pop_front() {
+            if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent()) {
+                self.guard.fault(Counter::Evicted, conn.peer, now);
+                self.close(id, now);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Panics unless lists and sums agree with the connections. For debug builds and tests; between turns.
+    pub fn check_invariants(&self) {
+        let mut bytes = 0;
+        for (id, conn) in self.conns.iter() {
+            assert_ne!(conn.state, State::Closed, "closed connections are swept");
+            assert_eq!(conn.is_dirty, self.dirty.contains(&id));
+            assert_eq!(conn.is_ready, self.ready.contains(&id));
+            assert!(conn.inbox.is_empty() || conn.inbox.capacity() > 0);
+            assert_eq!(conn.counted_bytes, conn.memory_bytes());
+            bytes += conn.counted_bytes;
+            if let Some((deadline, _)) = conn.deadline() {
+                assert!(conn.timer.is_some_and(|(_, at)| at <= deadline), "a deadline has a timer");
+            }
+            conn.session.check_invariants();
+        }
+        assert_eq!(self.buffered_bytes, bytes);
+        self.wheel.check_invariants();
+    }
+}

@@ -1,0 +1,292 @@
+//! What peers ask: frames from an inbox to the node, answers into the outbox, jobs owed and paid. Part of the engine;
+//! decides nothing about what a request means.
+
+use std::net::SocketAddr;
+
+use crate::arena::Arena;
+use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
+use crate::dialect::sealed::job::{Outcome, Ticket};
+use crate::dialect::sealed::node::{Answer, Node};
+use crate::dialect::sealed::session::{Cut, Session, Wire};
+use crate::dialect::sealed::store::Store;
+use crate::engine::buffer::{BufferPool, Outbox};
+use crate::engine::conn::{Conn, Origin};
+use crate::engine::guard::{Counter, Guard, counter_of};
+use crate::engine::{Asker, ConnId, Engine, Output, Waiter};
+use crate::id::Id;
+use crate::limits::{CANDIDATE_MS, NODE_ENTRIES_STRIKE, TURN_MESSAGES};
+use crate::time::Time;
+
+impl Engine {
+    /// Handles the messages in an inbox, at most a turn's worth. The caller settles the connection afterwards.
+    pub(super) fn handle_inbox(&mut self, id: ConnId, now: Time) {
+        for handled in 0.. {
+            let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.may_handle() && !conn.is_ready) else {
+                break;
+            };
+            if handled == TURN_MESSAGES {
+                if conn.has_frame() {
+                    conn.is_ready = true;
+                    self.ready.push_back(id);
+                    self.guard.count(Counter::TurnsUsedUp);
+                }
+                break;
+            }
+            if !self.handle_frame(id, now) {
+                break;
+            }
+        }
+        if let Some(conn) = self.conns.get_mut(id) {
+            // A frame that began to come while others were handled has its time counted from now.
+            let is_partial = !conn.inbox.is_empty() && !conn.has_frame();
+            conn.frame_since = if is_partial { conn.frame_since.or(Some(now)) } else { None };
+        }
+    }
+
+    /// Handles the first frame of an inbox; whether there was one.
+    fn handle_frame(&mut self, id: ConnId, now: Time) -> bool {
+        let Engine { conns, nodes, store, guard, buffers, waiters, outputs, .. } = self;
+        let Some(conn) = conns.get_mut(id) else {
+            return false;
+        };
+        let Conn { session, inbox, outbox, .. } = conn;
+        let peer = conn.peer;
+        conn.frame_since = None;
+        match session.read(inbox.unread()) {
+            Cut::Incomplete => return false,
+            Cut::Request { len, message } => {
+                guard.count(Counter::Requests);
+                let node = conn.node.map(|number| (number, &mut nodes[number]));
+                let is_sealed_inbound = conn.origin == Origin::Inbound && session.wire() == Wire::Sealed;
+                let is_due = is_sealed_inbound && conn.candidate_at.is_none_or(|at| now.since(at) >= CANDIDATE_MS);
+                if is_due && matches!(message, Message::FindNode { .. } | Message::FindValue { .. }) {
+                    conn.candidate_at = Some(now);
+                    node.map(|(_, node)| node.on_candidate(peer, now));
+                }
+                if let (Message::Ping { nonce }, Some(number)) = (&message, conn.node) {
+                    if nodes[number].is_own_ping(*nonce) {
+                        guard.fault(Counter::SelfConnections, peer, now);
+                        self.close(id, now);
+                        return false;
+                    }
+                }
+                let mut desk = Desk { nodes, store, guard, waiters, buffers };
+                if session.must_wait(&message) {
+                    session.wait(&message, &inbox.unread()[..len]);
+                } else {
+                    desk.serve(Asking { conn: id, node: conn.node, peer, place: None }, session, outbox, &message, now);
+                }
+                inbox.consume(len);
+                conn.used_at = now;
+            }
+            Cut::Answer { len, asked, message } => {
+                guard.count(Counter::Answers);
+                let is_long =
+                    matches!(&message, Message::Node(nodes) if nodes.iter().nth(NODE_ENTRIES_STRIKE).is_some());
+                match asked.asker {
+                    Asker::Node(node, request) => nodes[node].on_answer(request, &message, now),
+                    Asker::Caller(call) => outputs.push_back(Output::Replied(call, super::ask::reply(&message))),
+                }
+                inbox.consume(len);
+                conn.used_at = now;
+                if conn.origin == Origin::Single {
+                    self.close(id, now);
+                } else if is_long {
+                    guard.fault(Counter::LongLists, peer, now);
+                    self.strike(id, now);
+                }
+            }
+            Cut::Dropped { len, breach } => {
+                guard.fault(counter_of(breach), peer, now);
+                inbox.consume(len);
+            }
+            Cut::Violation { len, breach, code } => {
+                guard.fault(counter_of(breach), peer, now);
+                inbox.consume(len);
+                outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
+                self.strike(id, now);
+            }
+            Cut::Fatal { breach, code } => {
+                guard.fault(counter_of(breach), peer, now);
+                if let Some(code) = code {
+                    outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
+                }
+                self.end_conversation(id, code.is_some(), now);
+            }
+        }
+        true
+    }
+
+    /// Counts a strike; the third closes the connection once its answers are sent, and counts against the address.
+    fn strike(&mut self, id: ConnId, now: Time) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            if conn.session.strike(now) {
+                let peer = conn.peer;
+                self.guard.fault(Counter::StruckOut, peer, now);
+                self.guard.offence(peer.ip(), now);
+                self.close_after_flush(id, now);
+            }
+        }
+    }
+
+    /// Ends a connection whose framing or order is lost. What was outstanding has failed and is not sent again.
+    fn end_conversation(&mut self, id: ConnId, flush: bool, now: Time) {
+        self.fail_asked(id, now);
+        if flush {
+            self.close_after_flush(id, now);
+        } else {
+            self.close(id, now);
+        }
+    }
+
+    /// A job has ended: its answer takes its place, and requests that waited for it may start.
+    pub(super) fn pay(&mut self, ticket: Ticket, outcome: &Outcome, now: Time) {
+        let Engine { conns, nodes, store, guard, buffers, waiters, .. } = self;
+        let Some(Waiter { conn: id, place, key }) = waiters.remove(ticket) else {
+            return;
+        };
+        let Some(conn) = conns.get_mut(id) else {
+            return;
+        };
+        let Conn { session, outbox, .. } = conn;
+        let answer = match (outcome, session.wire()) {
+            (Outcome::Stored | Outcome::Unreachable, Wire::Api) => None,
+            (Outcome::Stored, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
+            (Outcome::Unreachable, Wire::Sealed) => Some(ErrorCode::Unreachable.message()),
+            (Outcome::Found(value), _) => Some(Message::Success { key, value }),
+            (Outcome::Missing, _) => Some(Message::Failure { key }),
+        };
+        outbox.answers(buffers, now, |out| session.answer_at(place, answer.as_ref(), out));
+        let mut desk = Desk { nodes, store, guard, waiters, buffers };
+        while let Some(held) = session.next_startable() {
+            let asking = Asking { conn: id, node: conn.node, peer: conn.peer, place: Some(held.place) };
+            if let Some(message) = message_in(&held.frame, session.wire()) {
+                desk.serve(asking, session, outbox, &message, now);
+            }
+        }
+        conn.used_at = now;
+        self.settle(id, now);
+    }
+}
+
+/// Who asks, and where the answer goes.
+#[derive(Copy, Clone)]
+struct Asking {
+    conn: ConnId,
+    node: Option<usize>,
+    peer: SocketAddr,
+    /// The place it was given when it had to wait; `None` for a request that just came.
+    place: Option<u64>,
+}
+
+/// What it takes to serve a request, apart from its connection.
+struct Desk<'a> {
+    nodes: &'a mut [Node],
+    store: &'a mut Store,
+    guard: &'a mut Guard,
+    waiters: &'a mut Arena<Waiter>,
+    buffers: &'a mut BufferPool,
+}
+
+impl Desk<'_> {
+    /// Answers a request, or owes the answer.
+    fn serve(
+        &mut self,
+        asking: Asking,
+        session: &mut Session<Asker>,
+        outbox: &mut Outbox,
+        message: &Message<'_>,
+        now: Time,
+    ) {
+        let Some(number) = asking.node else {
+            // A client has nothing to offer.
+            let answer = ErrorCode::Busy.message();
+            return outbox.answers(self.buffers, now, |out| settle(session, asking.place, Some(&answer), out));
+        };
+        let node = &mut self.nodes[number];
+        let ticket = self.waiters.vacant_key();
+        let answer = match (session.wire(), message) {
+            (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
+                // The API's PUT always goes through the network, and is never answered.
+                let replication = usize::from(*replication);
+                node.start_put(*key, value, *ttl_s, replication, ticket, now).then_some(Answer::Later)
+            }
+            _ => Some(node.on_request(asking.peer, message, self.store, ticket, now)),
+        };
+        let key = key_of(message);
+        match answer {
+            Some(Answer::Later) => {
+                let place = match asking.place {
+                    Some(place) => {
+                        session.owe_at(place, message);
+                        place
+                    }
+                    None => session.owe(message),
+                };
+                self.waiters.insert(Waiter { conn: asking.conn, place, key });
+            }
+            Some(Answer::Now(answer)) => {
+                count_refusal(self.guard, &answer, asking.peer, now);
+                let answer = match (session.wire(), answer) {
+                    (Wire::Api, Message::Error { .. }) => Message::Failure { key },
+                    (_, answer) => answer,
+                };
+                outbox.answers(self.buffers, now, |out| settle(session, asking.place, Some(&answer), out));
+            }
+            None => {
+                self.guard.fault(Counter::Busy, asking.peer, now);
+                outbox.answers(self.buffers, now, |out| settle(session, asking.place, None, out));
+            }
+        }
+    }
+}
+
+/// Puts an answer, or silence, in its place.
+fn settle(session: &mut Session<Asker>, place: Option<u64>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
+    match (place, answer) {
+        (Some(place), answer) => session.answer_at(place, answer, out),
+        (None, Some(answer)) => session.answer(answer, out),
+        (None, None) => {}
+    }
+}
+
+/// The message in a frame that was judged good before it had to wait.
+fn message_in(frame: &[u8], wire: Wire) -> Option<Message<'_>> {
+    let trailer = match wire {
+        Wire::Sealed => TRAILER,
+        Wire::Api => 0,
+    };
+    decode_body(kind_of(frame), &frame[HEADER..frame.len() - trailer]).ok()
+}
+
+fn key_of(message: &Message<'_>) -> Id {
+    match message {
+        Message::Put { key, .. }
+        | Message::Get { key }
+        | Message::FindNode { key }
+        | Message::FindValue { key }
+        | Message::Success { key, .. }
+        | Message::Failure { key } => *key,
+        Message::Ping { .. }
+        | Message::Pong { .. }
+        | Message::Error { .. }
+        | Message::Node(_)
+        | Message::Value { .. } => Id::default(),
+    }
+}
+
+fn count_refusal(guard: &mut Guard, answer: &Message<'_>, peer: SocketAddr, now: Time) {
+    let Message::Error { code, .. } = answer else {
+        return;
+    };
+    let counter = match ErrorCode::from_code(*code) {
+        Some(ErrorCode::Full) => Counter::StoreFull,
+        Some(ErrorCode::TooLarge) => Counter::ValuesTooLarge,
+        Some(ErrorCode::Refused) => Counter::PutsRefused,
+        Some(ErrorCode::Busy) => Counter::Busy,
+        Some(ErrorCode::Checksum | ErrorCode::Malformed | ErrorCode::UnknownType | ErrorCode::Unreachable) | None => {
+            return;
+        }
+    };
+    guard.fault(counter, peer, now);
+}
