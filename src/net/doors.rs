@@ -1,0 +1,139 @@
+//! The listeners: accepting in batches, and what to do when there are no descriptors left. Never decides who may come
+//! in; that is the engine's.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+
+use crate::engine::Door;
+use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN};
+use crate::net::socket::Listener;
+use crate::time::Time;
+
+struct Entry {
+    door: Door,
+    listener: Listener,
+    is_ready: bool,
+    /// No accept before then: the last one failed.
+    paused_until: Option<Time>,
+}
+
+/// All listening sockets of the process.
+pub(super) struct Doors {
+    entries: Vec<Entry>,
+    /// A descriptor to give up when there are none left, so that one waiting client can be turned away.
+    spare: Option<File>,
+    failures: Vec<SocketAddr>,
+}
+
+impl Doors {
+    pub fn new() -> Doors {
+        Doors { entries: Vec::new(), spare: spare(), failures: Vec::new() }
+    }
+
+    /// Registers `listener`; its token is `first_token` plus its place.
+    pub fn add(
+        &mut self,
+        door: Door,
+        mut listener: Listener,
+        registry: &Registry,
+        first_token: usize,
+    ) -> io::Result<()> {
+        registry.register(&mut listener.socket, Token(first_token + self.entries.len()), Interest::READABLE)?;
+        self.entries.push(Entry { door, listener, is_ready: true, paused_until: None });
+        Ok(())
+    }
+
+    /// The listening address of sealed node `node`.
+    pub fn address_of(&self, node: usize) -> Option<SocketAddr> {
+        self.entries.iter().find(|entry| entry.door == Door::Sealed(node)).map(|entry| entry.listener.addr)
+    }
+
+    /// Closes all of them.
+    pub fn close(&mut self) {
+        self.entries.clear();
+    }
+
+    pub fn mark_ready(&mut self, place: usize) {
+        if let Some(entry) = self.entries.get_mut(place) {
+            entry.is_ready = true;
+        }
+    }
+
+    pub fn mark_all_ready(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.is_ready = true);
+    }
+
+    /// Whether anybody waits whom it makes sense to accept now.
+    pub fn are_ready(&self) -> bool {
+        self.entries.iter().any(|entry| entry.is_ready && entry.paused_until.is_none())
+    }
+
+    /// When a pause ends.
+    pub fn retry_at(&self) -> Option<Time> {
+        self.entries.iter().filter_map(|entry| entry.paused_until).min()
+    }
+
+    /// The doors at which an accept failed since the last call.
+    pub fn take_failures(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.failures)
+    }
+
+    /// Accepts who waits, at most a turn's worth per door.
+    pub fn accept(&mut self, now: Time, mut welcome: impl FnMut(Door, TcpStream, SocketAddr)) {
+        let Doors { entries, spare, failures } = self;
+        for entry in entries.iter_mut() {
+            if entry.paused_until.is_some_and(|until| now < until) {
+                continue;
+            }
+            entry.paused_until = None;
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !entry.is_ready {
+                    break;
+                }
+                match entry.listener.socket.accept() {
+                    Ok((stream, peer)) => {
+                        // Fails only on a connection that is gone already.
+                        let _ = stream.set_nodelay(true);
+                        welcome(entry.door, stream, crate::contact::canonical(peer));
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => entry.is_ready = false,
+                    Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                    Err(e) => {
+                        failures.push(entry.listener.addr);
+                        if is_shortage(&e) && shed(&entry.listener, spare) {
+                            continue;
+                        }
+                        entry.paused_until = Some(now.after(ACCEPT_PAUSE_MS));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Turns one waiting client away with the spare descriptor; whether that left us with a spare again.
+fn shed(listener: &Listener, spare: &mut Option<File>) -> bool {
+    if spare.take().is_none() {
+        *spare = self::spare();
+        return false;
+    }
+    drop(listener.socket.accept());
+    *spare = self::spare();
+    spare.is_some()
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}

@@ -1,0 +1,458 @@
+//! The only sockets and the only clock: one poll loop that drives one [`Engine`]. Never looks into a message, and keeps
+//! nothing of a connection but its socket and whether that has something to read or room to write.
+//!
+//! mio is edge-triggered: after a partial read or an accept that failed for want of descriptors no second event comes.
+//! So readiness is remembered here, connections that used up their turn stay in a list, and accept is tried again by
+//! the clock.
+
+pub mod clock;
+pub mod names;
+pub mod signals;
+pub mod socket;
+pub mod status;
+
+mod doors;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::dialect::sealed::node::Request;
+use crate::engine::{ConnId, DialError, Engine, Output, Reply};
+use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
+use crate::net::clock::Clock;
+use crate::net::doors::Doors;
+use crate::net::names::Names;
+use crate::net::signals::Signals;
+use crate::net::status::StatusDoor;
+use crate::time::Time;
+
+/// Tokens of connections have this bit clear.
+const OWN_TOKENS: usize = 1 << 63;
+const SIGNALS: Token = Token(OWN_TOKENS);
+const NAMES: Token = Token(OWN_TOKENS + 1);
+const STATUS: Token = Token(OWN_TOKENS + 2);
+/// The first door's; the others follow.
+const DOORS: usize = OWN_TOKENS + 16;
+
+/// The socket of a connection.
+struct Socket {
+    id: ConnId,
+    stream: TcpStream,
+    is_connecting: bool,
+    is_readable: bool,
+    is_writable: bool,
+    /// The peer's FIN has been announced, so a short read does not mean that nothing is left.
+    is_read_closed: bool,
+    /// It is in the list of sockets to be read.
+    is_listed: bool,
+}
+
+/// What ended the loop.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// A signal, and everything owed was sent or had its time.
+    Stopped,
+    /// A second signal, of this number.
+    Killed(i32),
+}
+
+/// The poll loop and what it owns.
+pub struct Net {
+    poll: Poll,
+    events: Events,
+    clock: Clock,
+    engine: Engine,
+    /// By the slot of the connection.
+    sockets: Vec<Option<Socket>>,
+    /// Sockets with something to read.
+    readable: VecDeque<ConnId>,
+    doors: Doors,
+    names: Names,
+    status: StatusDoor,
+    signals: Option<Signals>,
+    replies: VecDeque<(u64, Reply)>,
+    stop_at: Option<Time>,
+}
+
+impl Net {
+    /// A loop around `engine`, whose times must come from `clock`.
+    pub fn new(engine: Engine, clock: Clock) -> io::Result<Net> {
+        let poll = Poll::new()?;
+        let names = Names::new(poll.registry(), NAMES)?;
+        Ok(Net {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            clock,
+            engine,
+            sockets: Vec::new(),
+            readable: VecDeque::new(),
+            doors: Doors::new(),
+            names,
+            status: StatusDoor::default(),
+            signals: None,
+            replies: VecDeque::new(),
+            stop_at: None,
+        })
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Serves `listener` as `door`. A sealed one is also where the node's dials come from.
+    pub fn add_door(&mut self, door: crate::engine::Door, listener: socket::Listener) -> io::Result<()> {
+        self.doors.add(door, listener, self.poll.registry(), DOORS)
+    }
+
+    /// Answers `dayfly status` for the node on `addr`, to this user and root only.
+    pub fn add_status(&mut self, addr: SocketAddr) -> io::Result<()> {
+        self.status.open(addr, self.poll.registry(), STATUS)
+    }
+
+    /// Stops on SIGTERM and SIGINT.
+    pub fn handle_signals(&mut self) -> io::Result<()> {
+        self.signals = Some(Signals::new(self.poll.registry(), SIGNALS)?);
+        Ok(())
+    }
+
+    /// Bootstraps from `host:port`, resolving the host off the loop if it is a name.
+    pub fn add_bootstrap(&mut self, address: &str) {
+        match address.parse() {
+            Ok(addr) => self.engine.add_bootstrap(addr, self.clock.now()),
+            Err(_) => self.names.add(address),
+        }
+    }
+
+    /// Runs until a signal stops it.
+    pub fn run(&mut self) -> io::Result<Ended> {
+        loop {
+            self.turn(None)?;
+            let now = self.clock.now();
+            let signals = self.signals.as_ref().map_or(0, Signals::count);
+            if let Some(stop_at) = self.stop_at {
+                if signals > 1 {
+                    return Ok(Ended::Killed(self.signals.as_ref().map_or(0, Signals::last)));
+                }
+                if now >= stop_at || self.engine.is_quiet() {
+                    return Ok(Ended::Stopped);
+                }
+            } else if signals > 0 {
+                log::info!("stopping");
+                self.doors.close();
+                self.engine.stop(now);
+                self.stop_at = Some(now.after(STOP_MS));
+            }
+        }
+    }
+
+    /// Asks `to`, as node `from` or as a client, and runs until the answer has come; `None` if none has after
+    /// `timeout_ms`.
+    pub fn call(
+        &mut self,
+        from: Option<usize>,
+        to: SocketAddr,
+        request: Request,
+        timeout_ms: u64,
+    ) -> io::Result<Option<Reply>> {
+        let give_up_at = self.clock.now().after(timeout_ms);
+        let call = self.engine.call(from, to, request, self.clock.now());
+        self.finish_turn();
+        loop {
+            if let Some(at) = self.replies.iter().position(|(id, _)| *id == call) {
+                return Ok(self.replies.remove(at).map(|(_, reply)| reply));
+            }
+            if self.clock.now() >= give_up_at {
+                return Ok(None);
+            }
+            self.turn(Some(give_up_at))?;
+        }
+    }
+
+    /// One turn: wait for events (at most until `until`), take in what happened, do what is to be done.
+    pub fn turn(&mut self, until: Option<Time>) -> io::Result<()> {
+        let timeout = self.wait_for(until);
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(e) if e.kind() != ErrorKind::Interrupted => return Err(e),
+            _ => {}
+        }
+        let now = self.clock.now();
+        self.take_events(now);
+        self.accept(now);
+        self.read_sockets(now);
+        self.engine.work(now);
+        if self.engine.next_deadline().is_some_and(|at| at <= now) {
+            self.engine.on_timeout(now);
+        }
+        self.names.retry(now);
+        self.finish_turn();
+        Ok(())
+    }
+
+    fn wait_for(&self, until: Option<Time>) -> Option<Duration> {
+        if self.engine.has_work() || !self.readable.is_empty() || self.doors.are_ready() {
+            return Some(Duration::ZERO);
+        }
+        let deadlines =
+            [self.engine.next_deadline(), self.doors.retry_at(), self.names.retry_at(), self.stop_at, until];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(Duration::from_millis(next.since(self.clock.now())))
+    }
+
+    fn take_events(&mut self, now: Time) {
+        // Taken out, as handling an event needs all of self; an empty one costs nothing.
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            match event.token() {
+                SIGNALS => self.signals.iter_mut().for_each(Signals::drain),
+                NAMES => {
+                    for addr in self.names.take_resolved(now) {
+                        self.engine.add_bootstrap(addr, now);
+                    }
+                }
+                STATUS => self.status.serve(|| status::report(&self.engine, now)),
+                Token(token) if token >= DOORS => self.doors.mark_ready(token - DOORS),
+                Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
+            }
+        }
+        self.events = events;
+    }
+
+    fn take_event(&mut self, id: ConnId, event: &mio::event::Event, now: Time) {
+        let Some(socket) = socket_of(&mut self.sockets, id) else {
+            return;
+        };
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            socket.is_readable = true;
+            socket.is_read_closed |= event.is_read_closed() || event.is_error();
+            if !socket.is_listed {
+                socket.is_listed = true;
+                self.readable.push_back(id);
+            }
+        }
+        if event.is_writable() || event.is_error() {
+            socket.is_writable = true;
+            if socket.is_connecting {
+                self.finish_dial(id, now);
+            }
+            self.write(id, now);
+        }
+    }
+
+    // ---- connections ----
+
+    fn accept(&mut self, now: Time) {
+        let Net { doors, engine, sockets, poll, .. } = self;
+        doors.accept(now, |door, stream, peer| {
+            if stream.local_addr().is_ok_and(|own| own == peer) {
+                engine.fault(crate::engine::guard::Counter::SelfConnections, peer, now);
+                return;
+            }
+            if let Some(id) = engine.accepted(door, peer, now) {
+                if let Err(e) = keep(sockets, poll, id, stream, false) {
+                    log::warn!("connection_not_registered peer={peer} error={e}");
+                    engine.broken(id, now);
+                }
+            }
+        });
+        for failed in self.doors.take_failures() {
+            self.engine.fault(crate::engine::guard::Counter::AcceptsFailed, failed, now);
+        }
+    }
+
+    fn dial(&mut self, id: ConnId, from: Option<usize>, to: SocketAddr, now: Time) {
+        let local = from.and_then(|node| self.doors.address_of(node));
+        let dialled = socket::dial(local, to).and_then(|stream| keep(&mut self.sockets, &self.poll, id, stream, true));
+        if let Err(e) = dialled {
+            self.dial_failed(id, &e, now);
+        }
+    }
+
+    fn finish_dial(&mut self, id: ConnId, now: Time) {
+        let Some(socket) = socket_of(&mut self.sockets, id) else {
+            return;
+        };
+        let error = match (socket.stream.take_error(), socket.stream.peer_addr()) {
+            (Ok(Some(e)) | Err(e), _) => Some(e),
+            (Ok(None), Err(e)) if e.kind() == ErrorKind::NotConnected => return,
+            (Ok(None), Err(e)) => Some(e),
+            (Ok(None), Ok(peer)) if socket.stream.local_addr().is_ok_and(|own| own == peer) => {
+                return self.engine.dial_failed(id, DialError::ToItself, now);
+            }
+            (Ok(None), Ok(_)) => None,
+        };
+        match error {
+            Some(e) => self.dial_failed(id, &e, now),
+            None => {
+                socket.is_connecting = false;
+                self.engine.dialled(id, now);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, id: ConnId, error: &io::Error, now: Time) {
+        if let Some(slot) = self.sockets.get_mut(id.index()) {
+            slot.take_if(|socket| socket.id == id);
+        }
+        let why = match error.kind() {
+            ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => {
+                // The peer's own connection may be what took it: take that in first.
+                self.doors.mark_all_ready();
+                self.accept(now);
+                DialError::AddressTaken
+            }
+            _ => DialError::Unreachable,
+        };
+        log::debug!("dial_failed error={error}");
+        self.engine.dial_failed(id, why, now);
+    }
+
+    fn read_sockets(&mut self, now: Time) {
+        for _ in 0..self.readable.len() {
+            let Some(id) = self.readable.pop_front() else {
+                return;
+            };
+            if let Some(socket) = socket_of(&mut self.sockets, id) {
+                socket.is_listed = false;
+                self.read(id, now);
+            }
+        }
+    }
+
+    /// Reads a connection until it is drained, or must not be read, or its turn is used up.
+    fn read(&mut self, id: ConnId, now: Time) {
+        let mut budget = TURN_BYTES;
+        let Some(socket) = socket_of(&mut self.sockets, id) else {
+            return;
+        };
+        if socket.is_connecting {
+            return;
+        }
+        while socket.is_readable {
+            if budget == 0 {
+                socket.is_listed = true;
+                return self.readable.push_back(id);
+            }
+            let Some(space) = self.engine.read_space(id) else {
+                return; // The engine says when to resume.
+            };
+            let asked = space.len().min(budget);
+            match socket.stream.read(&mut space[..asked]) {
+                Ok(0) => {
+                    socket.is_readable = false;
+                    return self.engine.eof(id, now);
+                }
+                Ok(n) => {
+                    budget -= n;
+                    // Shorter than asked means drained (epoll(7)), unless the end is still to be read.
+                    socket.is_readable = n == asked || socket.is_read_closed;
+                    self.engine.received(id, n, now);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    socket.is_readable = false;
+                    return self.engine.received(id, 0, now);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    socket.is_readable = false;
+                    return self.engine.broken(id, now);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, id: ConnId, now: Time) {
+        let Some(socket) = socket_of(&mut self.sockets, id) else {
+            return;
+        };
+        while socket.is_writable && !socket.is_connecting {
+            let bytes = self.engine.to_write(id);
+            if bytes.is_empty() {
+                return;
+            }
+            match socket.stream.write(bytes) {
+                Ok(n) => self.engine.wrote(id, n, now),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => socket.is_writable = false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    socket.is_writable = false;
+                    return self.engine.broken(id, now);
+                }
+            }
+        }
+    }
+
+    /// Does what the engine wants done, writes each dirty outbox once, and frees what was closed.
+    fn finish_turn(&mut self) {
+        let now = self.clock.now();
+        loop {
+            while let Some(output) = self.engine.poll_output(now) {
+                self.perform(output, now);
+            }
+            let Some(id) = self.engine.next_dirty() else {
+                break;
+            };
+            self.write(id, now);
+        }
+        self.engine.sweep();
+    }
+
+    fn perform(&mut self, output: Output, now: Time) {
+        match output {
+            Output::Dial { conn, from, to } => self.dial(conn, from, to, now),
+            Output::Resume(id) => {
+                if let Some(socket) = socket_of(&mut self.sockets, id).filter(|s| s.is_readable && !s.is_listed) {
+                    socket.is_listed = true;
+                    self.readable.push_back(id);
+                }
+            }
+            Output::ShutdownWrite(id) => {
+                if let Some(socket) = socket_of(&mut self.sockets, id) {
+                    // Fails only where the connection is gone already, which the next read tells.
+                    let _ = socket.stream.shutdown(Shutdown::Write);
+                }
+            }
+            Output::Close(id) => {
+                if let Some(slot) = self.sockets.get_mut(id.index()) {
+                    slot.take_if(|socket| socket.id == id);
+                }
+            }
+            Output::Replied(call, reply) => self.replies.push_back((call, reply)),
+        }
+    }
+}
+
+fn socket_of(sockets: &mut [Option<Socket>], id: ConnId) -> Option<&mut Socket> {
+    sockets.get_mut(id.index())?.as_mut().filter(|socket| socket.id == id)
+}
+
+/// Registers a connection's socket, once and for all events, and files it under its slot.
+fn keep(
+    sockets: &mut Vec<Option<Socket>>,
+    poll: &Poll,
+    id: ConnId,
+    mut stream: TcpStream,
+    is_connecting: bool,
+) -> io::Result<()> {
+    let token = Token(id.to_bits() as usize);
+    poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+    if sockets.len() <= id.index() {
+        sockets.resize_with(id.index() + 1, || None);
+    }
+    sockets[id.index()] = Some(Socket {
+        id,
+        stream,
+        is_connecting,
+        is_readable: false,
+        // A fresh connection has room; a dial says when it has.
+        is_writable: !is_connecting,
+        is_read_closed: false,
+        is_listed: false,
+    });
+    Ok(())
+}

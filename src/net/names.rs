@@ -1,0 +1,87 @@
+//! Names of bootstrap nodes, resolved off the loop by one short-lived thread at a time, because getaddrinfo blocks. A
+//! name that does not resolve is a warning and is tried again.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mio::{Registry, Token, Waker};
+
+use crate::limits::{BOOTSTRAPS, RESOLVE_RETRY_MS};
+use crate::time::Time;
+
+type Resolved = (String, io::Result<Vec<SocketAddr>>);
+
+/// The names still to be resolved.
+pub(super) struct Names {
+    waiting: Vec<String>,
+    running: usize,
+    retry_at: Option<Time>,
+    resolved: Arc<Mutex<Vec<Resolved>>>,
+    waker: Arc<Waker>,
+}
+
+impl Names {
+    pub fn new(registry: &Registry, token: Token) -> io::Result<Names> {
+        let waker = Arc::new(Waker::new(registry, token)?);
+        Ok(Names { waiting: Vec::new(), running: 0, retry_at: None, resolved: Arc::default(), waker })
+    }
+
+    /// Adds `host:port` to be resolved.
+    pub fn add(&mut self, name: &str) {
+        if self.waiting.len() < BOOTSTRAPS {
+            self.waiting.push(name.to_string());
+            self.retry_at = Some(Time::ZERO);
+        }
+    }
+
+    /// When [`Names::retry`] has something to do.
+    pub fn retry_at(&self) -> Option<Time> {
+        self.retry_at
+    }
+
+    /// Resolves what waits, if it is time and no thread is at it.
+    pub fn retry(&mut self, now: Time) {
+        if self.running > 0 || self.retry_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.retry_at = None;
+        let names = std::mem::take(&mut self.waiting);
+        self.running = names.len();
+        let (resolved, waker, again) = (self.resolved.clone(), self.waker.clone(), names.clone());
+        let resolve = move || {
+            for name in names {
+                let addrs = name.to_socket_addrs().map(Iterator::collect);
+                resolved.lock().unwrap_or_else(PoisonError::into_inner).push((name, addrs));
+                // Fails only when the loop is gone.
+                let _ = waker.wake();
+            }
+        };
+        if let Err(e) = std::thread::Builder::new().name("names".into()).spawn(resolve) {
+            log::warn!("resolver_not_started error={e}");
+            (self.running, self.waiting) = (0, again);
+            self.retry_at = Some(now.after(RESOLVE_RETRY_MS));
+        }
+    }
+
+    /// The addresses that have become known.
+    pub fn take_resolved(&mut self, now: Time) -> Vec<SocketAddr> {
+        let mut known = Vec::new();
+        let resolved = std::mem::take(&mut *self.resolved.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, addrs) in resolved {
+            self.running -= 1;
+            match addrs {
+                Ok(addrs) if !addrs.is_empty() => known.extend(addrs.into_iter().map(crate::contact::canonical)),
+                Ok(_) => self.put_off(name, "no address", now),
+                Err(e) => self.put_off(name, &e.to_string(), now),
+            }
+        }
+        known
+    }
+
+    fn put_off(&mut self, name: String, why: &str, now: Time) {
+        log::warn!("bootstrap_unresolved name={name} error={why:?} retry_ms={RESOLVE_RETRY_MS}");
+        self.waiting.push(name);
+        self.retry_at = Some(now.after(RESOLVE_RETRY_MS));
+    }
+}

@@ -1,0 +1,80 @@
+//! Making sockets: listeners, and dials from the listening port. Never blocks; reads and writes nothing.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+
+use mio::net::{TcpListener, TcpStream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::limits::BACKLOG;
+
+/// A bound, listening socket.
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Where it is bound; the port is never 0.
+    pub addr: SocketAddr,
+}
+
+/// Listens on `addr`; port 0 lets the kernel choose. A port that others listen on is an error, although dials may share
+/// ours: SO_REUSEPORT is set only after the bind (sealed.md, "Who is who").
+pub fn listen(addr: SocketAddr) -> io::Result<Listener> {
+    let socket = tcp_socket(addr)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.set_reuse_port(true)?;
+    socket.listen(BACKLOG)?;
+    let socket = TcpListener::from_std(socket.into());
+    let addr = socket.local_addr()?;
+    Ok(Listener { socket, addr })
+}
+
+/// Begins to connect to `to`, from `from` if given, else from an ephemeral port.
+pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = tcp_socket(to)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(from) = from {
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&from.into())?;
+    }
+    match socket.connect(&to.into()) {
+        Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(e),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// The address that this host has towards `to`, found by connecting a UDP socket; nothing is sent.
+pub fn route_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
+    let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// Raises the soft limit of open files to the hard one; returns what it is now, `u64::MAX` for none.
+pub fn raise_open_files() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // An error leaves the soft limit, which is then read back.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// A random number from the kernel, to seed what is pure; the time where the kernel has none.
+pub fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
+    }
+}

@@ -1,0 +1,116 @@
+//! What a node says of itself, to its own user and root only: an abstract Unix socket named after the listening
+//! address. It exists in this host's network namespace alone, leaves nothing on disk, and both ends check whose process
+//! the other is. A connection gets the report and is closed; nothing is ever read from it.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::time::Duration;
+
+use mio::net::UnixListener;
+use mio::{Interest, Registry, Token};
+
+use crate::engine::Engine;
+use crate::engine::guard::Counter;
+use crate::limits::STATUS_READERS;
+use crate::time::Time;
+
+/// Most bytes of a report that a reader takes.
+const REPORT_BYTES: u64 = 64 * 1024;
+
+/// The status sockets of the process, one per node.
+#[derive(Default)]
+pub(super) struct StatusDoor {
+    listeners: Vec<UnixListener>,
+}
+
+impl StatusDoor {
+    pub fn open(&mut self, addr: SocketAddr, registry: &Registry, token: Token) -> io::Result<()> {
+        let mut listener = UnixListener::bind_addr(&name_of(addr)?)?;
+        registry.register(&mut listener, token, Interest::READABLE)?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// Gives the report to who waits, at most a few at once. A fresh Unix socket takes it whole without blocking.
+    pub fn serve(&self, report: impl Fn() -> String) {
+        for listener in &self.listeners {
+            for _ in 0..STATUS_READERS {
+                let Ok((mut stream, _)) = listener.accept() else {
+                    break;
+                };
+                if is_trusted(&stream) {
+                    // A reader that has left already is none of our business.
+                    let _ = stream.write_all(report().as_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// The report of the node that listens on `addr`, as lines of `name value`.
+///
+/// Errors: whatever connecting gives; `PermissionDenied` if the other end is another user's.
+pub fn read(addr: SocketAddr, timeout: Duration) -> io::Result<String> {
+    let any: SocketAddr = if addr.is_ipv4() { ([0; 4], addr.port()).into() } else { ([0u16; 8], addr.port()).into() };
+    let connect = |addr| UnixStream::connect_addr(&name_of(addr)?);
+    let stream = connect(addr).or_else(|_| connect(any))?;
+    if !is_trusted(&stream) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    stream.set_read_timeout(Some(timeout))?;
+    let mut report = String::new();
+    stream.take(REPORT_BYTES).read_to_string(&mut report)?;
+    Ok(report)
+}
+
+fn name_of(addr: SocketAddr) -> io::Result<UnixAddr> {
+    UnixAddr::from_abstract_name(format!("dayfly/status/{addr}"))
+}
+
+/// Whether the process at the other end is this user's or root's.
+fn is_trusted(stream: &impl AsFd) -> bool {
+    let own = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
+}
+
+/// The report: figures by name, then every counter.
+pub(super) fn report(engine: &Engine, now: Time) -> String {
+    let mut lines = vec![
+        format!("version {}", env!("CARGO_PKG_VERSION")),
+        format!("pid {}", std::process::id()),
+        format!("uptime_ms {}", now.as_ms()),
+    ];
+    let mut add = |name: &str, value: u64| lines.push(format!("{name} {value}"));
+    let nodes = engine.nodes();
+    let overlays = || nodes.iter().map(|node| node.overlay());
+    add("contacts", overlays().map(|o| o.table().len() as u64).sum());
+    add("lookups", overlays().map(|o| o.lookups_in_flight() as u64).sum());
+    add("jobs", nodes.iter().map(|node| node.jobs() as u64).sum());
+    add("connections", engine.connections() as u64);
+    add("node_connections", engine.links() as u64);
+    add("buffered_bytes", engine.buffered_bytes() as u64);
+    add("store_entries", engine.store().len() as u64);
+    add("store_bytes", engine.store().bytes() as u64);
+    for counter in Counter::ALL {
+        add(counter.name(), engine.guard().get(*counter));
+    }
+    let tally = |of: fn(&crate::kad::overlay::Tallies) -> u64| overlays().map(|o| of(&o.tallies())).sum();
+    add("martian_contacts", tally(|t| t.martians));
+    add("id_mismatches", nodes.iter().map(|node| node.id_mismatches()).sum());
+    add("too_many_of_network", tally(|t| t.too_many_of_network));
+    add("lookups_ran_out", tally(|t| t.lookups_ran_out));
+    add("bootstraps_failed", tally(|t| t.bootstraps_failed));
+    add("probes_failed", tally(|t| t.probes_failed));
+    add("contacts_lost", tally(|t| t.contacts_lost));
+    for (number, overlay) in overlays().enumerate() {
+        let own = overlay.own();
+        lines.push(format!("node.{number}.address {}", own.addr));
+        lines.push(format!("node.{number}.id {}", own.id));
+        lines.push(format!("node.{number}.contacts {}", overlay.table().len()));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
