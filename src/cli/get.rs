@@ -1,0 +1,37 @@
+//! `dayfly get`: finds a value in the network.
+
+use super::client::{Client, not_found, options, unexpected};
+use super::find::print_value;
+use super::{Outcome, exit};
+use crate::dialect::sealed::key_of;
+use crate::dialect::sealed::node::Request;
+use crate::engine::Reply;
+
+const HELP: &str = "\
+Usage: dayfly get [options] KEY
+Finds the value of KEY and writes it, and nothing else, to stdout.
+
+A KEY of 64 hex digits is the key; any other text is hashed with SHA-256.
+Exit codes: 0 found; 1 nobody has it; 64 usage; 68 unknown host; 69 no node there; 75 busy or no answer in time.
+
+Examples:
+  dayfly get greeting
+  dayfly get --node 127.0.0.1:6501 --json greeting
+";
+
+pub(super) fn run(words: &[String]) -> Outcome {
+    let Some(client) = Client::parse(options(), words, HELP)? else {
+        return Ok(exit::OK);
+    };
+    let [key] = client.words(["KEY"])?;
+    let (key, node) = (key_of(key), client.node()?);
+    match client.call(node, Request::Get(key))? {
+        Reply::Success(value) => print_value(&key, &value, client.json),
+        Reply::Missing if client.json => {
+            super::find::print_missing(&key)?;
+            Ok(exit::NOT_FOUND)
+        }
+        Reply::Missing => not_found(&key),
+        _ => unexpected(node),
+    }
+}

@@ -1,0 +1,281 @@
+//! `dayfly` and `dayfly node`: from flags and the configuration file to a running node.
+
+use std::net::{IpAddr, SocketAddr};
+
+use getopts::{Matches, Options};
+
+use super::config::{self, Config};
+use super::{Outcome, Stop, exit, number, parse, print, resolve};
+use crate::contact::scope;
+use crate::dialect::sealed::node::Settings;
+use crate::dialect::sealed::node_id;
+use crate::dialect::sealed::store::StoreLimits;
+use crate::engine::{Door, Engine, EngineSettings};
+use crate::kad::Parameters;
+use crate::limits::{
+    ALPHA, ALPHA_MAX, CONNECTIONS, DOORS, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
+    RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
+};
+use crate::net::clock::Clock;
+use crate::net::socket::{Listener, listen, raise_open_files, route_towards, seed};
+use crate::net::{Ended, Net};
+
+const HELP: &str = "\
+Usage: dayfly [node] [options]
+       dayfly put|get|ping|find-node|find-value|status [options] ...  ('dayfly put --help' and so on)
+Runs a node: a Kademlia DHT whose values live less than ten seconds.
+
+Once it listens, a node prints one line per door: 'listening DIALECT TRANSPORT ADDRESS [id=HEX]'. Port 0 lets the kernel
+choose. SIGTERM and SIGINT stop it within two seconds, a second one at once. RUST_LOG (error, warn, info, debug) says
+how much it logs to stderr; the default is info.
+
+Exit codes: 0 stopped by a signal; 64 usage; 68 unknown host; 69 unavailable; 70 internal; 71 system; 73 can't listen (address in use, no
+permission); 75 try again; 78 configuration; 128 + N ended at once by a second signal N.
+
+Examples:
+  dayfly
+  dayfly --listen 127.0.0.1:6501 --bootstrap 127.0.0.1:6500
+  dayfly --listen 0.0.0.0:6500 --advertise 203.0.113.5 --bootstrap seed.example:6500 --api 127.0.0.1:7401
+";
+
+/// Nodes to bootstrap from when nobody names any; for distributors to fill.
+const COMPILED_IN: &str = include_str!("../bootstrap.txt");
+const DEFAULT_LISTEN: &str = super::client::DEFAULT_NODE;
+
+/// All that was asked for, checked.
+struct Plan {
+    listen: Vec<SocketAddr>,
+    api: Vec<SocketAddr>,
+    advertise: Vec<(IpAddr, Option<u16>)>,
+    bootstraps: Vec<String>,
+    engine: EngineSettings,
+}
+
+fn options() -> Options {
+    let mut o = Options::new();
+    o.optmulti(
+        "l",
+        "listen",
+        &format!("a door for nodes; may be given more than once (default {DEFAULT_LISTEN})"),
+        "IP:PORT",
+    );
+    o.optmulti("a", "api", "a door for VoidPhone modules; plain, so keep it on loopback (default none)", "IP:PORT");
+    o.optmulti("", "advertise", "the address others reach us at, when listening on 0.0.0.0 or ::", "IP[:PORT]");
+    o.optmulti("b", "bootstrap", "a node to join through; may be given more than once (default none)", "HOST:PORT");
+    o.optopt("c", "config", "a VoidPhone INI file; flags win over it", "FILE");
+    o.optopt("k", "", &format!("contacts per bucket and answer, 1 to {K_MAX} (default {K})"), "N");
+    o.optopt("", "alpha", &format!("requests a lookup keeps in flight, 1 to {ALPHA_MAX} (default {ALPHA})"), "N");
+    o.optopt(
+        "",
+        "paths",
+        &format!("disjoint paths of a lookup, 1 to {PATHS_MAX} (default {PATHS}, 8 after a miss)"),
+        "N",
+    );
+    let replication =
+        format!("nodes that hold a value whose PUT leaves it to us, 1 to {REPLICATION_MAX} (default {REPLICATION})");
+    o.optopt("", "replication", &replication, "N");
+    o.optopt("", "quorum", "holders that must agree on a value whose key is not its hash, 1 to 20 (default 1)", "N");
+    o.optopt("", "store-bytes", &format!("memory for values (default {STORE_BYTES})"), "BYTES");
+    o.optopt("", "store-entries", &format!("values held at most (default {STORE_ENTRIES})"), "N");
+    o.optopt("", "max-value-bytes", &format!("largest value taken, up to {VALUE_MAX} (default {VALUE_MAX})"), "BYTES");
+    o.optopt(
+        "",
+        "max-connections",
+        &format!("connections in all, less where open files are fewer (default {CONNECTIONS})"),
+        "N",
+    );
+    o.optflag("", "check", "check all settings, print them and exit");
+    o.optflag("V", "version", "print the version and exit");
+    o
+}
+
+pub(super) fn run(words: &[String]) -> Outcome {
+    let Some(matches) = parse(&mut options(), words, HELP)? else {
+        return Ok(exit::OK);
+    };
+    if matches.opt_present("version") {
+        print(&format!("dayfly {}\n", env!("CARGO_PKG_VERSION")))?;
+        return Ok(exit::OK);
+    }
+    if let Some(word) = matches.free.first() {
+        return Err(Stop::usage(format_args!("a node takes no word '{word}'")));
+    }
+    start_logging("info");
+    let plan = plan(&matches)?;
+    if matches.opt_present("check") {
+        print(&describe(&plan))?;
+        return Ok(exit::OK);
+    }
+    serve(&plan)
+}
+
+/// Logs lines of `level time event key=value` to stderr; RUST_LOG wins over `default_level`.
+pub(super) fn start_logging(default_level: &str) {
+    let environment = env_logger::Env::default().default_filter_or(default_level);
+    // Only fails where a logger is set already.
+    let _ = env_logger::Builder::from_env(environment).format_target(false).try_init();
+}
+
+fn plan(matches: &Matches) -> Result<Plan, Stop> {
+    let config = matches.opt_str("config").map_or(Ok(Config::default()), |path| config::read(&path))?;
+    let listen = addresses("listen", matches.opt_strs("listen"), config.listen)?;
+    let api = addresses("api", matches.opt_strs("api"), config.api)?;
+    let listen = if listen.is_empty() { addresses("listen", vec![DEFAULT_LISTEN.into()], None)? } else { listen };
+    if listen.len() + api.len() > DOORS {
+        return Err(Stop::usage(format_args!("more than {DOORS} doors")));
+    }
+    let advertise = matches.opt_strs("advertise");
+    let advertise = advertise.iter().map(|text| advertised(text)).collect::<Result<_, _>>()?;
+    let mut bootstraps = matches.opt_strs("bootstrap");
+    if bootstraps.is_empty() {
+        bootstraps = config.bootstraps;
+    }
+    if bootstraps.is_empty() {
+        let lines = COMPILED_IN.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        bootstraps = lines.map(String::from).collect();
+    }
+    for bootstrap in &bootstraps {
+        let port =
+            bootstrap.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+        if port.is_none_or(|port| port == 0) {
+            return Err(Stop::usage(format_args!("'{bootstrap}' is no bootstrap: HOST:PORT")));
+        }
+    }
+    Ok(Plan { listen, api, advertise, bootstraps, engine: engine_settings(matches)? })
+}
+
+fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
+    let open_files = usize::try_from(raise_open_files().saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
+    let max_connections = number(matches, "max-connections", CONNECTIONS, 1, 1_000_000)?;
+    if open_files == 0 {
+        return Err(Stop::new(
+            exit::SYSTEM,
+            format!(
+                "the limit of open files leaves none for connections: {RESERVED_DESCRIPTORS} are needed beside them"
+            ),
+        ));
+    }
+    Ok(EngineSettings {
+        node: Settings {
+            kademlia: Parameters {
+                k: number(matches, "k", K, 1, K_MAX)?,
+                alpha: number(matches, "alpha", ALPHA, 1, ALPHA_MAX)?,
+                paths: number(matches, "paths", PATHS, 1, PATHS_MAX)?,
+            },
+            replication: number(matches, "replication", REPLICATION, 1, REPLICATION_MAX)?,
+            quorum: number(matches, "quorum", 1, 1, 20)?,
+        },
+        store: StoreLimits {
+            bytes: number(matches, "store-bytes", STORE_BYTES, 0, 1 << 40)?,
+            entries: number(matches, "store-entries", STORE_ENTRIES, 0, 100_000_000)?,
+            value_bytes: number(matches, "max-value-bytes", VALUE_MAX, 0, VALUE_MAX)?,
+        },
+        max_connections: max_connections.min(open_files),
+    })
+}
+
+fn addresses(name: &str, flags: Vec<String>, config: Option<String>) -> Result<Vec<SocketAddr>, Stop> {
+    let texts = if flags.is_empty() { config.into_iter().collect() } else { flags };
+    let wrong = |text: &String| Stop::usage(format_args!("--{name} takes IP:PORT or [IP6]:PORT, not '{text}'"));
+    texts.iter().map(|text| text.parse().map_err(|_| wrong(text))).collect()
+}
+
+fn advertised(text: &str) -> Result<(IpAddr, Option<u16>), Stop> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip: IpAddr| (ip, None));
+    let whole = text.parse().map(|addr: SocketAddr| (addr.ip(), Some(addr.port())));
+    match bare.or(whole) {
+        Ok((ip, port)) if scope(ip).is_some() => Ok((ip, port)),
+        _ => Err(Stop::usage(format_args!("--advertise takes a reachable IP or IP:PORT, not '{text}'"))),
+    }
+}
+
+/// The settings in effect, one a line.
+fn describe(plan: &Plan) -> String {
+    let EngineSettings { node, store, max_connections } = plan.engine;
+    let mut lines: Vec<String> = plan.listen.iter().map(|addr| format!("listen = {addr}")).collect();
+    lines.extend(plan.api.iter().map(|addr| format!("api = {addr}")));
+    lines.extend(plan.advertise.iter().map(|(ip, port)| match port {
+        Some(port) => format!("advertise = {}", SocketAddr::new(*ip, *port)),
+        None => format!("advertise = {ip}"),
+    }));
+    lines.extend(plan.bootstraps.iter().map(|name| format!("bootstrap = {name}")));
+    let numbers = [
+        ("k", node.kademlia.k),
+        ("alpha", node.kademlia.alpha),
+        ("paths", node.kademlia.paths),
+        ("replication", node.replication),
+        ("quorum", node.quorum),
+        ("store-bytes", store.bytes),
+        ("store-entries", store.entries),
+        ("max-value-bytes", store.value_bytes),
+        ("max-connections", max_connections),
+    ];
+    lines.extend(numbers.iter().map(|(name, value)| format!("{name} = {value}")));
+    lines.join("\n") + "\n"
+}
+
+fn serve(plan: &Plan) -> Outcome {
+    let clock = Clock::start();
+    let mut engine = Engine::new(plan.engine);
+    let mut doors = Vec::new();
+    let mut announcements = String::new();
+    for addr in &plan.listen {
+        let listener = open(*addr)?;
+        let contact = contact_address(listener.addr, plan)?;
+        let node = engine.add_node(contact, seed(), clock.now());
+        announcements += &format!("listening sealed tcp {} id={}\n", listener.addr, node_id(contact));
+        doors.push((Door::Sealed(node), listener));
+    }
+    for addr in &plan.api {
+        let listener = open(*addr)?;
+        announcements += &format!("listening api tcp {}\n", listener.addr);
+        doors.push((Door::Api(0), listener));
+    }
+    let system = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't start: {e}"));
+    let mut net = Net::new(engine, clock).map_err(system)?;
+    net.handle_signals().map_err(system)?;
+    for (door, listener) in doors {
+        let addr = listener.addr;
+        net.add_door(door, listener).map_err(system)?;
+        if matches!(door, Door::Sealed(_)) {
+            net.add_status(addr).unwrap_or_else(|e| log::warn!("status_unavailable address={addr} error={e}"));
+        }
+    }
+    for bootstrap in &plan.bootstraps {
+        net.add_bootstrap(bootstrap);
+    }
+    print(&announcements)?;
+    match net.run().map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
+        Ended::Stopped => Ok(exit::OK),
+        Ended::Killed(signal) => Ok(128 + signal as u8),
+    }
+}
+
+fn open(addr: SocketAddr) -> Result<Listener, Stop> {
+    listen(addr).map_err(|e| Stop::new(exit::CANT_CREATE, format!("can't listen on {addr}: {e}")))
+}
+
+/// The address that others reach a listener at: its own, or for a wildcard what `--advertise` says, or the one that the
+/// route to the first bootstrap leaves from.
+fn contact_address(bound: SocketAddr, plan: &Plan) -> Result<SocketAddr, Stop> {
+    let advertised = plan.advertise.iter().find(|(ip, _)| ip.is_ipv4() == bound.is_ipv4());
+    if let Some((ip, port)) = advertised {
+        return match port {
+            Some(port) if *port != bound.port() => {
+                Err(Stop::usage(format_args!("--advertise port {port} is not the listening port {}", bound.port())))
+            }
+            _ => Ok(SocketAddr::new(*ip, bound.port())),
+        };
+    }
+    if !bound.ip().is_unspecified() {
+        return Ok(bound);
+    }
+    let bootstraps = plan.bootstraps.iter().filter_map(|name| resolve(name).ok());
+    let first = bootstraps.into_iter().find(|addr| addr.is_ipv4() == bound.is_ipv4());
+    match first.map(route_towards) {
+        Some(Ok(ip)) => Ok(SocketAddr::new(ip, bound.port())),
+        Some(Err(_)) | None => Err(Stop::usage(format_args!(
+            "listening on {bound} needs --advertise IP: no bootstrap tells which address others see"
+        ))),
+    }
+}

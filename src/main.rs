@@ -1,0 +1,8 @@
+//! Flags to a command to an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    ExitCode::from(dayfly::cli::main(arguments))
+}
