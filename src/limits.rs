@@ -188,6 +188,8 @@ pub const FAULT_LINES: u32 = 5;
 pub const FAULT_WINDOW_MS: u64 = 10_000;
 /// Status readers at once.
 pub const STATUS_READERS: usize = 8;
+/// Bytes of a status report that a reader takes; a report has about 2 KB.
+pub const REPORT_BYTES: u64 = 64 * 1024;
 /// Bytes of a configuration file that are read.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
 

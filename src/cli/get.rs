@@ -1,4 +1,4 @@
-//! `dayfly get`: finds a value in the network.
+//! `dayfly get`: finds a value in the network through one node; the value and nothing else to stdout.
 
 use super::client::{Client, not_found, options, unexpected};
 use super::find::print_value;

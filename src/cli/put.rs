@@ -1,4 +1,4 @@
-//! `dayfly put`: stores a value.
+//! `dayfly put`: stores a value, given as a word or on stdin, through one node.
 
 use std::io::Read;
 

@@ -7,7 +7,7 @@ pub mod sealed;
 /// Used statically; nothing dispatches over it.
 pub trait Codec {
     /// A decoded message, borrowed from its frame.
-    type Message<'a>: PartialEq + std::fmt::Debug;
+    type Message<'a>: std::fmt::Debug;
     /// What can be wrong with a frame.
     type Error: PartialEq + std::fmt::Debug;
 

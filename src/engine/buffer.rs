@@ -76,12 +76,12 @@ impl Inbox {
 
     /// `n` bytes of [`Inbox::space`] were filled.
     pub fn filled(&mut self, n: usize) {
-        self.tail = (self.tail + n).min(self.buffer.len());
+        self.tail = self.tail.saturating_add(n).min(self.buffer.len());
     }
 
     /// The first `n` bytes of [`Inbox::unread`] are handled.
     pub fn consume(&mut self, n: usize) {
-        self.head = (self.head + n).min(self.tail);
+        self.head = self.head.saturating_add(n).min(self.tail);
     }
 
     /// Hands the memory back if nothing is left in it.
@@ -165,7 +165,7 @@ impl Outbox {
     /// The first `n` bytes of [`Outbox::unwritten`] were written.
     pub fn written(&mut self, n: usize, pool: &mut BufferPool, now: Time) {
         self.moved_at = now;
-        self.head = (self.head + n).min(self.bytes.len());
+        self.head = self.head.saturating_add(n).min(self.bytes.len());
         self.answer_bytes = self.answer_bytes.min(self.len());
         self.request_bytes = self.request_bytes.min(self.len());
         if self.is_empty() {

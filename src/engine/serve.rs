@@ -55,26 +55,20 @@ impl Engine {
         match session.read(inbox.unread()) {
             Cut::Incomplete => return false,
             Cut::Request { len, message } => {
-                guard.count(Counter::Requests);
-                let node = conn.node.map(|number| (number, &mut nodes[number]));
-                let is_sealed_inbound = conn.origin == Origin::Inbound && session.wire() == Wire::Sealed;
-                let is_due = is_sealed_inbound && conn.candidate_at.is_none_or(|at| now.since(at) >= CANDIDATE_MS);
-                if is_due && matches!(message, Message::FindNode { .. } | Message::FindValue { .. }) {
-                    conn.candidate_at = Some(now);
-                    node.map(|(_, node)| node.on_candidate(peer, now));
-                }
-                if let (Message::Ping { nonce }, Some(number)) = (&message, conn.node) {
-                    if nodes[number].is_own_ping(*nonce) {
-                        guard.fault(Counter::SelfConnections, peer, now);
-                        self.close(id, now);
-                        return false;
-                    }
-                }
+                let asking = Asking { conn: id, node: conn.node, peer, place: None };
                 let mut desk = Desk { nodes, store, guard, waiters, buffers };
+                if desk.is_from_ourselves(asking, &message, now) {
+                    self.close(id, now);
+                    return false;
+                }
+                let is_due = conn.candidate_at.is_none_or(|at| now.since(at) >= CANDIDATE_MS);
+                if is_due && conn.origin == Origin::Inbound && desk.note_candidate(asking, &message, now) {
+                    conn.candidate_at = Some(now);
+                }
                 if session.must_wait(&message) {
                     session.wait(&message, &inbox.unread()[..len]);
                 } else {
-                    desk.serve(Asking { conn: id, node: conn.node, peer, place: None }, session, outbox, &message, now);
+                    desk.serve(asking, session, outbox, &message, now);
                 }
                 inbox.consume(len);
                 conn.used_at = now;
@@ -189,6 +183,28 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Whether the request is a PING of our own that came back: the connection leads to ourselves.
+    fn is_from_ourselves(&mut self, asking: Asking, message: &Message<'_>, now: Time) -> bool {
+        self.guard.count(Counter::Requests);
+        let (Message::Ping { nonce }, Some(node)) = (message, asking.node) else {
+            return false;
+        };
+        let is_own = self.nodes[node].is_own_ping(*nonce);
+        if is_own {
+            self.guard.fault(Counter::SelfConnections, asking.peer, now);
+        }
+        is_own
+    }
+
+    /// Has the node look at the source of a request that only nodes send; whether this was one.
+    fn note_candidate(&mut self, asking: Asking, message: &Message<'_>, now: Time) -> bool {
+        let (Message::FindNode { .. } | Message::FindValue { .. }, Some(node)) = (message, asking.node) else {
+            return false;
+        };
+        self.nodes[node].on_candidate(asking.peer, now);
+        true
+    }
+
     /// Answers a request, or owes the answer.
     fn serve(
         &mut self,

@@ -105,6 +105,11 @@ impl Net {
         &self.engine
     }
 
+    /// The time by the loop's clock.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
     /// Serves `listener` as `door`. A sealed one is also where the node's dials come from.
     pub fn add_door(&mut self, door: crate::engine::Door, listener: socket::Listener) -> io::Result<()> {
         self.doors.add(door, listener, self.poll.registry(), DOORS)
@@ -135,18 +140,18 @@ impl Net {
             self.turn(None)?;
             let now = self.clock.now();
             let signals = self.signals.as_ref().map_or(0, Signals::count);
-            if let Some(stop_at) = self.stop_at {
-                if signals > 1 {
-                    return Ok(Ended::Killed(self.signals.as_ref().map_or(0, Signals::last)));
-                }
-                if now >= stop_at || self.engine.is_quiet() {
-                    return Ok(Ended::Stopped);
-                }
-            } else if signals > 0 {
+            if signals > 0 && self.stop_at.is_none() {
                 log::info!("stopping");
                 self.doors.close();
                 self.engine.stop(now);
+                self.finish_turn();
                 self.stop_at = Some(now.after(STOP_MS));
+            }
+            if signals > 1 {
+                return Ok(Ended::Killed(self.signals.as_ref().map_or(0, Signals::last)));
+            }
+            if self.stop_at.is_some_and(|at| at <= now || self.engine.is_quiet()) {
+                return Ok(Ended::Stopped);
             }
         }
     }

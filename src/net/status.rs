@@ -14,11 +14,8 @@ use mio::{Interest, Registry, Token};
 
 use crate::engine::Engine;
 use crate::engine::guard::Counter;
-use crate::limits::STATUS_READERS;
+use crate::limits::{REPORT_BYTES, STATUS_READERS};
 use crate::time::Time;
-
-/// Most bytes of a report that a reader takes.
-const REPORT_BYTES: u64 = 64 * 1024;
 
 /// The status sockets of the process, one per node.
 #[derive(Default)]

@@ -490,7 +490,9 @@ impl Node {
 
     fn on_ended(&mut self, ended: Ended, store: &mut Store, now: Time) {
         let id = ended.owner;
-        let own = self.overlay.counts_itself().then_some(self.overlay.own());
+        // Where nobody else is alive, what is left of the network is this node.
+        let counts_itself = self.overlay.counts_itself() || ended.closest.is_empty();
+        let own = counts_itself.then_some(self.overlay.own());
         let Settings { quorum, kademlia, .. } = self.settings;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
