@@ -232,13 +232,7 @@ impl Desk<'_> {
         let key = key_of(message);
         match answer {
             Some(Answer::Later) => {
-                let place = match asking.place {
-                    Some(place) => {
-                        session.owe_at(place, message);
-                        place
-                    }
-                    None => session.owe(message),
-                };
+                let place = asking.place.unwrap_or_else(|| session.owe(message));
                 self.waiters.insert(Waiter { conn: asking.conn, place, key });
             }
             Some(Answer::Now(answer)) => {

@@ -116,10 +116,42 @@ pub struct Held {
 enum Owed {
     /// The answer's frame, waiting for earlier ones.
     Ready(Vec<u8>),
-    /// A job is under way; it writes this key.
-    Running { writes: Option<Id> },
+    /// A job is under way.
+    Running(Option<Access>),
     /// A request that may not start yet.
-    Waiting { frame: Vec<u8>, reads: Option<Id>, writes: Option<Id> },
+    Waiting { frame: Vec<u8>, access: Option<Access> },
+}
+
+impl Owed {
+    /// The key that is still to be read or written.
+    fn access(&self) -> Option<Access> {
+        match self {
+            Owed::Ready(_) => None,
+            Owed::Running(access) | Owed::Waiting { access, .. } => *access,
+        }
+    }
+}
+
+/// What a request does to a key.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+struct Access {
+    key: Id,
+    writes: bool,
+}
+
+impl Access {
+    fn of(request: &Message<'_>) -> Option<Access> {
+        match request {
+            Message::Get { key } | Message::FindValue { key } => Some(Access { key: *key, writes: false }),
+            Message::Put { key, .. } => Some(Access { key: *key, writes: true }),
+            _ => None,
+        }
+    }
+
+    /// Whether the two must happen one after the other.
+    fn conflicts_with(&self, other: &Access) -> bool {
+        self.key == other.key && (self.writes || other.writes)
+    }
 }
 
 /// The state of one connection's conversation.
@@ -281,30 +313,31 @@ impl<A> Session<A> {
 
     // ---- answers we owe ----
 
-    /// Whether `request` must wait: too many jobs are owed already, or it reads a key that an earlier PUT still writes.
+    /// Whether `request` must wait: too many jobs are owed already, or an earlier request of the same key is not done
+    /// and one of the two is a PUT. (The page asks it of a GET behind a PUT; a PUT behind a GET waits too, or else the
+    /// GET could find what was put after it.)
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
-        let reads = reads(request);
-        self.running >= OWED_JOBS || (reads.is_some() && self.owed.iter().any(|owed| writes_of(owed) == reads))
+        self.running >= OWED_JOBS || self.is_blocked(Access::of(request), self.owed.len())
     }
 
     /// Takes in the frame of a request that must wait.
     pub fn wait(&mut self, request: &Message<'_>, frame: &[u8]) {
         self.owed_bytes += frame.len();
         self.waiting += 1;
-        self.push(Owed::Waiting { frame: frame.to_vec(), reads: reads(request), writes: writes(request) });
+        self.push(Owed::Waiting { frame: frame.to_vec(), access: Access::of(request) });
     }
 
-    /// The next waiting request that may start now, to be settled with [`Session::answer_at`] or [`Session::owe_at`].
+    /// The next waiting request that may start now, to be settled with [`Session::answer_at`] now or later.
     pub fn next_startable(&mut self) -> Option<Held> {
         if self.waiting == 0 || self.running >= OWED_JOBS {
             return None;
         }
         let at = (0..self.owed.len()).find(|&at| match &self.owed[at] {
-            Owed::Waiting { reads: None, .. } => true,
-            Owed::Waiting { reads, .. } => !self.owed.range(..at).any(|owed| writes_of(owed) == *reads),
-            Owed::Ready(_) | Owed::Running { .. } => false,
+            Owed::Waiting { access, .. } => !self.is_blocked(*access, at),
+            Owed::Ready(_) | Owed::Running(_) => false,
         })?;
-        let started = std::mem::replace(&mut self.owed[at], Owed::Running { writes: None });
+        let access = self.owed[at].access();
+        let started = std::mem::replace(&mut self.owed[at], Owed::Running(access));
         let Owed::Waiting { frame, .. } = started else {
             return None;
         };
@@ -312,6 +345,14 @@ impl<A> Session<A> {
         self.waiting -= 1;
         self.running += 1;
         Some(Held { place: self.first_place() + at as u64, frame })
+    }
+
+    /// Whether something among the first `before` owed must be done before `access` may happen.
+    fn is_blocked(&self, access: Option<Access>, before: usize) -> bool {
+        let conflicts = |access: Access| {
+            self.owed.range(..before).filter_map(Owed::access).any(|earlier| earlier.conflicts_with(&access))
+        };
+        access.is_some_and(conflicts)
     }
 
     /// Answers a request that just came: into `outbox` at once, or behind the answers that are owed.
@@ -328,21 +369,14 @@ impl<A> Session<A> {
     /// Owes the answer to the request that just came; returns its place.
     pub fn owe(&mut self, request: &Message<'_>) -> u64 {
         self.running += 1;
-        self.push(Owed::Running { writes: writes(request) })
-    }
-
-    /// Marks the job at `place` as writing what its request writes: it was started late.
-    pub fn owe_at(&mut self, place: u64, request: &Message<'_>) {
-        if let Some(Owed::Running { writes: now_writes }) = self.at(place) {
-            *now_writes = writes(request);
-        }
+        self.push(Owed::Running(Access::of(request)))
     }
 
     /// Settles the answer owed at `place` (`None`: with silence), and moves what may leave now into `outbox`.
     pub fn answer_at(&mut self, place: u64, message: Option<&Message<'_>>, outbox: &mut Vec<u8>) {
         let frame = message.map_or(Vec::new(), |message| self.frame(message));
         let len = frame.len();
-        if let Some(owed @ Owed::Running { .. }) = self.at(place) {
+        if let Some(owed @ Owed::Running(_)) = self.at(place) {
             *owed = Owed::Ready(frame);
             self.owed_bytes += len;
             self.running -= 1;
@@ -407,10 +441,10 @@ impl<A> Session<A> {
     pub fn check_invariants(&self) {
         let bytes = |owed: &Owed| match owed {
             Owed::Ready(frame) | Owed::Waiting { frame, .. } => frame.len(),
-            Owed::Running { .. } => 0,
+            Owed::Running(_) => 0,
         };
         assert_eq!(self.owed_bytes, self.owed.iter().map(bytes).sum::<usize>());
-        assert_eq!(self.running, self.owed.iter().filter(|o| matches!(o, Owed::Running { .. })).count());
+        assert_eq!(self.running, self.owed.iter().filter(|o| matches!(o, Owed::Running(_))).count());
         assert_eq!(self.waiting, self.owed.iter().filter(|o| matches!(o, Owed::Waiting { .. })).count());
         assert!(!matches!(self.owed.front(), Some(Owed::Ready(_))), "what can leave has left");
         assert!(self.running <= OWED_JOBS && self.asked.len() <= ASKED);
@@ -432,27 +466,6 @@ fn judge_api<A>(frame: &[u8]) -> Cut<'_, A> {
 /// Our types are 650 to 660, so the first byte of each is 02.
 fn is_foreign(frame: &[u8]) -> bool {
     kind_of(frame) >> 8 != 2
-}
-
-fn reads(request: &Message<'_>) -> Option<Id> {
-    match request {
-        Message::Get { key } | Message::FindValue { key } => Some(*key),
-        _ => None,
-    }
-}
-
-fn writes(request: &Message<'_>) -> Option<Id> {
-    match request {
-        Message::Put { key, .. } => Some(*key),
-        _ => None,
-    }
-}
-
-fn writes_of(owed: &Owed) -> Option<Id> {
-    match owed {
-        Owed::Running { writes } | Owed::Waiting { writes, .. } => *writes,
-        Owed::Ready(_) => None,
-    }
 }
 
 /// Whether `answer` is one that `request` can have. Any request may be answered by ERROR.
