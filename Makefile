@@ -1,0 +1,29 @@
+# Each target is a line or two that calls cargo or scripts/.
+
+.PHONY: demo test check run build clean
+
+# Five nodes, one value, its life and end: what to run first.
+demo:
+	@cargo build --release
+	@scripts/demo
+
+# Everything that must hold. Some tests start dozens of processes; all stay on loopback and clean up.
+test:
+	cargo test
+	scripts/size
+
+# Format, lints and docs, warnings as errors.
+check:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+# One node in the foreground on 127.0.0.1:6500; FLAGS="--listen ..." for more.
+run:
+	cargo run --release -- $(FLAGS)
+
+build:
+	cargo build --release
+
+clean:
+	cargo clean
