@@ -58,6 +58,17 @@ pub enum Expiry {
     Lingered,
 }
 
+/// What became of reading from a connection.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Reading {
+    /// Nothing.
+    AsBefore,
+    /// It is not read from now on.
+    Paused,
+    /// It is read again.
+    Resumed,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -201,19 +212,24 @@ impl Conn {
         .min_by_key(|(at, _)| *at)
     }
 
-    /// Starts or ends the time in which it is not read, which no frame's deadline counts. Whether reading resumes.
-    pub fn pause_or_resume(&mut self, now: Time) -> bool {
+    /// Whether it is not read because its answers are not.
+    pub fn is_held_back(&self) -> bool {
+        self.state == State::Open && self.outbox.answer_bytes() >= OUTBOX_SOFT_BYTES
+    }
+
+    /// Starts or ends the time in which it is not read, which no frame's deadline counts.
+    pub fn pause_or_resume(&mut self, now: Time) -> Reading {
         match (self.should_read(), self.paused_at) {
             (false, None) => {
                 self.paused_at = Some(now);
-                false
+                Reading::Paused
             }
             (true, Some(since)) => {
                 self.frame_since = self.frame_since.map(|at| at.after(now.since(since)));
                 self.paused_at = None;
-                true
+                Reading::Resumed
             }
-            _ => false,
+            _ => Reading::AsBefore,
         }
     }
 }

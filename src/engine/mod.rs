@@ -26,7 +26,7 @@ use crate::dialect::sealed::node::{Node, Settings};
 use crate::dialect::sealed::session::Wire;
 use crate::dialect::sealed::store::{Store, StoreLimits};
 use crate::engine::buffer::BufferPool;
-use crate::engine::conn::{Conn, Expiry, Origin, State};
+use crate::engine::conn::{Conn, Expiry, Origin, Reading, State};
 use crate::engine::guard::{Counter, Guard};
 use crate::engine::pool::Pool;
 use crate::id::Id;
@@ -445,8 +445,11 @@ impl Engine {
             self.ready.push_back(id);
         }
         conn.inbox.release(&mut self.buffers);
-        if conn.pause_or_resume(now) {
-            self.outputs.push_back(Output::Resume(id));
+        match conn.pause_or_resume(now) {
+            Reading::AsBefore => {}
+            Reading::Paused if conn.is_held_back() => self.guard.count(Counter::ReadPauses),
+            Reading::Paused => {}
+            Reading::Resumed => self.outputs.push_back(Output::Resume(id)),
         }
         self.arm(id, now);
         self.count_memory(id, now);

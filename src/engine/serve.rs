@@ -35,6 +35,9 @@ impl Engine {
             if !self.handle_frame(id, now) {
                 break;
             }
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.frame_since = None;
+            }
         }
         if let Some(conn) = self.conns.get_mut(id) {
             // A frame that began to come while others were handled has its time counted from now.
@@ -51,7 +54,6 @@ impl Engine {
         };
         let Conn { session, inbox, outbox, .. } = conn;
         let peer = conn.peer;
-        conn.frame_since = None;
         match session.read(inbox.unread()) {
             Cut::Incomplete => return false,
             Cut::Request { len, message } => {

@@ -1,1 +1,472 @@
-//! Tests of the engine without sockets.
+//! The engine without sockets: addresses, times and bytes are just values here, so that what loopback can't show (limits
+//! per address, hours, memory) is tested too.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::dialect::Codec;
+use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes, Sealed};
+use crate::dialect::sealed::contact_at;
+use crate::dialect::sealed::node::Request;
+use crate::limits::{
+    BAN_MS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS, NODE_IDLE_MS,
+    OUTBOX_SOFT_BYTES, OWED_JOBS, STALL_MS, TURN_MESSAGES,
+};
+
+/// One engine with one node, driven by hand.
+struct Bench {
+    engine: Engine,
+    now: Time,
+    /// What it wanted done since last asked, apart from closing.
+    dials: Vec<(ConnId, Option<usize>, SocketAddr)>,
+    closed: Vec<ConnId>,
+    replies: Vec<Reply>,
+}
+
+impl Bench {
+    fn new(own: &str, settings: EngineSettings) -> Bench {
+        let mut engine = Engine::new(settings);
+        engine.add_node(own.parse().unwrap(), 1, Time::ZERO);
+        Bench { engine, now: Time::ZERO, dials: Vec::new(), closed: Vec::new(), replies: Vec::new() }
+    }
+
+    fn accept(&mut self, peer: &str) -> Option<ConnId> {
+        let id = self.engine.accepted(Door::Sealed(0), peer.parse().unwrap(), self.now);
+        self.settle();
+        id
+    }
+
+    /// Bytes that come, read in pieces of at most `piece`.
+    fn feed(&mut self, id: ConnId, mut bytes: &[u8], piece: usize) {
+        while !bytes.is_empty() {
+            let Some(space) = self.engine.read_space(id) else {
+                return;
+            };
+            let n = space.len().min(bytes.len()).min(piece);
+            space[..n].copy_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            self.engine.received(id, n, self.now);
+            self.settle();
+        }
+    }
+
+    /// Everything the engine has to say to this connection.
+    fn take(&mut self, id: ConnId) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let bytes = self.engine.to_write(id).to_vec();
+            if bytes.is_empty() {
+                return all;
+            }
+            all.extend_from_slice(&bytes);
+            self.engine.wrote(id, bytes.len(), self.now);
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            while let Some(output) = self.engine.poll_output(self.now) {
+                match output {
+                    Output::Dial { conn, from, to } => self.dials.push((conn, from, to)),
+                    Output::Close(id) => self.closed.push(id),
+                    Output::Replied(_, reply) => self.replies.push(reply),
+                    Output::Resume(_) | Output::ShutdownWrite(_) => {}
+                }
+            }
+            if !self.engine.has_work() {
+                while self.engine.next_dirty().is_some() {}
+                self.engine.sweep();
+                return;
+            }
+            self.engine.work(self.now);
+        }
+        panic!("the engine never comes to rest");
+    }
+
+    /// Lets time pass, firing every deadline on the way.
+    fn pass(&mut self, ms: u64) {
+        let end = self.now.after(ms);
+        while let Some(at) = self.engine.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.engine.on_timeout(self.now);
+            assert!(self.engine.next_deadline().is_none_or(|next| next > self.now), "no busy loop");
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.engine.guard().get(counter)
+    }
+}
+
+fn bench(own: &str) -> Bench {
+    Bench::new(own, EngineSettings::default())
+}
+
+fn frame(message: &Message<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    Sealed::encode(message, &mut frame);
+    frame
+}
+
+fn ping(nonce: u32) -> Vec<u8> {
+    frame(&Message::Ping { nonce })
+}
+
+fn pong(nonce: u32) -> Vec<u8> {
+    frame(&Message::Pong { nonce })
+}
+
+/// A frame with an unknown type and a good checksum.
+fn strike() -> Vec<u8> {
+    let mut bytes = vec![0, 36, 2, 0x95];
+    bytes.extend(Id::hash_of(&[&bytes[2..]]).0);
+    bytes
+}
+
+fn target(n: u64) -> Id {
+    Id::hash_of(&[&n.to_be_bytes()])
+}
+
+#[test]
+fn an_address_struck_out_three_times_is_refused_for_a_minute() {
+    let mut bench = bench("9.9.9.9:6500");
+    for port in 1..=3 {
+        let id = bench.accept(&format!("8.8.8.8:{port}")).unwrap();
+        bench.feed(id, &strike().repeat(5), usize::MAX);
+        assert_eq!(bench.take(id).len(), 3 * (40 + ErrorCode::UnknownType.text().len()), "the third is answered still");
+        bench.pass(2_000);
+        assert!(bench.closed.contains(&id));
+    }
+    assert_eq!(bench.accept("8.8.8.8:9"), None);
+    assert!(bench.accept("8.8.8.9:9").is_some(), "its neighbour is not");
+    bench.pass(BAN_MS);
+    assert!(bench.accept("8.8.8.8:9").is_some());
+    assert_eq!((bench.count(Counter::StruckOut), bench.count(Counter::Banned)), (3, 1));
+}
+
+#[test]
+fn one_address_does_not_get_all_connections() {
+    let mut bench = bench("9.9.9.9:6500");
+    let from_one = (0..2_000).filter(|port| bench.accept(&format!("8.8.8.8:{}", port + 1)).is_some()).count();
+    assert_eq!(from_one, CONNECTIONS_PER_ADDRESS);
+    assert!(bench.accept("7.7.7.7:1").is_some());
+}
+
+#[test]
+fn when_slots_run_out_the_oldest_silent_one_goes_first() {
+    let mut bench = Bench::new("127.0.0.1:6500", EngineSettings { max_connections: 3, ..EngineSettings::default() });
+    let ids: Vec<ConnId> = (1..=3).map(|port| bench.accept(&format!("127.0.0.1:{port}")).unwrap()).collect();
+    bench.feed(ids[0], &ping(1), usize::MAX);
+    let new = bench.accept("127.0.0.1:4").unwrap();
+    assert_eq!(bench.closed, [ids[1]], "the oldest that said nothing");
+    bench.feed(ids[2], &ping(1), usize::MAX);
+    bench.feed(new, &ping(1), usize::MAX);
+    assert_eq!(bench.accept("127.0.0.1:5"), None, "who has spoken stays");
+    assert_eq!((bench.count(Counter::Evicted), bench.count(Counter::TooManyConnections)), (1, 1));
+}
+
+#[test]
+fn deadlines_close_the_silent_the_slow_and_the_stalled() {
+    let mut bench = bench("127.0.0.1:6500");
+    let silent = bench.accept("127.0.0.1:1").unwrap();
+    let dripping = bench.accept("127.0.0.1:2").unwrap();
+    let client = bench.accept("127.0.0.1:3").unwrap();
+    bench.feed(client, &ping(1), usize::MAX);
+    bench.feed(dripping, &ping(1), usize::MAX);
+    bench.take(client);
+    bench.take(dripping);
+    for byte in &ping(2)[..20] {
+        bench.feed(dripping, &[*byte], 1);
+        bench.pass(FRAME_MS / 20 - 1);
+    }
+    assert!(bench.closed.is_empty(), "not before its time");
+    bench.pass(100);
+    bench.closed.sort();
+    assert_eq!(bench.closed, [silent, dripping]);
+    assert_eq!((bench.count(Counter::SilentConnections), bench.count(Counter::FrameTimeouts)), (1, 1));
+    bench.pass(3_600_000);
+    assert_eq!(bench.closed.len(), 2, "a client that has spoken may be silent for ever");
+    bench.feed(client, &ping(3), usize::MAX);
+    bench.pass(STALL_MS + 100);
+    assert!(bench.closed.contains(&client), "but it must read its answers");
+    assert_eq!(bench.count(Counter::SlowReaders), 1);
+}
+
+#[test]
+fn another_protocol_is_told_by_its_first_bytes() {
+    let mut bench = bench("127.0.0.1:6500");
+    let http = bench.accept("127.0.0.1:1").unwrap();
+    bench.feed(http, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", usize::MAX);
+    bench.pass(FIRST_FRAME_MS + 100);
+    assert_eq!((bench.closed.as_slice(), bench.count(Counter::ForeignProtocols)), (&[http][..], 1));
+    let tls = bench.accept("127.0.0.1:2").unwrap();
+    bench.feed(tls, &[vec![0, 40, 22, 3], vec![7; 36]].concat(), usize::MAX);
+    assert!(bench.closed.contains(&tls) && bench.take(tls).is_empty(), "at once, without an answer");
+    assert_eq!(bench.count(Counter::ForeignProtocols), 2);
+}
+
+#[test]
+fn a_reader_that_never_reads_is_not_read_from_and_a_frames_time_stands_still() {
+    let mut bench = bench("127.0.0.1:6500");
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let value = vec![7; 60_000];
+    let put = Message::Put { ttl_s: 9, replication: 1, key: target(1), value: &value };
+    bench.feed(id, &frame(&put), usize::MAX);
+    bench.take(id);
+    let ask = frame(&Message::FindValue { key: target(1) });
+    bench.feed(id, &ask.repeat(100), usize::MAX);
+    bench.feed(id, &ask[..30], usize::MAX);
+    assert!(bench.engine.read_space(id).is_none(), "not read any more");
+    assert!(bench.engine.buffered_bytes() < 2 * OUTBOX_SOFT_BYTES + 100_000);
+    assert!(bench.count(Counter::ReadPauses) > 0);
+    // Nine seconds without reading do not count; then the rest comes, in time.
+    for _ in 0..3 {
+        bench.pass(3_000);
+        let some = bench.engine.to_write(id).len().min(1_000);
+        bench.engine.wrote(id, some, bench.now);
+        bench.settle();
+    }
+    let answers = bench.take(id);
+    assert!(!bench.closed.contains(&id), "not for the nine seconds in which it was not read");
+    assert!(answers.len() > 60_000);
+    assert!(bench.engine.read_space(id).is_some(), "read again");
+}
+
+#[test]
+fn a_turn_is_bounded_and_what_is_left_over_is_handled_in_the_next() {
+    let mut bench = bench("127.0.0.1:6500");
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let all: Vec<u8> = (0..90).flat_map(ping).collect();
+    let space = bench.engine.read_space(id).unwrap();
+    space[..all.len()].copy_from_slice(&all);
+    bench.engine.received(id, all.len(), bench.now);
+    assert_eq!(bench.engine.to_write(id).len(), TURN_MESSAGES * 40);
+    assert!(bench.engine.has_work());
+    bench.engine.work(bench.now);
+    assert_eq!(bench.engine.to_write(id), (0..90).flat_map(pong).collect::<Vec<u8>>());
+    assert_eq!((bench.engine.has_work(), bench.count(Counter::TurnsUsedUp)), (false, 1));
+}
+
+#[test]
+fn owed_answers_hold_back_later_ones_and_never_more_than_64() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let gets: Vec<u8> = (0..100).flat_map(|n| frame(&Message::Get { key: target(n) })).collect();
+    bench.feed(id, &gets, usize::MAX);
+    bench.feed(id, &ping(1), usize::MAX);
+    assert!(bench.take(id).is_empty(), "the PONG waits behind what is owed");
+    assert_eq!(bench.engine.nodes()[0].jobs(), OWED_JOBS);
+    bench.pass(20_000);
+    let want: Vec<u8> = (0..100).flat_map(|n| frame(&Message::Failure { key: target(n) })).chain(pong(1)).collect();
+    assert!(bench.take(id) == want, "all in order");
+}
+
+#[test]
+fn a_get_sees_the_put_before_it_and_not_the_one_after() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let put = |value| frame(&Message::Put { ttl_s: 9, replication: 3, key: target(1), value });
+    let get = frame(&Message::Get { key: target(1) });
+    bench.feed(id, &[put(b"one"), get.clone(), put(b"two"), get].concat(), usize::MAX);
+    // The only other node is dead, so the values end up here.
+    bench.pass(9_000);
+    let stored = frame(&Message::Success { key: target(1), value: b"" });
+    let found = |value| frame(&Message::Success { key: target(1), value });
+    assert!(bench.take(id) == [stored.clone(), found(b"one"), stored, found(b"two")].concat());
+}
+
+#[test]
+fn a_dial_that_finds_its_address_taken_uses_the_peers_connection() {
+    let mut bench = bench("127.0.0.1:6500");
+    let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
+    bench.engine.call(Some(0), peer, Request::Ping(5), bench.now);
+    bench.settle();
+    let [(dial, Some(0), to)] = bench.dials[..] else { panic!("dialled from the listening port") };
+    assert_eq!(to, peer);
+    let theirs = bench.accept("127.0.0.1:7000").unwrap();
+    bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
+    bench.settle();
+    assert_eq!((bench.take(theirs), bench.closed.as_slice()), (ping(5), &[dial][..]));
+    bench.feed(theirs, &pong(5), usize::MAX);
+    assert_eq!(bench.replies, [Reply::Pong]);
+    assert_eq!((bench.engine.links(), bench.count(Counter::SimultaneousOpens)), (1, 1));
+}
+
+#[test]
+fn where_the_peer_has_no_connection_an_ephemeral_port_serves_for_a_while() {
+    let mut bench = bench("127.0.0.1:6500");
+    let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
+    bench.engine.call(Some(0), peer, Request::Ping(5), bench.now);
+    bench.settle();
+    let dial = bench.dials[0].0;
+    bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
+    bench.settle();
+    assert_eq!(bench.dials[1], (dial, None, peer));
+    bench.engine.dialled(dial, bench.now);
+    assert_eq!(bench.take(dial), ping(5));
+    bench.pass(500);
+    bench.engine.call(Some(0), peer, Request::Ping(6), bench.now);
+    bench.settle();
+    assert_eq!(bench.take(dial), ping(6), "it serves");
+    bench.pass(600);
+    bench.engine.call(Some(0), peer, Request::Ping(7), bench.now);
+    bench.settle();
+    assert_eq!(bench.dials[2].1, Some(0), "after a second the listening port is tried again");
+}
+
+#[test]
+fn a_request_on_a_reused_connection_that_dies_is_sent_once_more() {
+    let mut bench = bench("127.0.0.1:6500");
+    let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
+    let theirs = bench.accept("127.0.0.1:7000").unwrap();
+    bench.engine.call(Some(0), peer, Request::Ping(5), bench.now);
+    bench.settle();
+    assert_eq!(bench.take(theirs), ping(5));
+    bench.engine.broken(theirs, bench.now);
+    bench.settle();
+    let (fresh, ..) = bench.dials[0];
+    bench.engine.dialled(fresh, bench.now);
+    assert_eq!(bench.take(fresh), ping(5));
+    bench.engine.eof(fresh, bench.now);
+    bench.settle();
+    assert_eq!((bench.dials.len(), bench.replies.as_slice()), (1, &[Reply::Unreachable][..]), "but not twice");
+}
+
+#[test]
+fn what_leaves_the_order_in_doubt_ends_the_connection_and_all_that_was_asked() {
+    let wrong: [(Vec<u8>, Counter); 4] = [
+        (pong(6), Counter::WrongAnswers),
+        (frame(&Message::Value { value: b"" }), Counter::WrongAnswers),
+        ([&pong(5)[..30], &[0; 10]].concat(), Counter::BadChecksums),
+        (vec![0, 1, 2, 3], Counter::BadSizes),
+    ];
+    for (bytes, counter) in wrong {
+        let mut bench = bench("127.0.0.1:6500");
+        let theirs = bench.accept("127.0.0.1:7000").unwrap();
+        bench.feed(theirs, &ping(1), usize::MAX);
+        bench.take(theirs);
+        bench.engine.call(Some(0), "127.0.0.1:7000".parse().unwrap(), Request::Ping(5), bench.now);
+        bench.settle();
+        bench.take(theirs);
+        bench.feed(theirs, &bytes, usize::MAX);
+        assert_eq!((bench.closed.as_slice(), bench.replies.as_slice()), (&[theirs][..], &[Reply::Unreachable][..]));
+        assert_eq!((bench.count(counter), bench.dials.len()), (1, 0), "and is not asked again");
+    }
+}
+
+#[test]
+fn connections_to_nodes_are_256_the_least_recently_used_goes_and_idle_ones_end() {
+    let mut bench = bench("9.9.9.9:6500");
+    let peer = |n: usize| -> SocketAddr { ([8, 8, (n / 200) as u8, (n % 200) as u8], 6500).into() };
+    for n in 0..300 {
+        bench.engine.call(Some(0), peer(n), Request::Ping(n as u32), bench.now);
+        bench.settle();
+        let (id, ..) = bench.dials[n];
+        bench.engine.dialled(id, bench.now);
+        bench.take(id);
+        bench.feed(id, &pong(n as u32), usize::MAX);
+        bench.pass(1);
+    }
+    assert_eq!(bench.engine.links(), NODE_CONNECTIONS);
+    assert_eq!(bench.closed, (0..300 - NODE_CONNECTIONS).map(|n| bench.dials[n].0).collect::<Vec<_>>());
+    bench.pass(NODE_IDLE_MS + 1_000);
+    assert_eq!((bench.engine.links(), bench.engine.connections()), (0, 0));
+}
+
+#[test]
+fn a_dial_that_leads_nowhere_fails() {
+    let mut bench = bench("9.9.9.9:6500");
+    bench.engine.call(Some(0), "8.8.8.8:1".parse().unwrap(), Request::Ping(1), bench.now);
+    bench.settle();
+    bench.pass(DIAL_TIMEOUT_MS + 100);
+    assert_eq!((bench.replies.as_slice(), bench.engine.connections()), (&[Reply::Unreachable][..], 0));
+}
+
+#[test]
+fn our_own_ping_come_back_ends_the_connection() {
+    let mut bench = bench("127.0.0.1:6500");
+    let client = bench.accept("127.0.0.1:7000").unwrap();
+    bench.feed(client, &frame(&Message::FindNode { key: target(1) }), usize::MAX);
+    let (probe, from, to) = bench.dials[0];
+    assert_eq!((from, to), (None, "127.0.0.1:7000".parse().unwrap()), "a candidate is probed from an ephemeral port");
+    bench.engine.dialled(probe, bench.now);
+    let sent = bench.take(probe);
+    let echo = bench.accept("127.0.0.1:40000").unwrap();
+    bench.feed(echo, &sent, usize::MAX);
+    assert!(bench.closed.contains(&echo));
+    assert_eq!(bench.count(Counter::SelfConnections), 1);
+}
+
+#[test]
+fn lists_beyond_reason_are_a_strike_and_only_20_are_looked_at() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.pass(1);
+    let (dial, ..) = bench.dials[0];
+    bench.engine.dialled(dial, bench.now);
+    bench.take(dial);
+    let many: Vec<Contact> = (0..500).map(|n| contact_at(([127, 0, 0, 1], 20_000 + n).into())).collect();
+    bench.feed(dial, &frame(&Message::Node(Nodes::Contacts(&many))), usize::MAX);
+    bench.pass(1);
+    let first_20: Vec<SocketAddr> = many[..20].iter().map(|c| c.addr).collect();
+    assert!(bench.dials[1..].iter().all(|(_, _, to)| first_20.contains(to)));
+    assert_eq!(bench.count(Counter::LongLists), 1);
+    assert!(bench.closed.is_empty(), "one strike closes nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever comes, in whatever pieces: nothing panics, sums stay right, an honest client is served.
+    #[test]
+    fn any_sequence_of_operations_leaves_the_engine_whole(
+        ops in prop::collection::vec((0u8..12, any::<u16>(), prop::collection::vec(any::<u8>(), 0..60)), 1..150)
+    ) {
+        let mut bench = bench("127.0.0.1:6500");
+        bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+        let honest = bench.accept("127.0.0.1:50000").unwrap();
+        let mut conns = Vec::new();
+        for (op, n, bytes) in ops {
+            let pick = |conns: &Vec<ConnId>| (!conns.is_empty()).then(|| conns[usize::from(n) % conns.len()]);
+            let id = pick(&conns);
+            let value = vec![9; usize::from(n)];
+            let message = match n % 7 {
+                0 => Message::Ping { nonce: 1 },
+                1 => Message::Get { key: target(u64::from(n % 5)) },
+                2 => Message::Put { ttl_s: n, replication: (n >> 8) as u8, key: target(u64::from(n % 5)), value: &value },
+                3 => Message::FindNode { key: target(1) },
+                4 => Message::FindValue { key: target(u64::from(n % 5)) },
+                5 => Message::Error { code: 1, text: &bytes },
+                _ => Message::Node(Nodes::Contacts(&[])),
+            };
+            match (op, id) {
+                (0 | 1, _) => conns.extend(bench.accept(&format!("127.0.0.1:{}", 1 + n % 9_000))),
+                (2..=5, Some(id)) => bench.feed(id, &frame(&message), 1 + usize::from(n) / 7),
+                (6, Some(id)) => bench.feed(id, &bytes, 7),
+                (7, Some(id)) => drop(bench.take(id)),
+                (8, Some(id)) => { bench.engine.eof(id, bench.now); bench.settle(); }
+                (9, Some(id)) => { bench.engine.broken(id, bench.now); bench.settle(); }
+                (10, _) => bench.pass(u64::from(n) / 4),
+                _ => if let Some((dial, _, _)) = bench.dials.pop() {
+                    match n % 3 {
+                        0 => bench.engine.dialled(dial, bench.now),
+                        1 => bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now),
+                        _ => bench.engine.dial_failed(dial, DialError::Unreachable, bench.now),
+                    }
+                    conns.push(dial);
+                    bench.settle();
+                },
+            }
+            bench.engine.check_invariants();
+            if bench.now < Time::from_ms(FIRST_FRAME_MS) {
+                bench.feed(honest, &ping(77), usize::MAX);
+                prop_assert_eq!(bench.take(honest), pong(77));
+            }
+        }
+    }
+}
