@@ -79,6 +79,10 @@ const COMMANDS: &[Command] = &[
 
 /// Runs the command that `arguments` (without the program's name) ask for; returns the exit code.
 pub fn main(arguments: Vec<OsString>) -> u8 {
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(std::io::stderr(), "dayfly: internal error, please report: {panic}");
+        std::process::exit(exit::INTERNAL.into());
+    }));
     let outcome = match arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<String>, _>>() {
         Err(bad) => Err(Stop::usage(format_args!("{bad:?} is not UTF-8"))),
         Ok(words) => dispatch(&words),

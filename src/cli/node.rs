@@ -29,8 +29,8 @@ Once it listens, a node prints one line per door: 'listening DIALECT TRANSPORT A
 choose. SIGTERM and SIGINT stop it within two seconds, a second one at once. RUST_LOG (error, warn, info, debug) says
 how much it logs to stderr; the default is info.
 
-Exit codes: 0 stopped by a signal; 64 usage; 68 unknown host; 69 unavailable; 70 internal; 71 system; 73 can't listen (address in use, no
-permission); 75 try again; 78 configuration; 128 + N ended at once by a second signal N.
+Exit codes: 0 stopped by a signal; 64 usage; 70 internal error; 71 system; 73 can't listen (address in use, no
+permission); 78 configuration; 128 + N ended at once by a second signal N.
 
 Examples:
   dayfly
