@@ -65,16 +65,17 @@ fn scope_v6(ip: Ipv6Addr) -> Option<Scope> {
 }
 
 /// Whether a node at `own` may list and dial `other`: a real port, the same family (IPV6_V6ONLY always), no martian;
-/// loopback contacts only for nodes on loopback and private ones only for nodes with private (or loopback) addresses.
+/// loopback contacts only for nodes on loopback, private ones only for nodes with private addresses; and a node on
+/// loopback reaches nobody else.
 pub fn admissible(own: IpAddr, other: SocketAddr) -> bool {
     if other.port() == 0 || own.is_ipv4() != other.is_ipv4() {
         return false;
     }
-    match scope(other.ip()) {
-        None => false,
-        Some(Scope::Global) => true,
-        Some(Scope::Private) => scope(own) != Some(Scope::Global),
-        Some(Scope::Loopback) => scope(own) == Some(Scope::Loopback),
+    match (scope(own), scope(other.ip())) {
+        (_, None) | (None, _) => false,
+        (Some(Scope::Loopback), Some(other)) => other == Scope::Loopback,
+        (Some(Scope::Private), Some(other)) => other != Scope::Loopback,
+        (Some(Scope::Global), Some(other)) => other == Scope::Global,
     }
 }
 
@@ -125,6 +126,8 @@ mod tests {
             ("127.0.0.1", "127.0.0.2:1", true),
             ("127.0.0.1", "127.0.0.2:0", false),
             ("127.0.0.1", "[::1]:1", false),
+            ("127.0.0.1", "10.0.0.1:1", false),
+            ("127.0.0.1", "8.8.8.8:1", false),
             ("10.0.0.1", "127.0.0.1:1", false),
             ("10.0.0.1", "192.168.0.1:1", true),
             ("8.8.8.8", "192.168.0.1:1", false),

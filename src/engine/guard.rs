@@ -99,6 +99,8 @@ counters! {
     Resets = "resets",
     /// Connections to ourselves (row 22).
     SelfConnections = "self_connections",
+    /// Bootstrap names that did not resolve (row 25).
+    NamesUnresolved = "names_unresolved",
 }
 
 /// An address as limits count it: an IPv4 address, or the /64 of an IPv6 one.

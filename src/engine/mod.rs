@@ -216,7 +216,12 @@ impl Engine {
         &self.guard
     }
 
-    /// Counts something that only the driver sees.
+    /// Counts something that only the driver sees and logs itself.
+    pub fn count(&mut self, counter: Counter) {
+        self.guard.count(counter);
+    }
+
+    /// Counts and logs something that only the driver sees.
     pub fn fault(&mut self, counter: Counter, peer: SocketAddr, now: Time) {
         self.guard.fault(counter, peer, now);
     }

@@ -147,6 +147,8 @@ impl Engine {
         let Conn { session, outbox, .. } = conn;
         let answer = match (outcome, session.wire()) {
             (Outcome::Stored | Outcome::Unreachable, Wire::Api) => None,
+            (Outcome::Busy, Wire::Sealed) => Some(ErrorCode::Busy.message()),
+            (Outcome::Busy, Wire::Api) => Some(Message::Failure { key }),
             (Outcome::Stored, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
             (Outcome::Unreachable, Wire::Sealed) => Some(ErrorCode::Unreachable.message()),
             (Outcome::Found(value), _) => Some(Message::Success { key, value }),

@@ -50,8 +50,8 @@ pub struct Ended {
     pub owner: Key,
     /// The nearest contacts that answered, nearest first, at most k.
     pub closest: Vec<Contact>,
-    /// It ended because its budget was spent.
-    pub ran_out: bool,
+    /// Somebody could not be asked because we had too much in flight to it.
+    pub passed_over: bool,
 }
 
 /// Why a contact that somebody named was not taken up. Each is a counter of the engine's.
@@ -94,6 +94,7 @@ enum Owner {
 struct Running {
     lookup: Lookup,
     owner: Owner,
+    passed_over: bool,
 }
 
 /// The overlay of one node.
@@ -247,6 +248,7 @@ impl Overlay {
     /// `contact` could not be asked just now, which says nothing about its health.
     pub fn passed_over(&mut self, lookup: LookupId, contact: Contact) {
         if let Some(running) = self.lookups.get_mut(lookup) {
+            running.passed_over = true;
             running.lookup.failed(&contact.id);
             self.changed.push_back(lookup);
         }
@@ -385,7 +387,7 @@ impl Overlay {
             seeds.extend_from_slice(&self.bootstraps);
         }
         let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds);
-        let id = self.lookups.insert(Running { lookup, owner });
+        let id = self.lookups.insert(Running { lookup, owner, passed_over: false });
         self.changed.push_back(id);
         id
     }
@@ -394,13 +396,16 @@ impl Overlay {
         let Some(running) = self.lookups.remove(id) else {
             return;
         };
-        let ran_out = running.lookup.ran_out();
-        self.tallies.lookups_ran_out += u64::from(ran_out);
+        self.tallies.lookups_ran_out += u64::from(running.lookup.ran_out());
         if running.lookup.answers() > 0 {
             self.table.looked_up(&running.lookup.target(), now);
         }
         match running.owner {
-            Owner::Dialect(owner) => self.ended.push_back(Ended { owner, closest: running.lookup.closest(), ran_out }),
+            Owner::Dialect(owner) => self.ended.push_back(Ended {
+                owner,
+                closest: running.lookup.closest(),
+                passed_over: running.passed_over,
+            }),
             Owner::Refresh => {}
             Owner::Bootstrap if running.lookup.answers() > 0 => {
                 self.bootstrap_failures = 0;

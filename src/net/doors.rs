@@ -105,8 +105,9 @@ impl Doors {
                     Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                     Err(e) => {
                         failures.push(entry.listener.addr);
-                        if is_shortage(&e) && shed(&entry.listener, spare) {
-                            continue;
+                        if is_shortage(&e) {
+                            // accept4 says EMFILE even when nobody waits, so only who is shed tells that somebody did.
+                            entry.is_ready = shed(&entry.listener, spare);
                         }
                         entry.paused_until = Some(now.after(ACCEPT_PAUSE_MS));
                         break;
@@ -117,15 +118,14 @@ impl Doors {
     }
 }
 
-/// Turns one waiting client away with the spare descriptor; whether that left us with a spare again.
+/// Turns one waiting client away with the spare descriptor; whether there may have been one.
 fn shed(listener: &Listener, spare: &mut Option<File>) -> bool {
-    if spare.take().is_none() {
-        *spare = self::spare();
-        return false;
-    }
-    drop(listener.socket.accept());
+    drop(spare.take());
+    let shed = listener.socket.accept();
+    let nobody_waited = shed.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+    drop(shed);
     *spare = self::spare();
-    spare.is_some()
+    !nobody_waited
 }
 
 fn is_shortage(error: &io::Error) -> bool {

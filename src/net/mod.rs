@@ -22,7 +22,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::dialect::sealed::node::Request;
-use crate::engine::{ConnId, DialError, Engine, Output, Reply};
+use crate::engine::guard::Counter;
+use crate::engine::{ConnId, DialError, Door, Engine, Output, Reply};
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
 use crate::net::clock::Clock;
 use crate::net::doors::Doors;
@@ -111,7 +112,7 @@ impl Net {
     }
 
     /// Serves `listener` as `door`. A sealed one is also where the node's dials come from.
-    pub fn add_door(&mut self, door: crate::engine::Door, listener: socket::Listener) -> io::Result<()> {
+    pub fn add_door(&mut self, door: Door, listener: socket::Listener) -> io::Result<()> {
         self.doors.add(door, listener, self.poll.registry(), DOORS)
     }
 
@@ -216,9 +217,9 @@ impl Net {
             match event.token() {
                 SIGNALS => self.signals.iter_mut().for_each(Signals::drain),
                 NAMES => {
-                    for addr in self.names.take_resolved(now) {
-                        self.engine.add_bootstrap(addr, now);
-                    }
+                    let (known, unresolved) = self.names.take_resolved(now);
+                    known.into_iter().for_each(|addr| self.engine.add_bootstrap(addr, now));
+                    (0..unresolved).for_each(|_| self.engine.count(Counter::NamesUnresolved));
                 }
                 STATUS => self.status.serve(|| status::report(&self.engine, now)),
                 Token(token) if token >= DOORS => self.doors.mark_ready(token - DOORS),
@@ -255,7 +256,7 @@ impl Net {
         let Net { doors, engine, sockets, poll, .. } = self;
         doors.accept(now, |door, stream, peer| {
             if stream.local_addr().is_ok_and(|own| own == peer) {
-                engine.fault(crate::engine::guard::Counter::SelfConnections, peer, now);
+                engine.fault(Counter::SelfConnections, peer, now);
                 return;
             }
             if let Some(id) = engine.accepted(door, peer, now) {
@@ -266,7 +267,7 @@ impl Net {
             }
         });
         for failed in self.doors.take_failures() {
-            self.engine.fault(crate::engine::guard::Counter::AcceptsFailed, failed, now);
+            self.engine.fault(Counter::AcceptsFailed, failed, now);
         }
     }
 

@@ -64,9 +64,10 @@ impl Names {
         }
     }
 
-    /// The addresses that have become known.
-    pub fn take_resolved(&mut self, now: Time) -> Vec<SocketAddr> {
+    /// The addresses that have become known, and how many names did not resolve.
+    pub fn take_resolved(&mut self, now: Time) -> (Vec<SocketAddr>, usize) {
         let mut known = Vec::new();
+        let before = self.waiting.len();
         let resolved = std::mem::take(&mut *self.resolved.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, addrs) in resolved {
             self.running -= 1;
@@ -76,7 +77,7 @@ impl Names {
                 Err(e) => self.put_off(name, &e.to_string(), now),
             }
         }
-        known
+        (known, self.waiting.len() - before)
     }
 
     fn put_off(&mut self, name: String, why: &str, now: Time) {

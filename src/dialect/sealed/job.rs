@@ -26,6 +26,8 @@ pub enum Outcome {
     Found(Arc<[u8]>),
     /// Nobody has it.
     Missing,
+    /// A GET for which nobody could be asked, as too much was in flight: try again (ERROR 5).
+    Busy,
 }
 
 /// A job in progress.

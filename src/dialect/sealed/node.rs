@@ -490,8 +490,10 @@ impl Node {
 
     fn on_ended(&mut self, ended: Ended, store: &mut Store, now: Time) {
         let id = ended.owner;
+        let nobody_answered = ended.closest.is_empty();
+        let was_busy = nobody_answered && ended.passed_over;
         // Where nobody else is alive, what is left of the network is this node.
-        let counts_itself = self.overlay.counts_itself() || ended.closest.is_empty();
+        let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
         let own = counts_itself.then_some(self.overlay.own());
         let Settings { quorum, kademlia, .. } = self.settings;
         if let Some(put) = self.put_job(id) {
@@ -505,6 +507,7 @@ impl Node {
             let found = get.tally.winner(&get.key, quorum).cloned();
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
+                None if was_busy => self.finish(id, Outcome::Busy, now),
                 None if !get.retried && kademlia.paths < PATHS_ON_RETRY => self.retry(id, store, now),
                 None => self.finish(id, Outcome::Missing, now),
             }
