@@ -81,7 +81,8 @@ impl Bench {
             }
             self.engine.work(self.now);
         }
-        panic!("the engine never comes to rest");
+        let stuck: Vec<_> = self.engine.ready.iter().filter_map(|id| self.engine.conns.get(*id)).collect();
+        panic!("the engine never comes to rest: {stuck:?}");
     }
 
     /// Lets time pass, firing every deadline on the way.
@@ -261,8 +262,15 @@ fn owed_answers_hold_back_later_ones_and_never_more_than_64() {
     assert!(bench.take(id).is_empty(), "the PONG waits behind what is owed");
     assert_eq!(bench.engine.nodes()[0].jobs(), OWED_JOBS);
     bench.pass(20_000);
-    let want: Vec<u8> = (0..100).flat_map(|n| frame(&Message::Failure { key: target(n) })).chain(pong(1)).collect();
-    assert!(bench.take(id) == want, "all in order");
+    // The one contact is silent, so FAILURE, or BUSY once too much waits for it; each in its place.
+    let mut rest = &bench.take(id)[..];
+    for n in 0..100 {
+        let (answer, behind) = rest.split_at(Sealed::frame_len(rest).unwrap().unwrap());
+        let busy = frame(&ErrorCode::Busy.message());
+        assert!(answer == frame(&Message::Failure { key: target(n) }) || answer == busy, "answer {n}");
+        rest = behind;
+    }
+    assert_eq!(rest, pong(1));
 }
 
 #[test]
@@ -420,7 +428,7 @@ fn lists_beyond_reason_are_a_strike_and_only_20_are_looked_at() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// Whatever comes, in whatever pieces: nothing panics, sums stay right, an honest client is served.
     #[test]
@@ -434,7 +442,7 @@ proptest! {
         for (op, n, bytes) in ops {
             let pick = |conns: &Vec<ConnId>| (!conns.is_empty()).then(|| conns[usize::from(n) % conns.len()]);
             let id = pick(&conns);
-            let value = vec![9; usize::from(n)];
+            let value = vec![9; usize::from(n).min(crate::limits::VALUE_MAX)];
             let message = match n % 7 {
                 0 => Message::Ping { nonce: 1 },
                 1 => Message::Get { key: target(u64::from(n % 5)) },

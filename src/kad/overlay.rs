@@ -337,13 +337,14 @@ impl Overlay {
 
     /// Bootstraps, refreshes and probes what is due at `now`.
     pub fn on_timeout(&mut self, now: Time) {
-        if self.bootstrap_at.is_some_and(|at| at <= now) {
-            self.bootstrap_at = None;
-            self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap);
-        }
+        // In this order, as the upkeep may find that it is time to bootstrap: the next deadline then lies ahead.
         if self.upkeep_at <= now {
             self.upkeep_at = now.after(self.random.u64(UPKEEP_MS * 3 / 4..UPKEEP_MS * 5 / 4));
             self.upkeep(now);
+        }
+        if self.bootstrap_at.is_some_and(|at| at <= now) {
+            self.bootstrap_at = None;
+            self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap);
         }
     }
 
