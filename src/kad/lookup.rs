@@ -53,8 +53,15 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// A lookup that starts from `seeds`, the closest contacts known.
-    pub fn new(target: Id, goal: Goal, parameters: Parameters, paths: usize, seeds: &[Contact]) -> Lookup {
+    /// A lookup that starts from `seeds`, the closest contacts known, and asks none of `dead`, whoever names them.
+    pub fn new(
+        target: Id,
+        goal: Goal,
+        parameters: Parameters,
+        paths: usize,
+        seeds: &[Contact],
+        dead: &[Contact],
+    ) -> Lookup {
         let paths = paths.max(1);
         let mut lookup = Lookup {
             target,
@@ -66,8 +73,12 @@ impl Lookup {
             budgets: vec![LOOKUP_BUDGET; paths],
             stopped: false,
         };
-        for (i, seed) in seeds.iter().enumerate() {
-            lookup.offer(*seed, (i % paths) as u8);
+        for (contact, i) in dead.iter().zip(0..) {
+            lookup.offer(*contact, (i % paths) as u8);
+            lookup.failed(&contact.id);
+        }
+        for (contact, i) in seeds.iter().zip(0..) {
+            lookup.offer(*contact, (i % paths) as u8);
         }
         lookup
     }
@@ -145,6 +156,11 @@ impl Lookup {
     pub fn closest(&self) -> Vec<Contact> {
         let answered = self.shortlist.iter().filter(|c| c.state == State::Answered);
         answered.take(self.k).map(|c| c.contact).collect()
+    }
+
+    /// The contacts that failed.
+    pub fn dead(&self) -> Vec<Contact> {
+        self.shortlist.iter().filter(|c| c.state == State::Failed).map(|c| c.contact).collect()
     }
 
     /// Contacts that answered.
@@ -241,7 +257,7 @@ mod tests {
     #[test]
     fn keeps_alpha_in_flight_and_widens_when_slow() {
         let seeds: Vec<Contact> = (1..=10).map(near).collect();
-        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(5, 3), 1, &seeds);
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(5, 3), 1, &seeds, &[]);
         assert_eq!(ask_all(&mut lookup), seeds[..3]);
         lookup.slow(&seeds[0].id);
         assert_eq!(ask_all(&mut lookup), seeds[3..4]);
@@ -253,7 +269,7 @@ mod tests {
     fn nodes_do_not_wait_for_the_slow_and_values_do() {
         for (goal, waits) in [(Goal::Nodes, false), (Goal::Value, true)] {
             let seeds = [near(1), near(2)];
-            let mut lookup = Lookup::new(Id::default(), goal, parameters(2, 3), 1, &seeds);
+            let mut lookup = Lookup::new(Id::default(), goal, parameters(2, 3), 1, &seeds, &[]);
             ask_all(&mut lookup);
             lookup.answered(&seeds[1].id, &[]);
             lookup.slow(&seeds[0].id);
@@ -271,7 +287,7 @@ mod tests {
             id[..8].copy_from_slice(&(u64::MAX - n).to_be_bytes());
             Contact { id: Id(id), ..contact(n) }
         };
-        let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 1, &[closer(0)]);
+        let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 1, &[closer(0)], &[]);
         let (mut asked, mut n) = (0, 0);
         while let Some(liar) = lookup.next_to_ask() {
             asked += 1;
@@ -285,7 +301,7 @@ mod tests {
 
     #[test]
     fn one_network_gets_two_candidates_the_nearest() {
-        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(20, 3), 1, &[near(200)]);
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(20, 3), 1, &[near(200)], &[]);
         ask_all(&mut lookup);
         let neighbours: Vec<Contact> =
             (1..=50).rev().map(|n| Contact { addr: ([9, 9, 9, n], 1).into(), ..near(n) }).collect();
@@ -295,9 +311,18 @@ mod tests {
     }
 
     #[test]
+    fn the_dead_are_not_asked_whoever_names_them() {
+        let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 8, &[near(9)], &[near(1), near(2)]);
+        assert_eq!(ask_all(&mut lookup), [near(9)]);
+        lookup.answered(&near(9).id, &[near(1), near(2), near(3)]);
+        assert_eq!(ask_all(&mut lookup), [near(3)]);
+        assert_eq!(lookup.dead(), [near(1), near(2)]);
+    }
+
+    #[test]
     fn disjoint_paths_share_no_candidate() {
         let seeds: Vec<Contact> = (0..8).map(contact).collect();
-        let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 4, &seeds);
+        let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 4, &seeds, &[]);
         assert_eq!(ask_all(&mut lookup).len(), 4, "one in flight per path");
         let named: Vec<Contact> = (100..110).map(contact).collect();
         for seed in &seeds {
@@ -319,7 +344,7 @@ mod tests {
             let gone: Vec<Contact> = (0..dead).map(|i| contact(1_000 + i)).collect();
             let mut named = living[..living.len().min(20)].to_vec();
             named.extend(gone.iter().take(20));
-            let mut lookup = Lookup::new(target, goal, parameters(20, 3), 1, &living[living.len() - 1..]);
+            let mut lookup = Lookup::new(target, goal, parameters(20, 3), 1, &living[living.len() - 1..], &[]);
             let mut steps = 0;
             while !lookup.is_finished() {
                 for asked in ask_all(&mut lookup) {

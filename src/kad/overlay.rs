@@ -50,6 +50,8 @@ pub struct Ended {
     pub owner: Key,
     /// The nearest contacts that answered, nearest first, at most k.
     pub closest: Vec<Contact>,
+    /// The contacts that failed, which a second lookup need not ask.
+    pub dead: Vec<Contact>,
     /// Somebody could not be asked because we had too much in flight to it.
     pub passed_over: bool,
 }
@@ -189,9 +191,9 @@ impl Overlay {
     }
 
     /// Starts a lookup; its asks come from [`Overlay::poll_ask`], its end from [`Overlay::poll_ended`]. `owner` is the
-    /// dialect's, and handed back.
-    pub fn start_lookup(&mut self, target: Id, goal: Goal, paths: usize, owner: Key) -> LookupId {
-        self.start(target, goal, paths, Owner::Dialect(owner))
+    /// dialect's, and handed back. `dead` are not asked.
+    pub fn start_lookup(&mut self, target: Id, goal: Goal, paths: usize, owner: Key, dead: &[Contact]) -> LookupId {
+        self.start(target, goal, paths, Owner::Dialect(owner), dead)
     }
 
     /// On whose behalf a lookup in flight was started; `None` for those of bootstrap and refresh.
@@ -344,7 +346,7 @@ impl Overlay {
         }
         if self.bootstrap_at.is_some_and(|at| at <= now) {
             self.bootstrap_at = None;
-            self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap);
+            self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap, &[]);
         }
     }
 
@@ -370,14 +372,14 @@ impl Overlay {
         let random = Id(std::array::from_fn(|_| self.random.u8(..)));
         let target = self.table.id_in_bucket(bucket, random);
         self.table.looked_up(&target, now);
-        self.start(target, Goal::Nodes, 1, Owner::Refresh);
+        self.start(target, Goal::Nodes, 1, Owner::Refresh, &[]);
     }
 
     fn is_bootstrapping(&self) -> bool {
         self.lookups.iter().any(|(_, running)| running.owner == Owner::Bootstrap)
     }
 
-    fn start(&mut self, target: Id, goal: Goal, paths: usize, owner: Owner) -> LookupId {
+    fn start(&mut self, target: Id, goal: Goal, paths: usize, owner: Owner, dead: &[Contact]) -> LookupId {
         let mut seeds = Vec::with_capacity(self.parameters.k);
         self.table.closest(&target, self.parameters.k, |e| e.failures == 0, &mut seeds);
         if seeds.len() < self.parameters.k {
@@ -387,7 +389,7 @@ impl Overlay {
         if owner == Owner::Bootstrap || seeds.is_empty() {
             seeds.extend_from_slice(&self.bootstraps);
         }
-        let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds);
+        let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds, dead);
         let id = self.lookups.insert(Running { lookup, owner, passed_over: false });
         self.changed.push_back(id);
         id
@@ -405,6 +407,7 @@ impl Overlay {
             Owner::Dialect(owner) => self.ended.push_back(Ended {
                 owner,
                 closest: running.lookup.closest(),
+                dead: running.lookup.dead(),
                 passed_over: running.passed_over,
             }),
             Owner::Refresh => {}
@@ -499,7 +502,7 @@ mod tests {
     fn named_contacts_are_not_believed_before_they_answer() {
         let mut overlay = overlay();
         overlay.alive(contact(2), Time::ZERO);
-        let lookup = overlay.start_lookup(Id::default(), Goal::Nodes, 1, Key::from_bits(0));
+        let lookup = overlay.start_lookup(Id::default(), Goal::Nodes, 1, Key::from_bits(0), &[]);
         asks(&mut overlay, Time::ZERO);
         let martian = Contact { addr: "224.0.0.1:5".parse().unwrap(), ..contact(9) };
         overlay.named(lookup, contact(2), &[contact(3), martian], Time::ZERO);

@@ -263,7 +263,7 @@ impl Node {
             r => r.min(REPLICATION_MAX),
         };
         let paths = self.settings.kademlia.paths;
-        let lookup = self.overlay.start_lookup(key, Goal::Nodes, paths, self.jobs.vacant_key());
+        let lookup = self.overlay.start_lookup(key, Goal::Nodes, paths, self.jobs.vacant_key(), &[]);
         let put = PutJob {
             key,
             value: value.into(),
@@ -289,7 +289,7 @@ impl Node {
             tally.add(value);
         }
         let paths = self.settings.kademlia.paths;
-        let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key());
+        let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key(), &[]);
         let get = GetJob { key, tally, lookup, retried: false, settling: false };
         self.register(Work::Get(get), ticket, now);
         true
@@ -508,14 +508,14 @@ impl Node {
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
-                None if !get.retried && kademlia.paths < PATHS_ON_RETRY => self.retry(id, store, now),
+                None if !get.retried && kademlia.paths < PATHS_ON_RETRY => self.retry(id, &ended.dead, store, now),
                 None => self.finish(id, Outcome::Missing, now),
             }
         }
     }
 
     /// Looks a second time, over disjoint paths: the first may have been led astray.
-    fn retry(&mut self, id: JobId, store: &Store, now: Time) {
+    fn retry(&mut self, id: JobId, dead: &[Contact], store: &Store, now: Time) {
         let Some(get) = self.get_job(id) else {
             return;
         };
@@ -525,7 +525,7 @@ impl Node {
         if let Some(value) = store.get(&key, now) {
             get.tally.add(value);
         }
-        let lookup = self.overlay.start_lookup(key, Goal::Value, PATHS_ON_RETRY, id);
+        let lookup = self.overlay.start_lookup(key, Goal::Value, PATHS_ON_RETRY, id, dead);
         if let Some(get) = self.get_job(id) {
             get.lookup = lookup;
         }
