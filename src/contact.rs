@@ -93,6 +93,16 @@ pub fn network(ip: IpAddr) -> Option<Network> {
     (scope(ip) != Some(Scope::Loopback)).then_some(Network(prefix))
 }
 
+/// An address as limits on what one stranger may take count it: an IPv4 address, or the /64 of an IPv6 one; `None` for
+/// loopback, where all programs of a host share one.
+pub fn source(ip: IpAddr) -> Option<IpAddr> {
+    let source = match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
+    };
+    (scope(ip) != Some(Scope::Loopback)).then_some(source)
+}
+
 /// The address with a v4-mapped v6 address written as v4, and without flow label and scope id, which are local matters.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())

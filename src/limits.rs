@@ -99,11 +99,12 @@ pub const ERROR_TEXT: usize = 256;
 pub const OWED_JOBS: usize = 64;
 /// Answers queued behind an owed one on a connection, past which it is not read.
 pub const OWED_ANSWERS: usize = 1_024;
-/// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read.
-pub const OWED_BYTES: usize = 256 * 1024;
+/// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read: room for
+/// all that an honest peer has outstanding, so that its answers to us can always be read.
+pub const OWED_BYTES: usize = ASKED_BYTES + 2 * FRAME_MAX;
 /// Our own requests outstanding on one connection, past which that contact is busy.
 pub const ASKED: usize = 128;
-/// Bytes of our own requests queued on one connection, past which that contact is busy.
+/// Bytes of our own requests outstanding on one connection, past which that contact is busy.
 pub const ASKED_BYTES: usize = 512 * 1024;
 /// Strikes on one connection that close it ...
 pub const STRIKES: usize = 3;
@@ -186,8 +187,8 @@ pub const POOLED_BUFFERS: usize = 64;
 pub const FAULT_LINES: u32 = 5;
 /// The window of [`FAULT_LINES`].
 pub const FAULT_WINDOW_MS: u64 = 10_000;
-/// Status readers at once.
-pub const STATUS_READERS: usize = 8;
+/// Status readers per turn: more than the kernel lets wait.
+pub const STATUS_READERS: usize = 8_192;
 /// Bytes of a status report that a reader takes; a report has about 2 KB.
 pub const REPORT_BYTES: u64 = 64 * 1024;
 /// Bytes of a configuration file that are read.
@@ -198,7 +199,7 @@ const _: () = assert!(NODE_ENTRIES <= NODE_ENTRIES_STRIKE);
 const _: () = assert!(VALUE_MAX + 40 + 32 == FRAME_MAX, "the largest PUT is the largest frame");
 const _: () = assert!(BUFFER_LARGE > FRAME_MAX && BUFFER_SMALL < BUFFER_LARGE);
 const _: () = assert!(OUTBOX_SOFT_BYTES > FRAME_MAX && OUTBOX_SOFT_BYTES + ASKED_BYTES < OUTBOX_HARD_BYTES);
-const _: () = assert!(OWED_BYTES > FRAME_MAX && ASKED_BYTES > FRAME_MAX);
+const _: () = assert!(OWED_BYTES > ASKED_BYTES + FRAME_MAX && OWED_ANSWERS > ASKED && ASKED_BYTES > FRAME_MAX);
 const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);
 const _: () = assert!(SHORT_TIMEOUT_MIN_MS < LONG_TIMEOUT_MS && LONG_TIMEOUT_MS < DIAL_TIMEOUT_MS);
 const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS && SETTLE_MS < LONG_TIMEOUT_MS);

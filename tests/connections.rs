@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Node, Peer, alone, dayfly, eventually, frame, key, network};
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Sealed};
-use dayfly::dialect::sealed::node::Request;
+use dayfly::dialect::sealed::request::Request;
 use dayfly::engine::{Door, Engine, EngineSettings, Reply};
 use dayfly::net::Net;
 use dayfly::net::clock::Clock;

@@ -7,7 +7,7 @@ use getopts::{Matches, Options};
 
 use super::{Outcome, Stop, exit, parse, resolve, tell};
 use crate::dialect::sealed::codec::ErrorCode;
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::engine::{Engine, EngineSettings, Reply};
 use crate::net::Net;
 use crate::net::clock::Clock;

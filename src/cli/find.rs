@@ -5,7 +5,7 @@ use super::json::{Object, array};
 use super::{Outcome, Stop, exit, print, print_bytes};
 use crate::contact::Contact;
 use crate::dialect::sealed::key_of;
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::engine::Reply;
 use crate::id::{Id, to_hex};
 

@@ -4,7 +4,7 @@ use super::client::{Client, not_found, options, unexpected};
 use super::find::print_value;
 use super::{Outcome, exit};
 use crate::dialect::sealed::key_of;
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::engine::Reply;
 
 const HELP: &str = "\

@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::client::{Client, options, unexpected};
 use super::json::Object;
 use super::{Outcome, exit, print, resolve};
-use crate::dialect::sealed::node::Request;
 use crate::dialect::sealed::node_id;
+use crate::dialect::sealed::request::Request;
 use crate::engine::Reply;
 use crate::net::socket::seed;
 

@@ -6,7 +6,7 @@ use super::client::{Client, options, unexpected};
 use super::json::Object;
 use super::{Outcome, Stop, exit, number, print, tell};
 use crate::dialect::sealed::key_of;
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::engine::Reply;
 use crate::limits::{REPLICATION, REPLICATION_MAX, VALUE_MAX};
 

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use crate::arena::Key;
 use crate::dialect::sealed::codec::Message;
-use crate::dialect::sealed::node::{Failure, Output as NodeOutput, Request, Via};
+use crate::dialect::sealed::node::{Failure, Output as NodeOutput};
 use crate::dialect::sealed::node_id;
+use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::session::{Asked, Wire};
 use crate::engine::conn::{Conn, Origin, State};
 use crate::engine::guard::Counter;
@@ -30,6 +31,7 @@ impl Engine {
         for node in 0..self.nodes.len() {
             while let Some(output) = self.nodes[node].poll_output(&mut self.store, now) {
                 match output {
+                    NodeOutput::FirstCopy { ticket } => self.unblock(ticket, now),
                     NodeOutput::Done { ticket, outcome } => self.pay(ticket, &outcome, now),
                     NodeOutput::Send { request, to, message, via } => {
                         let asker = Asker::Node(node, request);
@@ -117,19 +119,20 @@ impl Engine {
         let Some(conn) = self.conns.get(id).filter(|conn| conn.state == State::Dialling) else {
             return;
         };
-        match why {
-            DialError::AddressTaken if conn.origin == Origin::Listening => self.yield_to_peer(id, now),
-            DialError::ToItself => {
-                self.guard.fault(Counter::SelfConnections, conn.peer, now);
-                self.fail_asked(id, now);
-                self.close(id, now);
-            }
-            DialError::AddressTaken | DialError::Unreachable => {
-                self.guard.count(Counter::DialsFailed);
-                self.fail_asked(id, now);
-                self.close(id, now);
-            }
+        let peer = conn.peer;
+        let failure = match why {
+            DialError::AddressTaken if conn.origin == Origin::Listening => return self.yield_to_peer(id, now),
+            // From an ephemeral port it means that there are none left.
+            DialError::AddressTaken | DialError::Shortage => Failure::Busy,
+            DialError::ToItself | DialError::Unreachable => Failure::Contact,
+        };
+        if why == DialError::ToItself {
+            self.guard.fault(Counter::SelfConnections, peer, now);
+        } else {
+            self.guard.count(Counter::DialsFailed);
         }
+        self.fail_asked(id, failure, now);
+        self.close(id, now);
     }
 
     /// The pair of addresses is in use. Where the peer's own connection has arrived, that one serves us both; where
@@ -185,10 +188,10 @@ impl Engine {
     }
 
     /// Fails all that was asked on this connection.
-    pub(super) fn fail_asked(&mut self, id: ConnId, now: Time) {
+    pub(super) fn fail_asked(&mut self, id: ConnId, why: Failure, now: Time) {
         let asked = self.conns.get_mut(id).map(|conn| conn.session.take_asked());
         for asked in asked.into_iter().flatten() {
-            self.fail(asked.asker, Failure::Contact, now);
+            self.fail(asked.asker, why, now);
         }
     }
 

@@ -93,13 +93,14 @@ impl Inbox {
     }
 }
 
-/// Bytes that wait to be written, and how many of them are answers and how many requests of ours.
+/// Bytes that wait to be written, and how many of them are answers; the others are requests of ours.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
     head: usize,
     answer_bytes: usize,
-    request_bytes: usize,
+    /// Where in `bytes` the last answer ends.
+    answers_end: usize,
     /// When it last ceased to be empty or shrank.
     moved_at: Time,
 }
@@ -125,14 +126,9 @@ impl Outbox {
         self.bytes.capacity()
     }
 
-    /// Queued bytes of answers; at most a little more than the truth while both kinds are queued.
+    /// Queued bytes of answers; a little more than the truth while requests stand between them.
     pub fn answer_bytes(&self) -> usize {
         self.answer_bytes
-    }
-
-    /// Queued bytes of requests of ours, with the same proviso.
-    pub fn request_bytes(&self) -> usize {
-        self.request_bytes
     }
 
     /// When it last ceased to be empty or shrank: without progress since then it is stalled.
@@ -143,11 +139,12 @@ impl Outbox {
     /// Lets `encode` append answers.
     pub fn answers(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
         self.answer_bytes += self.append(pool, now, encode);
+        self.answers_end = self.bytes.len();
     }
 
     /// Lets `encode` append requests of ours.
     pub fn requests(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.request_bytes += self.append(pool, now, encode);
+        self.append(pool, now, encode);
     }
 
     fn append(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
@@ -166,12 +163,12 @@ impl Outbox {
     pub fn written(&mut self, n: usize, pool: &mut BufferPool, now: Time) {
         self.moved_at = now;
         self.head = self.head.saturating_add(n).min(self.bytes.len());
-        self.answer_bytes = self.answer_bytes.min(self.len());
-        self.request_bytes = self.request_bytes.min(self.len());
+        self.answer_bytes = self.answer_bytes.min(self.answers_end.saturating_sub(self.head));
         if self.is_empty() {
             self.clear(pool);
         } else if self.head >= self.bytes.len() / 2 {
             self.bytes.drain(..self.head);
+            self.answers_end = self.answers_end.saturating_sub(self.head);
             self.head = 0;
         }
     }
@@ -213,15 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn an_outbox_counts_answers_and_requests_apart() {
+    fn an_outbox_counts_answers_and_not_the_requests_behind_them() {
         let (mut pool, mut outbox) = (BufferPool::default(), Outbox::default());
         outbox.answers(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[1; 30]));
         outbox.requests(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[2; 50]));
-        assert_eq!((outbox.len(), outbox.answer_bytes(), outbox.request_bytes()), (80, 30, 50));
-        outbox.written(60, &mut pool, Time::from_ms(3));
-        assert_eq!((outbox.unwritten(), outbox.answer_bytes()), (&[2; 20][..], 20));
-        assert_eq!(outbox.moved_at(), Time::from_ms(3));
-        outbox.written(20, &mut pool, Time::from_ms(4));
-        assert_eq!((outbox.is_empty(), outbox.capacity(), outbox.request_bytes()), (true, 0, 0));
+        assert_eq!((outbox.len(), outbox.answer_bytes()), (80, 30));
+        outbox.written(25, &mut pool, Time::from_ms(3));
+        assert_eq!((outbox.len(), outbox.answer_bytes(), outbox.moved_at()), (55, 5, Time::from_ms(3)));
+        outbox.requests(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[3; 500]));
+        outbox.written(40, &mut pool, Time::from_ms(4));
+        assert_eq!((outbox.answer_bytes(), outbox.unwritten()[14], outbox.unwritten()[15]), (0, 2, 3));
+        outbox.answers(&mut pool, Time::from_ms(4), |out| out.extend_from_slice(&[4; 10]));
+        assert_eq!(outbox.answer_bytes(), 10);
+        outbox.written(525, &mut pool, Time::from_ms(5));
+        assert_eq!((outbox.is_empty(), outbox.capacity(), outbox.answer_bytes()), (true, 0, 0));
     }
 }

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use crate::dialect::sealed::session::{Session, Wire};
 use crate::engine::Asker;
-use crate::engine::buffer::{Inbox, Outbox};
+use crate::engine::buffer::{BufferPool, Inbox, Outbox};
 use crate::limits::{
-    ASKED_BYTES, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
+    DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, LONG_TIMEOUT_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
     OUTBOX_SOFT_BYTES, STALL_MS,
 };
 use crate::time::Time;
@@ -52,7 +52,7 @@ pub enum Expiry {
     Frame,
     /// No progress on the outbox, or no answers to requests of ours.
     Stalled,
-    /// A connection between nodes that nobody used.
+    /// A connection between nodes that nobody used, or a probe that nobody answered.
     Idle,
     /// The peer had its time to read our last words.
     Lingered,
@@ -135,10 +135,18 @@ impl Conn {
         }
     }
 
-    /// Whether messages in the inbox may be handled: the peer reads its answers, and few enough are owed. Only answers
-    /// count; if requests of ours did, two nodes that store much on each other would both stop reading.
+    /// Whether the peer does not read its answers: no request of its is started then. Only answers count; if requests of
+    /// ours did, two nodes that store much on each other would both stop.
+    pub fn is_held_back(&self) -> bool {
+        self.outbox.answer_bytes() >= OUTBOX_SOFT_BYTES
+    }
+
+    /// Whether messages in the inbox may be handled. A peer whose answers we await is read even while it is held back,
+    /// or else two nodes that ask each other for much would both stop; its requests wait then, and there is room for all
+    /// that an honest peer has outstanding.
     pub fn may_handle(&self) -> bool {
-        self.state == State::Open && self.session.has_room() && self.outbox.answer_bytes() < OUTBOX_SOFT_BYTES
+        let reads_on = !self.is_held_back() || self.session.awaits();
+        self.state == State::Open && self.session.has_room() && reads_on
     }
 
     /// Whether a whole frame waits in the inbox.
@@ -156,7 +164,7 @@ impl Conn {
     /// Whether a request of ours may be sent; else the contact is busy.
     pub fn may_ask(&self) -> bool {
         let is_open = matches!(self.state, State::Open | State::Dialling) && !self.eof;
-        is_open && self.session.may_ask() && self.outbox.request_bytes() < ASKED_BYTES
+        is_open && self.session.may_ask()
     }
 
     /// Whether the socket should be written.
@@ -198,11 +206,13 @@ impl Conn {
             State::Open | State::Closing => {}
         }
         let must_speak = self.is_silent() && self.session.wire() == Wire::Sealed;
+        let probes = self.origin == Origin::Single && self.node.is_some();
         let idles = self.is_link && self.is_idle();
         let stalls = !self.outbox.is_empty();
         [
             must_speak.then(|| (self.opened_at.after(FIRST_FRAME_MS), Expiry::Silent)),
             self.frame_since.filter(|_| self.paused_at.is_none()).map(|at| (at.after(FRAME_MS), Expiry::Frame)),
+            probes.then(|| (self.opened_at.after(LONG_TIMEOUT_MS), Expiry::Idle)),
             stalls.then(|| (self.outbox.moved_at().after(STALL_MS), Expiry::Stalled)),
             self.session.oldest_asked().map(|at| (at.after(STALL_MS), Expiry::Stalled)),
             idles.then(|| (self.used_at.after(NODE_IDLE_MS), Expiry::Idle)),
@@ -212,9 +222,12 @@ impl Conn {
         .min_by_key(|(at, _)| *at)
     }
 
-    /// Whether it is not read because its answers are not.
-    pub fn is_held_back(&self) -> bool {
-        self.state == State::Open && self.outbox.answer_bytes() >= OUTBOX_SOFT_BYTES
+    /// Lets settled answers leave while the peer reads them.
+    pub fn release_answers(&mut self, pool: &mut BufferPool, now: Time) {
+        let room = OUTBOX_SOFT_BYTES.saturating_sub(self.outbox.answer_bytes());
+        if room > 0 && self.session.owes() {
+            self.outbox.answers(pool, now, |out| self.session.release(out, room));
+        }
     }
 
     /// Starts or ends the time in which it is not read, which no frame's deadline counts.

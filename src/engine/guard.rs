@@ -3,9 +3,9 @@
 //! where all programs of a host share one. Never closes anything itself.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::contact::{Scope, scope};
+use crate::contact::source;
 use crate::dialect::sealed::session::Breach;
 use crate::limits::{BAN_AFTER, BAN_MS, CONNECTIONS_PER_ADDRESS, FAULT_LINES, FAULT_WINDOW_MS, OFFENDERS};
 use crate::time::Time;
@@ -103,15 +103,12 @@ counters! {
     NamesUnresolved = "names_unresolved",
 }
 
-/// An address as limits count it: an IPv4 address, or the /64 of an IPv6 one.
-type Source = IpAddr;
-
 /// Counters, log gates and the memory of addresses.
 #[derive(Debug)]
 pub struct Guard {
     counts: Vec<u64>,
     gates: Vec<Gate>,
-    sources: BTreeMap<Source, Record>,
+    sources: BTreeMap<IpAddr, Record>,
     /// Records with offences.
     offenders: usize,
 }
@@ -245,16 +242,6 @@ pub fn counter_of(breach: Breach) -> Counter {
         Breach::WrongAnswer => Counter::WrongAnswers,
         Breach::ForeignProtocol => Counter::ForeignProtocols,
     }
-}
-
-fn source(peer: IpAddr) -> Option<Source> {
-    if scope(peer) == Some(Scope::Loopback) {
-        return None;
-    }
-    Some(match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
-    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod pool;
 
 mod ask;
+mod life;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -26,12 +27,12 @@ use crate::dialect::sealed::node::{Node, Settings};
 use crate::dialect::sealed::session::Wire;
 use crate::dialect::sealed::store::{Store, StoreLimits};
 use crate::engine::buffer::BufferPool;
-use crate::engine::conn::{Conn, Expiry, Origin, Reading, State};
+use crate::engine::conn::{Conn, Origin, State};
 use crate::engine::guard::{Counter, Guard};
 use crate::engine::pool::Pool;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
-use crate::limits::{BUFFERED_BYTES, CONNECTIONS};
+use crate::limits::CONNECTIONS;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -64,6 +65,8 @@ pub enum DialError {
     /// The pair of addresses is in use: the peer's own connection from there is in the accept queue, or an old one has
     /// not died yet. The driver must report what is in its accept queue first.
     AddressTaken,
+    /// We are out of descriptors, memory or ports, which says nothing about the contact.
+    Shortage,
     /// Anything else.
     Unreachable,
     /// The connection leads to itself.
@@ -249,12 +252,14 @@ impl Engine {
             Door::Sealed(node) => (node, Wire::Sealed),
             Door::Api(node) => (node, Wire::Api),
         };
-        if self.conns.len() >= self.settings.max_connections && !self.evict_oldest_silent(now) {
-            self.guard.fault(Counter::TooManyConnections, peer, now);
-            return None;
-        }
+        // First whether it may come at all, so that who is refused anyway costs nobody a place.
         if let Err(counter) = self.guard.admit(peer.ip(), now) {
             self.guard.fault(counter, peer, now);
+            return None;
+        }
+        if self.conns.len() >= self.settings.max_connections && !self.evict_oldest_silent(now) {
+            self.guard.left(peer.ip());
+            self.guard.fault(Counter::TooManyConnections, peer, now);
             return None;
         }
         self.guard.count(Counter::Accepted);
@@ -414,157 +419,9 @@ impl Engine {
         }
     }
 
-    // ---- the life of a connection ----
-
     /// Whether all that was owed is sent, so that a stopping process may end.
     pub fn is_quiet(&self) -> bool {
         self.conns.iter().all(|(_, conn)| !conn.session.owes() && !conn.wants_write())
-    }
-
-    /// Brings a connection in line with what just happened to it: closes it if it is finished or overfull, has leftover
-    /// messages handled, pauses or resumes reading, moves its timer, counts its memory. Called after every change.
-    fn settle(&mut self, id: ConnId, now: Time) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        if conn.state == State::Closed {
-            return;
-        }
-        if conn.is_overfull() {
-            self.guard.fault(Counter::SlowReaders, conn.peer, now);
-            return self.close(id, now);
-        }
-        if conn.is_finished() || (self.stopping && conn.state != State::Dialling && conn.is_idle()) {
-            return self.close(id, now);
-        }
-        if conn.state == State::Closing && conn.outbox.is_empty() {
-            conn.state = State::Lingering(now);
-            self.outputs.push_back(Output::ShutdownWrite(id));
-        }
-        if conn.wants_write() && !conn.is_dirty {
-            conn.is_dirty = true;
-            self.dirty.push_back(id);
-        }
-        if !conn.is_ready && conn.has_frame() && conn.may_handle() {
-            conn.is_ready = true;
-            self.ready.push_back(id);
-        }
-        conn.inbox.release(&mut self.buffers);
-        match conn.pause_or_resume(now) {
-            Reading::AsBefore => {}
-            Reading::Paused if conn.is_held_back() => self.guard.count(Counter::ReadPauses),
-            Reading::Paused => {}
-            Reading::Resumed => self.outputs.push_back(Output::Resume(id)),
-        }
-        self.arm(id, now);
-        self.count_memory(id, now);
-    }
-
-    /// Arms the connection's timer unless it fires early enough already.
-    fn arm(&mut self, id: ConnId, now: Time) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        let Some((deadline, _)) = conn.deadline() else {
-            return;
-        };
-        if conn.timer.is_some_and(|(_, at)| at <= deadline) {
-            return;
-        }
-        if let Some((timer, _)) = conn.timer {
-            self.wheel.cancel(timer);
-        }
-        conn.timer = Some((self.wheel.arm(now, deadline, id), deadline));
-    }
-
-    fn count_memory(&mut self, id: ConnId, now: Time) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        let bytes = conn.memory_bytes();
-        self.buffered_bytes = self.buffered_bytes - conn.counted_bytes + bytes;
-        conn.counted_bytes = bytes;
-        if self.buffered_bytes > BUFFERED_BYTES {
-            let fattest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
-            if let Some((id, peer)) = fattest.map(|(id, conn)| (id, conn.peer)) {
-                self.guard.fault(Counter::MemoryLimit, peer, now);
-                self.close(id, now);
-            }
-        }
-    }
-
-    /// A deadline of the connection has passed.
-    fn expire(&mut self, id: ConnId, expiry: Expiry, now: Time) {
-        let Some(conn) = self.conns.get(id) else {
-            return;
-        };
-        let counter = match expiry {
-            Expiry::Dial => Some(Counter::DialsFailed),
-            Expiry::Silent if conn.inbox.is_empty() => Some(Counter::SilentConnections),
-            Expiry::Silent | Expiry::Frame if conn.session.looks_foreign(conn.inbox.unread()) => {
-                Some(Counter::ForeignProtocols)
-            }
-            Expiry::Silent | Expiry::Frame => Some(Counter::FrameTimeouts),
-            Expiry::Stalled => Some(Counter::SlowReaders),
-            Expiry::Idle | Expiry::Lingered => None,
-        };
-        if let Some(counter) = counter {
-            self.guard.fault(counter, conn.peer, now);
-        }
-        self.close(id, now);
-    }
-
-    /// Says the last words of a connection and then closes it: nothing more is read or handled.
-    fn close_after_flush(&mut self, id: ConnId, now: Time) {
-        if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Open) {
-            conn.state = State::Closing;
-            conn.inbox.consume(usize::MAX);
-            conn.frame_since = None;
-        }
-        self.settle(id, now);
-    }
-
-    /// Closes a connection now.
-    fn close(&mut self, id: ConnId, now: Time) {
-        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state != State::Closed) else {
-            return;
-        };
-        conn.state = State::Closed;
-        conn.inbox.consume(usize::MAX);
-        conn.inbox.release(&mut self.buffers);
-        conn.outbox.clear(&mut self.buffers);
-        self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes);
-        if let Some((timer, _)) = conn.timer.take() {
-            self.wheel.cancel(timer);
-        }
-        if let Some(node) = conn.node {
-            self.pool.remove(node, conn.peer, id);
-        }
-        if conn.origin == Origin::Inbound {
-            self.guard.left(conn.peer.ip());
-        }
-        self.outputs.push_back(Output::Close(id));
-        self.closed.push(id);
-        self.drop_asked(id, now);
-    }
-
-    fn remember_silent(&mut self, id: ConnId) {
-        if self.silent.len() >= 2 * self.settings.max_connections.max(1) {
-            self.silent.retain(|id| self.conns.get(*id).is_some_and(Conn::is_silent));
-        }
-        self.silent.push_back(id);
-    }
-
-    /// Closes the inbound connection that has been silent longest; whether there was one.
-    fn evict_oldest_silent(&mut self, now: Time) -> bool {
-        while let Some(id) = self.silent.pop_front() {
-            if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent()) {
-                self.guard.fault(Counter::Evicted, conn.peer, now);
-                self.close(id, now);
-                return true;
-            }
-        }
-        false
     }
 
     /// Panics unless lists and sums agree with the connections. For debug builds and tests; between turns.

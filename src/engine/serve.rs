@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use crate::arena::Arena;
 use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
-use crate::dialect::sealed::job::{Outcome, Ticket};
-use crate::dialect::sealed::node::{Answer, Node};
+use crate::dialect::sealed::job::{Outcome, Put, Ticket};
+use crate::dialect::sealed::node::{Answer, Failure, Node};
 use crate::dialect::sealed::session::{Cut, Session, Wire};
 use crate::dialect::sealed::store::Store;
 use crate::engine::buffer::{BufferPool, Outbox};
@@ -52,12 +52,12 @@ impl Engine {
         let Some(conn) = conns.get_mut(id) else {
             return false;
         };
+        let (peer, is_held_back) = (conn.peer, conn.is_held_back());
         let Conn { session, inbox, outbox, .. } = conn;
-        let peer = conn.peer;
         match session.read(inbox.unread()) {
             Cut::Incomplete => return false,
             Cut::Request { len, message } => {
-                let asking = Asking { conn: id, node: conn.node, peer, place: None };
+                let asking = Asking { conn: id, node: conn.node, peer, place: None, since: now };
                 let mut desk = Desk { nodes, store, guard, waiters, buffers };
                 if desk.is_from_ourselves(asking, &message, now) {
                     self.close(id, now);
@@ -67,8 +67,8 @@ impl Engine {
                 if is_due && conn.origin == Origin::Inbound && desk.note_candidate(asking, &message, now) {
                     conn.candidate_at = Some(now);
                 }
-                if session.must_wait(&message) {
-                    session.wait(&message, &inbox.unread()[..len]);
+                if is_held_back || session.must_wait(&message) {
+                    session.wait(&message, &inbox.unread()[..len], now);
                 } else {
                     desk.serve(asking, session, outbox, &message, now);
                 }
@@ -127,7 +127,7 @@ impl Engine {
 
     /// Ends a connection whose framing or order is lost. What was outstanding has failed and is not sent again.
     fn end_conversation(&mut self, id: ConnId, flush: bool, now: Time) {
-        self.fail_asked(id, now);
+        self.fail_asked(id, Failure::Contact, now);
         if flush {
             self.close_after_flush(id, now);
         } else {
@@ -137,14 +137,13 @@ impl Engine {
 
     /// A job has ended: its answer takes its place, and requests that waited for it may start.
     pub(super) fn pay(&mut self, ticket: Ticket, outcome: &Outcome, now: Time) {
-        let Engine { conns, nodes, store, guard, buffers, waiters, .. } = self;
-        let Some(Waiter { conn: id, place, key }) = waiters.remove(ticket) else {
+        let Some(Waiter { conn: id, place, key }) = self.waiters.remove(ticket.waiter) else {
             return;
         };
-        let Some(conn) = conns.get_mut(id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let Conn { session, outbox, .. } = conn;
+        let session = &mut conn.session;
         let answer = match (outcome, session.wire()) {
             (Outcome::Stored | Outcome::Unreachable, Wire::Api) => None,
             (Outcome::Busy, Wire::Sealed) => Some(ErrorCode::Busy.message()),
@@ -154,16 +153,40 @@ impl Engine {
             (Outcome::Found(value), _) => Some(Message::Success { key, value }),
             (Outcome::Missing, _) => Some(Message::Failure { key }),
         };
-        outbox.answers(buffers, now, |out| session.answer_at(place, answer.as_ref(), out));
-        let mut desk = Desk { nodes, store, guard, waiters, buffers };
-        while let Some(held) = session.next_startable() {
-            let asking = Asking { conn: id, node: conn.node, peer: conn.peer, place: Some(held.place) };
-            if let Some(message) = message_in(&held.frame, session.wire()) {
-                desk.serve(asking, session, outbox, &message, now);
-            }
-        }
+        session.settle(place, answer.as_ref());
         conn.used_at = now;
         self.settle(id, now);
+    }
+
+    /// The value of a PUT that is not done yet can be found: requests that waited for it may start.
+    pub(super) fn unblock(&mut self, ticket: Ticket, now: Time) {
+        let Some(&Waiter { conn: id, place, .. }) = self.waiters.get(ticket.waiter) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.session.unblock(place);
+            self.settle(id, now);
+        }
+    }
+
+    /// Starts the requests that waited and need not any more, as long as the peer reads its answers.
+    pub(super) fn start_waiting(&mut self, id: ConnId, now: Time) {
+        let Engine { conns, nodes, store, guard, buffers, waiters, .. } = self;
+        let Some(conn) = conns.get_mut(id) else {
+            return;
+        };
+        while !conn.is_held_back() {
+            let Some(held) = conn.session.next_startable() else {
+                return;
+            };
+            let place = Some(held.place);
+            let asking = Asking { conn: id, node: conn.node, peer: conn.peer, place, since: held.since };
+            if let Some(message) = message_in(&held.frame, conn.session.wire()) {
+                let mut desk = Desk { nodes, store, guard, waiters, buffers };
+                desk.serve(asking, &mut conn.session, &mut conn.outbox, &message, now);
+            }
+            conn.release_answers(buffers, now);
+        }
     }
 }
 
@@ -175,6 +198,8 @@ struct Asking {
     peer: SocketAddr,
     /// The place it was given when it had to wait; `None` for a request that just came.
     place: Option<u64>,
+    /// When the request came.
+    since: Time,
 }
 
 /// What it takes to serve a request, apart from its connection.
@@ -221,15 +246,16 @@ impl Desk<'_> {
         let Some(number) = asking.node else {
             // A client has nothing to offer.
             let answer = ErrorCode::Busy.message();
-            return outbox.answers(self.buffers, now, |out| settle(session, asking.place, Some(&answer), out));
+            return outbox.answers(self.buffers, now, |out| put_in_place(session, asking.place, Some(&answer), out));
         };
         let node = &mut self.nodes[number];
-        let ticket = self.waiters.vacant_key();
+        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: asking.since };
         let answer = match (session.wire(), message) {
             (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
                 // The API's PUT always goes through the network, and is never answered.
-                let replication = usize::from(*replication);
-                node.start_put(*key, value, *ttl_s, replication, ticket, now).then_some(Answer::Later)
+                let (replication, source) = (usize::from(*replication), asking.peer.ip());
+                let put = Put { key: *key, value, ttl_s: *ttl_s, replication, source };
+                node.start_put(put, ticket, now).then_some(Answer::Later)
             }
             _ => Some(node.on_request(asking.peer, message, self.store, ticket, now)),
         };
@@ -245,20 +271,20 @@ impl Desk<'_> {
                     (Wire::Api, Message::Error { .. }) => Message::Failure { key },
                     (_, answer) => answer,
                 };
-                outbox.answers(self.buffers, now, |out| settle(session, asking.place, Some(&answer), out));
+                outbox.answers(self.buffers, now, |out| put_in_place(session, asking.place, Some(&answer), out));
             }
             None => {
                 self.guard.fault(Counter::Busy, asking.peer, now);
-                outbox.answers(self.buffers, now, |out| settle(session, asking.place, None, out));
+                outbox.answers(self.buffers, now, |out| put_in_place(session, asking.place, None, out));
             }
         }
     }
 }
 
 /// Puts an answer, or silence, in its place.
-fn settle(session: &mut Session<Asker>, place: Option<u64>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
+fn put_in_place(session: &mut Session<Asker>, place: Option<u64>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
     match (place, answer) {
-        (Some(place), answer) => session.answer_at(place, answer, out),
+        (Some(place), answer) => session.settle(place, answer),
         (None, Some(answer)) => session.answer(answer, out),
         (None, None) => {}
     }

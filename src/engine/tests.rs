@@ -7,7 +7,7 @@ use super::*;
 use crate::dialect::Codec;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes, Sealed};
 use crate::dialect::sealed::contact_at;
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::limits::{
     BAN_MS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS, NODE_IDLE_MS,
     OUTBOX_SOFT_BYTES, OWED_JOBS, STALL_MS, TURN_MESSAGES,
@@ -95,6 +95,28 @@ impl Bench {
             self.settle();
         }
         self.now = end;
+    }
+
+    /// Connects every dial and answers what was asked on them, until nothing more is asked. `None`: with silence.
+    fn play_peers(&mut self, answer: impl Fn(SocketAddr, &Message<'_>) -> Option<Vec<u8>>) {
+        for _ in 0..100 {
+            let mut asked = false;
+            for (id, _, to) in self.dials.clone() {
+                self.engine.dialled(id, self.now);
+                let mut frames = &self.take(id)[..];
+                while !frames.is_empty() {
+                    let (frame, rest) = frames.split_at(Sealed::frame_len(frames).unwrap().unwrap());
+                    if let Some(bytes) = answer(to, &Sealed::decode(frame).unwrap()) {
+                        self.feed(id, &bytes, usize::MAX);
+                    }
+                    (frames, asked) = (rest, true);
+                }
+            }
+            if !asked {
+                return;
+            }
+        }
+        panic!("the node asks for ever");
     }
 
     fn count(&self, counter: Counter) -> u64 {
@@ -286,6 +308,137 @@ fn a_get_sees_the_put_before_it_and_not_the_one_after() {
     let stored = frame(&Message::Success { key: target(1), value: b"" });
     let found = |value| frame(&Message::Success { key: target(1), value });
     assert!(bench.take(id) == [stored.clone(), found(b"one"), stored, found(b"two")].concat());
+}
+
+#[test]
+fn large_answers_behind_a_slow_one_leave_as_fast_as_they_are_read() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let value = vec![7; 60_000];
+    let put = Message::Put { ttl_s: 9, replication: 1, key: target(1), value: &value };
+    bench.feed(id, &frame(&put), usize::MAX);
+    bench.take(id);
+    bench.feed(id, &frame(&Message::Get { key: target(2) }), usize::MAX);
+    let get = frame(&Message::Get { key: target(1) });
+    bench.feed(id, &get.repeat(40), usize::MAX);
+    bench.pass(4_000);
+    let answers = bench.take(id);
+    assert_eq!(answers.len(), 68 + 40 * 60_068, "more than the hard limit, and none is lost");
+    assert!(bench.engine.buffered_bytes() < 100_000 && !bench.closed.contains(&id));
+}
+
+#[test]
+fn two_nodes_that_ask_each_other_for_much_do_not_both_stop_reading() {
+    let mut bench = bench("127.0.0.1:6500");
+    let theirs = bench.accept("127.0.0.1:7000").unwrap();
+    let value = vec![7; 60_000];
+    let put = Message::Put { ttl_s: 9, replication: 1, key: target(1), value: &value };
+    bench.feed(theirs, &frame(&put), usize::MAX);
+    bench.take(theirs);
+    bench.engine.call(Some(0), "127.0.0.1:7000".parse().unwrap(), Request::Ping(5), bench.now);
+    bench.settle();
+    // They ask for more than we may queue, and read nothing: their own answer must get through all the same.
+    bench.feed(theirs, &frame(&Message::FindValue { key: target(1) }).repeat(10), usize::MAX);
+    bench.feed(theirs, &frame(&put).repeat(5), usize::MAX);
+    bench.feed(theirs, &pong(5), usize::MAX);
+    assert_eq!(bench.replies, [Reply::Pong]);
+    let answers = bench.take(theirs);
+    assert_eq!(answers.len(), 40 + 10 * 60_036 + 5 * 68, "and in the end they get all they asked for");
+}
+
+#[test]
+fn a_value_can_be_got_as_soon_as_one_holder_has_it() {
+    let mut bench = bench("127.0.0.1:6500");
+    for port in [7_000, 7_001] {
+        bench.engine.add_bootstrap(([127, 0, 0, 1], port).into(), bench.now);
+    }
+    // One holds values, the other answers everything but a PUT.
+    let peers = |to: SocketAddr, asked: &Message<'_>| match asked {
+        Message::FindNode { .. } => Some(frame(&Message::Node(Nodes::Contacts(&[])))),
+        Message::FindValue { .. } if to.port() == 7_000 => Some(frame(&Message::Value { value: b"v" })),
+        Message::FindValue { .. } => Some(frame(&Message::Node(Nodes::Contacts(&[])))),
+        Message::Put { key, .. } if to.port() == 7_000 => Some(frame(&Message::Success { key: *key, value: b"" })),
+        _ => None,
+    };
+    bench.pass(1);
+    bench.play_peers(peers);
+    let module = bench.engine.accepted(Door::Api(0), "127.0.0.1:1".parse().unwrap(), bench.now).unwrap();
+    let api = |message: &Message<'_>| {
+        let mut bytes = Vec::new();
+        crate::dialect::sealed::api::VoidPhone::encode(message, &mut bytes);
+        bytes
+    };
+    bench.feed(module, &api(&Message::Put { ttl_s: 1, replication: 2, key: target(1), value: b"v" }), usize::MAX);
+    bench.play_peers(peers);
+    bench.pass(500);
+    bench.feed(module, &api(&Message::Get { key: target(1) }), usize::MAX);
+    bench.play_peers(peers);
+    bench.pass(300);
+    assert_eq!(bench.take(module), api(&Message::Success { key: target(1), value: b"v" }), "the course's client");
+}
+
+#[test]
+fn an_answer_is_due_four_seconds_after_the_request_came_however_long_it_waited() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let gets: Vec<u8> = (0..200).flat_map(|n| frame(&Message::Get { key: target(n) })).collect();
+    bench.feed(id, &gets, usize::MAX);
+    bench.pass(4_000);
+    assert!(bench.engine.nodes()[0].jobs() == 0 && bench.take(id).len() >= 200 * 40);
+}
+
+#[test]
+fn the_last_error_comes_after_what_was_owed_and_is_not_lost() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    bench.feed(id, &frame(&Message::Get { key: target(1) }), usize::MAX);
+    bench.feed(id, &strike().repeat(3), usize::MAX);
+    bench.pass(4_000);
+    let error = frame(&ErrorCode::UnknownType.message());
+    assert!(bench.take(id) == [frame(&Message::Failure { key: target(1) }), error.repeat(3)].concat());
+    bench.pass(2_000);
+    assert!(bench.closed.contains(&id));
+}
+
+#[test]
+fn a_candidate_that_accepts_and_says_nothing_is_let_go() {
+    let mut bench = bench("127.0.0.1:6500");
+    for port in 1..=40 {
+        let client = bench.accept(&format!("127.0.0.1:{port}")).unwrap();
+        bench.feed(client, &frame(&Message::FindNode { key: target(1) }), usize::MAX);
+    }
+    bench.play_peers(|_, _| None);
+    assert_eq!(bench.engine.connections(), 40 + crate::limits::PROBES);
+    bench.pass(2_100);
+    assert_eq!(bench.engine.connections(), 40);
+}
+
+#[test]
+fn our_own_want_of_descriptors_is_not_held_against_a_contact() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.pass(1);
+    bench.play_peers(|_, _| Some(frame(&Message::Node(Nodes::Contacts(&[])))));
+    let contacts = |bench: &Bench| bench.engine.nodes()[0].overlay().table().len();
+    assert_eq!(contacts(&bench), 1);
+    let (link, ..) = bench.dials[0];
+    bench.engine.eof(link, bench.now);
+    bench.settle();
+    bench.dials.clear();
+    for n in 0..3 {
+        let client = bench.accept(&format!("127.0.0.1:{}", 50 + n)).unwrap();
+        bench.feed(client, &frame(&Message::Get { key: target(n) }), usize::MAX);
+        for (dial, _, to) in std::mem::take(&mut bench.dials) {
+            assert_eq!(to.port(), 7_000);
+            bench.engine.dial_failed(dial, DialError::Shortage, bench.now);
+        }
+        bench.settle();
+        assert_eq!(bench.take(client), frame(&ErrorCode::Busy.message()));
+    }
+    assert_eq!(contacts(&bench), 1);
 }
 
 #[test]

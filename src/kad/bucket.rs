@@ -71,10 +71,11 @@ impl Bucket {
         self.entries.iter().find(|entry| entry.contact.id == *id)
     }
 
-    /// Whether `net` has all the places here that one network gets. Loopback (`None`) never has.
+    /// Whether `net` has all the places here that one network gets, those in the cache included. Loopback (`None`) never
+    /// has.
     pub fn has_enough_of(&self, net: Option<Network>) -> bool {
-        net.is_some()
-            && self.entries.iter().filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
+        let all = self.entries.iter().chain(&self.cache);
+        net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
     /// Records that `contact` answered at `now`. `id` and address belong together by the dialect's rules, so an entry
@@ -87,12 +88,11 @@ impl Bucket {
             }
             return Insert::Refreshed;
         }
-        let net = network(contact.addr.ip());
-        if self.has_enough_of(net) {
+        self.cache.retain(|e| e.contact.id != contact.id);
+        if self.has_enough_of(network(contact.addr.ip())) {
             return Insert::TooManyOfNetwork;
         }
         let fresh = Entry { contact, answered_at: now, failures: 0 };
-        self.cache.retain(|e| e.contact.id != contact.id);
         if !self.is_full(k) {
             self.entries.push(fresh);
             return Insert::Added;
@@ -108,20 +108,18 @@ impl Bucket {
         Insert::Cached
     }
 
-    /// Records that the entry of `id` did not answer. It leaves when a waiting contact can take its place, or at the
-    /// second failure in a row. Returns whether it left.
-    pub fn failed(&mut self, id: &Id) -> bool {
+    /// Records that the entry of `id` did not answer. It leaves when a waiting contact that `admit` lets through can take
+    /// its place, or at the second failure in a row. Returns whether it left.
+    pub fn failed(&mut self, id: &Id, admit: impl Fn(&Contact) -> bool) -> bool {
         self.cache.retain(|e| e.contact.id != *id);
         let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
             return false;
         };
         self.entries[at].failures = self.entries[at].failures.saturating_add(1);
         let left = self.entries.swap_remove(at);
-        while let Some(waiting) = self.cache.pop() {
-            if !self.has_enough_of(network(waiting.contact.addr.ip())) {
-                self.entries.push(waiting);
-                return true;
-            }
+        if let Some(newest) = self.cache.iter().rposition(|e| admit(&e.contact)) {
+            self.entries.push(self.cache.remove(newest));
+            return true;
         }
         if left.failures >= CONTACT_FAILURES {
             return true;
@@ -170,7 +168,7 @@ mod tests {
         let mut bucket = full();
         assert_eq!(bucket.answered(contact(9, [127, 0, 0, 1]), K, Time::from_ms(5)), Insert::Cached);
         assert!(bucket.get(&Id([9; 32])).is_none());
-        assert!(bucket.failed(&Id([1; 32])), "a waiting contact takes the place of the one that failed");
+        assert!(bucket.failed(&Id([1; 32]), |_| true), "a waiting contact takes the place of the one that failed");
         assert!(bucket.get(&Id([9; 32])).is_some());
     }
 
@@ -187,10 +185,10 @@ mod tests {
     #[test]
     fn one_failure_is_forgiven_two_are_not() {
         let mut bucket = full();
-        assert!(!bucket.failed(&Id([2; 32])));
+        assert!(!bucket.failed(&Id([2; 32]), |_| true));
         bucket.answered(contact(2, [127, 0, 0, 1]), K, Time::from_ms(1));
-        assert!(!bucket.failed(&Id([2; 32])));
-        assert!(bucket.failed(&Id([2; 32])));
+        assert!(!bucket.failed(&Id([2; 32]), |_| true));
+        assert!(bucket.failed(&Id([2; 32]), |_| true));
         assert_eq!(bucket.entries().len(), K - 1);
     }
 

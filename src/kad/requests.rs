@@ -75,11 +75,6 @@ impl<P: Copy> Requests<P> {
         self.requests.is_empty()
     }
 
-    /// The purposes of all requests in flight.
-    pub fn purposes(&self) -> impl Iterator<Item = &P> {
-        self.requests.iter().map(|(_, request)| &request.purpose)
-    }
-
     /// When [`Requests::expire`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         self.wheel.next_deadline()

@@ -75,8 +75,11 @@ impl RoutingTable {
 
     /// Records that the contact `id` did not answer. Returns whether it left the table.
     pub fn failed(&mut self, id: &Id) -> bool {
-        let bucket = self.bucket_of(id);
-        let left = self.buckets[bucket].failed(id);
+        let index = self.bucket_of(id);
+        // Those who wait have passed the limit on their network in the bucket, not the one in the table.
+        let waiting = self.buckets[index].cache().iter().map(|e| e.contact);
+        let barred: Vec<Contact> = waiting.filter(|contact| self.has_enough_of_network(contact)).collect();
+        let left = self.buckets[index].failed(id, |contact| !barred.contains(contact));
         self.debug_check();
         left
     }
@@ -235,6 +238,21 @@ mod tests {
             table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
         }
         assert!(table.len() <= NETWORK_PER_TABLE, "{} of one /24", table.len());
+    }
+
+    #[test]
+    fn the_cache_is_no_way_round_the_limits_on_a_network() {
+        let mut table = filled(5_000);
+        for seed in 5_000..9_000 {
+            let addr = ([66, 66, 66, (seed % 250) as u8], 1 + seed as u16).into();
+            table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
+        }
+        let honest: Vec<Id> = table.entries().map(|e| e.contact.id).collect();
+        for id in honest {
+            table.failed(&id);
+        }
+        let of_flood = table.entries().filter(|e| e.contact.addr.ip().to_string().starts_with("66.")).count();
+        assert!((1..=NETWORK_PER_TABLE).contains(&of_flood), "{of_flood} of one /24");
     }
 
     #[test]

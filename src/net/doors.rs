@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use rustix::io::Errno;
 
 use crate::engine::Door;
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN};
-use crate::net::socket::Listener;
+use crate::net::socket::{Listener, is_shortage};
 use crate::time::Time;
 
 struct Entry {
@@ -126,12 +125,6 @@ fn shed(listener: &Listener, spare: &mut Option<File>) -> bool {
     drop(shed);
     *spare = self::spare();
     !nobody_waited
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn spare() -> Option<File> {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::engine::guard::Counter;
 use crate::engine::{ConnId, DialError, Door, Engine, Output, Reply};
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
@@ -221,7 +221,7 @@ impl Net {
                     known.into_iter().for_each(|addr| self.engine.add_bootstrap(addr, now));
                     (0..unresolved).for_each(|_| self.engine.count(Counter::NamesUnresolved));
                 }
-                STATUS => self.status.serve(|| status::report(&self.engine, now)),
+                STATUS => self.status.serve(&status::report(&self.engine, now)),
                 Token(token) if token >= DOORS => self.doors.mark_ready(token - DOORS),
                 Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
             }
@@ -312,6 +312,7 @@ impl Net {
                 self.accept(now);
                 DialError::AddressTaken
             }
+            _ if socket::is_shortage(error) => DialError::Shortage,
             _ => DialError::Unreachable,
         };
         log::debug!("dial_failed error={error}");

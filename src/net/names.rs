@@ -37,12 +37,13 @@ impl Names {
 
     /// When [`Names::retry`] has something to do.
     pub fn retry_at(&self) -> Option<Time> {
-        self.retry_at
+        // While a thread is at it, the waker ends the wait.
+        self.retry_at.filter(|_| self.running == 0)
     }
 
     /// Resolves what waits, if it is time and no thread is at it.
     pub fn retry(&mut self, now: Time) {
-        if self.running > 0 || self.retry_at.is_none_or(|at| now < at) {
+        if self.retry_at().is_none_or(|at| now < at) {
             return;
         }
         self.retry_at = None;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use mio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -40,7 +41,7 @@ pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
         socket.bind(&from.into())?;
     }
     match socket.connect(&to.into()) {
-        Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(e),
+        Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(e),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
@@ -52,6 +53,12 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     Ok(socket)
+}
+
+/// Whether an operation failed because we are out of descriptors or memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The address that this host has towards `to`, found by connecting a UDP socket; nothing is sent.

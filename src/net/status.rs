@@ -31,16 +31,17 @@ impl StatusDoor {
         Ok(())
     }
 
-    /// Gives the report to who waits, at most a few at once. A fresh Unix socket takes it whole without blocking.
-    pub fn serve(&self, report: impl Fn() -> String) {
+    /// Gives the report to who waits, whole. A fresh Unix socket takes it whole without blocking.
+    pub fn serve(&self, report: &str) {
         for listener in &self.listeners {
+            // Until WouldBlock, as no second event tells of who waits already.
             for _ in 0..STATUS_READERS {
                 let Ok((mut stream, _)) = listener.accept() else {
                     break;
                 };
                 if is_trusted(&stream) {
                     // A reader that has left already is none of our business.
-                    let _ = stream.write_all(report().as_bytes());
+                    let _ = stream.write_all(report.as_bytes());
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Jobs: a coordinated PUT or a GET, with somebody waiting for the outcome. Bookkeeping only; the node asks and stores.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::arena::Key;
@@ -8,12 +9,35 @@ use crate::dialect::sealed::store::is_certified;
 use crate::id::Id;
 use crate::kad::overlay::LookupId;
 use crate::limits::TALLY;
+use crate::time::Time;
 use crate::wheel::TimerKey;
 
 /// Names a job; outlives it safely.
 pub(super) type JobId = Key;
-/// Names who waits for a job's outcome; given with the request, handed back with the outcome.
-pub type Ticket = Key;
+
+/// Who waits for a job's outcome, and since when; given with the request, handed back with the outcome.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// The waiting one's own name for it.
+    pub waiter: Key,
+    /// When the request came, from which its time is counted.
+    pub since: Time,
+}
+
+/// A PUT that is to be coordinated.
+#[derive(Copy, Clone, Debug)]
+pub struct Put<'a> {
+    /// What it is stored under.
+    pub key: Id,
+    /// What is stored.
+    pub value: &'a [u8],
+    /// Seconds.
+    pub ttl_s: u16,
+    /// Holders wanted; 0 for this node's default.
+    pub replication: usize,
+    /// Whose it is, for the shares of the store.
+    pub source: IpAddr,
+}
 
 /// How a job ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +58,6 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(super) struct Job {
     pub work: Work,
-    /// The waiting one's own name for it.
     pub ticket: Ticket,
     /// Ends it when its time is up.
     pub deadline: TimerKey,
@@ -53,6 +76,7 @@ pub(super) struct PutJob {
     pub ttl_s: u16,
     /// Holders wanted.
     pub replication: usize,
+    pub source: IpAddr,
     /// Closest nodes not tried yet, farthest first; filled when the lookup has ended.
     pub candidates: Vec<Contact>,
     /// PUTs in flight.

@@ -5,6 +5,7 @@ pub mod api;
 pub mod codec;
 pub mod job;
 pub mod node;
+pub mod request;
 pub mod session;
 pub mod store;
 

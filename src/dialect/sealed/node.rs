@@ -4,12 +4,12 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::contact::Contact;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
-use crate::dialect::sealed::job::{GetJob, Job, JobId, Outcome, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::job::{GetJob, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::store::{Store, is_certified};
 use crate::dialect::sealed::{contact_at, node_id};
 use crate::id::Id;
@@ -40,54 +40,6 @@ impl Default for Settings {
     }
 }
 
-/// A request of ours, owned, so that it can be sent again on a fresh connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Request {
-    /// PING with this nonce.
-    Ping(u32),
-    /// FIND_NODE near this key.
-    FindNode(Id),
-    /// FIND_VALUE of this key.
-    FindValue(Id),
-    /// GET of this key: what clients send.
-    Get(Id),
-    /// PUT.
-    Put {
-        /// Seconds.
-        ttl_s: u16,
-        /// 1: hold it; 2 and more: see to it.
-        replication: u8,
-        /// What it is stored under.
-        key: Id,
-        /// The value.
-        value: Arc<[u8]>,
-    },
-}
-
-impl Request {
-    /// The message that asks this.
-    pub fn message(&self) -> Message<'_> {
-        match self {
-            Request::Ping(nonce) => Message::Ping { nonce: *nonce },
-            Request::FindNode(key) => Message::FindNode { key: *key },
-            Request::FindValue(key) => Message::FindValue { key: *key },
-            Request::Get(key) => Message::Get { key: *key },
-            Request::Put { ttl_s, replication, key, value } => {
-                Message::Put { ttl_s: *ttl_s, replication: *replication, key: *key, value }
-            }
-        }
-    }
-}
-
-/// How a request must travel.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Via {
-    /// Over the one connection that this pair of nodes shares, dialled from the listening port if need be.
-    Shared,
-    /// Over a new connection from an ephemeral port: only who listens on the address can answer.
-    Ephemeral,
-}
-
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
@@ -101,6 +53,11 @@ pub enum Output {
         message: Request,
         /// How.
         via: Via,
+    },
+    /// A coordinated PUT has its first holder: who asks for the key now can find it.
+    FirstCopy {
+        /// Who waits for the PUT.
+        ticket: Ticket,
     },
     /// A job has ended.
     Done {
@@ -152,6 +109,8 @@ pub struct Node {
     puts_to_drive: VecDeque<JobId>,
     alarms: Wheel<Alarm>,
     outputs: VecDeque<Output>,
+    /// Of the probes in flight.
+    nonces: Vec<u32>,
     settings: Settings,
     /// The contacts of the answer being given; kept to save its allocation.
     named: Vec<Contact>,
@@ -168,6 +127,7 @@ impl Node {
             puts_to_drive: VecDeque::new(),
             alarms: Wheel::new(),
             outputs: VecDeque::new(),
+            nonces: Vec::new(),
             settings,
             named: Vec::new(),
             id_mismatches: 0,
@@ -196,7 +156,7 @@ impl Node {
 
     /// Whether a PING of this node's own with this nonce is in flight: who sends it to us is ourselves.
     pub fn is_own_ping(&self, nonce: u32) -> bool {
-        self.requests.purposes().any(|p| matches!(p, Purpose::Probe { nonce: own, .. } if *own == nonce))
+        self.nonces.contains(&nonce)
     }
 
     /// Notes the source of a FIND_NODE or FIND_VALUE as a candidate for the table.
@@ -233,7 +193,8 @@ impl Node {
             }
             Message::Put { value, .. } if !store.admits(value) => Answer::Now(ErrorCode::TooLarge.message()),
             Message::Put { ttl_s, replication, key, value } => {
-                later(self.start_put(key, value, ttl_s, usize::from(replication), ticket, now))
+                let put = Put { key, value, ttl_s, replication: usize::from(replication), source: from.ip() };
+                later(self.start_put(put, ticket, now))
             }
             Message::Success { .. }
             | Message::Failure { .. }
@@ -244,37 +205,26 @@ impl Node {
         }
     }
 
-    /// Starts storing `value` on the `replication` nodes nearest to `key`. Returns whether it did: too many
-    /// jobs may be in progress.
-    pub fn start_put(
-        &mut self,
-        key: Id,
-        value: &[u8],
-        ttl_s: u16,
-        replication: usize,
-        ticket: Ticket,
-        now: Time,
-    ) -> bool {
+    /// Starts storing a value on the nodes nearest to its key. Returns whether it did: too many jobs may be in progress.
+    pub fn start_put(&mut self, put: Put<'_>, ticket: Ticket, now: Time) -> bool {
         if self.jobs.len() >= JOBS {
             return false;
         }
-        let replication = match replication {
-            0 => self.settings.replication,
-            r => r.min(REPLICATION_MAX),
-        };
         let paths = self.settings.kademlia.paths;
-        let lookup = self.overlay.start_lookup(key, Goal::Nodes, paths, self.jobs.vacant_key(), &[]);
-        let put = PutJob {
-            key,
-            value: value.into(),
-            ttl_s,
-            replication,
+        let lookup = self.overlay.start_lookup(put.key, Goal::Nodes, paths, self.jobs.vacant_key(), &[]);
+        let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
+        let job = PutJob {
+            key: put.key,
+            value: put.value.into(),
+            ttl_s: put.ttl_s,
+            replication: replication.min(REPLICATION_MAX),
+            source: put.source,
             candidates: Vec::new(),
             waiting: 0,
             stored: 0,
             lookup: Some(lookup),
         };
-        self.register(Work::Put(put), ticket, now);
+        self.register(Work::Put(job), ticket, now);
         true
     }
 
@@ -311,14 +261,13 @@ impl Node {
                 self.overlay.alive(contact, now);
                 self.on_holder(job, matches!(answer, Message::Success { .. }));
             }
-            (Purpose::Probe { verify, .. }, answer) => {
-                let alive = matches!(answer, Message::Pong { .. });
-                if alive {
+            (Purpose::Probe { nonce, verify }, answer) => {
+                // A contact that is too busy to say PONG is alive; a candidate must prove that it speaks the dialect.
+                let is_pong = matches!(answer, Message::Pong { .. });
+                if is_pong || !verify {
                     self.overlay.alive(contact, now);
                 }
-                if verify {
-                    self.overlay.probe_ended(contact, alive);
-                }
+                self.end_probe(contact, nonce, verify, is_pong);
             }
         }
     }
@@ -385,7 +334,7 @@ impl Node {
     }
 
     fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
-        let at = now.after(JOB_MS - JOB_MARGIN_MS);
+        let at = ticket.since.after(JOB_MS - JOB_MARGIN_MS);
         let deadline = self.alarms.arm(now, at, Alarm::Deadline(self.jobs.vacant_key()));
         self.jobs.insert(Job { work, ticket, deadline });
     }
@@ -415,6 +364,7 @@ impl Node {
             }
             Ask::Probe { contact, verify } => {
                 let nonce = self.overlay.random().u32(..);
+                self.nonces.push(nonce);
                 let via = if verify { Via::Ephemeral } else { Via::Shared };
                 (contact, Purpose::Probe { nonce, verify }, Request::Ping(nonce), via)
             }
@@ -427,13 +377,24 @@ impl Node {
         self.outputs.push_back(Output::Send { request, to: contact.addr, message, via });
     }
 
+    /// A probe has ended; `answered` counts only for a candidate.
+    fn end_probe(&mut self, contact: Contact, nonce: u32, verify: bool, answered: bool) {
+        self.nonces.retain(|in_flight| *in_flight != nonce);
+        if verify {
+            self.overlay.probe_ended(contact, answered);
+        }
+    }
+
     fn fail(&mut self, contact: Contact, purpose: Purpose, why: Failure) {
         match (purpose, why) {
             (Purpose::Find(lookup), Failure::Contact) => self.overlay.failed(lookup, contact),
             (Purpose::Find(lookup), Failure::Busy) => self.overlay.passed_over(lookup, contact),
-            (Purpose::Probe { verify: true, .. }, _) => self.overlay.probe_ended(contact, false),
-            (Purpose::Probe { verify: false, .. }, Failure::Contact) => self.overlay.dead(contact),
-            (Purpose::Probe { verify: false, .. }, Failure::Busy) => {}
+            (Purpose::Probe { nonce, verify }, why) => {
+                if !verify && why == Failure::Contact {
+                    self.overlay.dead(contact);
+                }
+                self.end_probe(contact, nonce, verify, false);
+            }
             (Purpose::Store(job), why) => {
                 if why == Failure::Contact {
                     self.overlay.dead(contact);
@@ -483,8 +444,23 @@ impl Node {
     fn on_holder(&mut self, job: JobId, stored: bool) {
         if let Some(put) = self.put_job(job) {
             put.waiting -= 1;
-            put.stored += usize::from(stored);
             self.puts_to_drive.push_back(job);
+            if stored {
+                self.count_copy(job);
+            }
+        }
+    }
+
+    /// A PUT has one more holder.
+    fn count_copy(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(id) else {
+            return;
+        };
+        if let Work::Put(put) = &mut job.work {
+            put.stored += 1;
+            if put.stored == 1 {
+                self.outputs.push_back(Output::FirstCopy { ticket: job.ticket });
+            }
         }
     }
 
@@ -542,7 +518,9 @@ impl Node {
                 return;
             };
             if holder.id == own.id {
-                put.stored += usize::from(store.put(put.key, &put.value, put.ttl_s, None, now).is_ok());
+                if store.put(put.key, &put.value, put.ttl_s, Some(put.source), now).is_ok() {
+                    self.count_copy(id);
+                }
                 continue;
             }
             put.waiting += 1;

@@ -9,9 +9,9 @@ use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
-use crate::dialect::sealed::node::Request;
+use crate::dialect::sealed::request::Request;
 use crate::id::Id;
-use crate::limits::{ASKED, OWED_ANSWERS, OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
+use crate::limits::{ASKED, ASKED_BYTES, OWED_ANSWERS, OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
 use crate::time::Time;
 
 /// Which of the dialect's two wires a connection carries.
@@ -110,24 +110,27 @@ pub struct Held {
     pub place: u64,
     /// Its frame.
     pub frame: Vec<u8>,
+    /// When it came.
+    pub since: Time,
 }
 
+/// One place in the order of answers. `silent`: it will be settled by saying nothing, so later answers need not wait.
 #[derive(Debug)]
 enum Owed {
-    /// The answer's frame, waiting for earlier ones.
-    Ready(Vec<u8>),
+    /// Settled: the answer's frame, empty once it has left or where silence settles it.
+    Settled(Vec<u8>),
     /// A job is under way.
-    Running(Option<Access>),
+    Running { access: Option<Access>, silent: bool },
     /// A request that may not start yet.
-    Waiting { frame: Vec<u8>, access: Option<Access> },
+    Waiting { frame: Vec<u8>, access: Option<Access>, silent: bool, since: Time },
 }
 
 impl Owed {
     /// The key that is still to be read or written.
     fn access(&self) -> Option<Access> {
         match self {
-            Owed::Ready(_) => None,
-            Owed::Running(access) | Owed::Waiting { access, .. } => *access,
+            Owed::Settled(_) => None,
+            Owed::Running { access, .. } | Owed::Waiting { access, .. } => *access,
         }
     }
 }
@@ -161,12 +164,17 @@ pub struct Session<A> {
     saw_frame: bool,
     /// Answers owed, oldest first; empty most of the time, when answers go out at once.
     owed: VecDeque<Owed>,
-    owed_bytes: usize,
+    /// Bytes of settled answers that could not leave yet.
+    settled_bytes: usize,
+    /// Bytes of requests that wait.
+    waiting_bytes: usize,
     /// The place that the next request will take.
     next_place: u64,
     running: usize,
     waiting: usize,
-    asked: VecDeque<Asked<A>>,
+    /// With the bytes of each.
+    asked: VecDeque<(Asked<A>, usize)>,
+    asked_bytes: usize,
     strikes: VecDeque<Time>,
 }
 
@@ -177,11 +185,13 @@ impl<A> Session<A> {
             wire,
             saw_frame: false,
             owed: VecDeque::new(),
-            owed_bytes: 0,
+            settled_bytes: 0,
+            waiting_bytes: 0,
             next_place: 0,
             running: 0,
             waiting: 0,
             asked: VecDeque::new(),
+            asked_bytes: 0,
             strikes: VecDeque::new(),
         }
     }
@@ -198,7 +208,7 @@ impl<A> Session<A> {
 
     /// Bytes queued behind owed answers.
     pub fn owed_bytes(&self) -> usize {
-        self.owed_bytes
+        self.settled_bytes + self.waiting_bytes
     }
 
     /// Whether any answer is owed.
@@ -208,7 +218,7 @@ impl<A> Session<A> {
 
     /// Whether more requests may be taken in.
     pub fn has_room(&self) -> bool {
-        self.owed.len() < OWED_ANSWERS && self.owed_bytes < OWED_BYTES
+        self.owed.len() < OWED_ANSWERS && self.owed_bytes() < OWED_BYTES
     }
 
     /// Whether an answer of the peer is awaited.
@@ -218,7 +228,12 @@ impl<A> Session<A> {
 
     /// Whether more requests of ours may be sent.
     pub fn may_ask(&self) -> bool {
-        self.asked.len() < ASKED
+        self.asked.len() < ASKED && self.asked_bytes < ASKED_BYTES
+    }
+
+    /// Whether requests wait to be started.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting > 0
     }
 
     /// How many bytes the frame that `bytes` begin with has; `None` while that cannot be told, or if none can begin so.
@@ -276,7 +291,7 @@ impl<A> Session<A> {
     }
 
     fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Cut<'a, A> {
-        let Some(asked) = self.asked.pop_front() else {
+        let Some((asked, bytes)) = self.asked.pop_front() else {
             return if kind == kind::ERROR {
                 Cut::Dropped { len, breach: Breach::UnaskedError }
             } else {
@@ -284,9 +299,12 @@ impl<A> Session<A> {
             };
         };
         match decode_body(kind, body) {
-            Ok(message) if answers(&asked.request, &message) => Cut::Answer { len, asked, message },
+            Ok(message) if answers(&asked.request, &message) => {
+                self.asked_bytes -= bytes;
+                Cut::Answer { len, asked, message }
+            }
             _ => {
-                self.asked.push_front(asked);
+                self.asked.push_front((asked, bytes));
                 Cut::Fatal { breach: Breach::WrongAnswer, code: None }
             }
         }
@@ -320,31 +338,43 @@ impl<A> Session<A> {
         self.running >= OWED_JOBS || self.is_blocked(Access::of(request), self.owed.len())
     }
 
-    /// Takes in the frame of a request that must wait.
-    pub fn wait(&mut self, request: &Message<'_>, frame: &[u8]) {
-        self.owed_bytes += frame.len();
+    /// Takes in the frame of a request that came at `now` and must wait.
+    pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
+        self.waiting_bytes += frame.len();
         self.waiting += 1;
-        self.push(Owed::Waiting { frame: frame.to_vec(), access: Access::of(request) });
+        let (access, silent) = (Access::of(request), self.is_silent(request));
+        self.push(Owed::Waiting { frame: frame.to_vec(), access, silent, since: now });
     }
 
-    /// The next waiting request that may start now, to be settled with [`Session::answer_at`] now or later.
+    /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
     pub fn next_startable(&mut self) -> Option<Held> {
-        if self.waiting == 0 || self.running >= OWED_JOBS {
+        if self.waiting == 0 || self.running >= OWED_JOBS || self.settled_bytes >= OWED_BYTES {
             return None;
         }
         let at = (0..self.owed.len()).find(|&at| match &self.owed[at] {
             Owed::Waiting { access, .. } => !self.is_blocked(*access, at),
-            Owed::Ready(_) | Owed::Running(_) => false,
+            Owed::Settled(_) | Owed::Running { .. } => false,
         })?;
-        let access = self.owed[at].access();
-        let started = std::mem::replace(&mut self.owed[at], Owed::Running(access));
-        let Owed::Waiting { frame, .. } = started else {
+        let place = self.first_place() + at as u64;
+        let Owed::Waiting { frame, access, silent, since } = &mut self.owed[at] else {
             return None;
         };
-        self.owed_bytes -= frame.len();
+        let held = Held { place, frame: std::mem::take(frame), since: *since };
+        self.owed[at] = Owed::Running { access: *access, silent: *silent };
+        self.waiting_bytes -= held.frame.len();
         self.waiting -= 1;
         self.running += 1;
-        Some(Held { place: self.first_place() + at as u64, frame })
+        Some(held)
+    }
+
+    /// Forgets the requests that wait: they will not be started any more.
+    pub fn drop_waiting(&mut self) {
+        for owed in &mut self.owed {
+            if matches!(owed, Owed::Waiting { .. }) {
+                *owed = Owed::Settled(Vec::new());
+            }
+        }
+        (self.waiting, self.waiting_bytes) = (0, 0);
     }
 
     /// Whether something among the first `before` owed must be done before `access` may happen.
@@ -361,34 +391,61 @@ impl<A> Session<A> {
             self.encode(message, outbox);
         } else {
             let frame = self.frame(message);
-            self.owed_bytes += frame.len();
-            self.push(Owed::Ready(frame));
+            self.settled_bytes += frame.len();
+            self.push(Owed::Settled(frame));
         }
     }
 
     /// Owes the answer to the request that just came; returns its place.
     pub fn owe(&mut self, request: &Message<'_>) -> u64 {
         self.running += 1;
-        self.push(Owed::Running(Access::of(request)))
+        self.push(Owed::Running { access: Access::of(request), silent: self.is_silent(request) })
     }
 
-    /// Settles the answer owed at `place` (`None`: with silence), and moves what may leave now into `outbox`.
-    pub fn answer_at(&mut self, place: u64, message: Option<&Message<'_>>, outbox: &mut Vec<u8>) {
+    /// What the job at `place` writes can be read from now on, although it is not done yet.
+    pub fn unblock(&mut self, place: u64) {
+        if let Some(Owed::Running { access, .. }) = self.at(place) {
+            *access = None;
+        }
+    }
+
+    /// Settles the answer owed at `place`; `None`: with silence. It leaves by [`Session::release`].
+    pub fn settle(&mut self, place: u64, message: Option<&Message<'_>>) {
         let frame = message.map_or(Vec::new(), |message| self.frame(message));
         let len = frame.len();
-        if let Some(owed @ Owed::Running(_)) = self.at(place) {
-            *owed = Owed::Ready(frame);
-            self.owed_bytes += len;
+        if let Some(owed @ Owed::Running { .. }) = self.at(place) {
+            *owed = Owed::Settled(frame);
+            self.settled_bytes += len;
             self.running -= 1;
         }
-        while let Some(Owed::Ready(frame)) = self.owed.front() {
-            outbox.extend_from_slice(frame);
-            self.owed_bytes -= frame.len();
+    }
+
+    /// Moves settled answers whose turn it is into `outbox`, until that has grown by `room` bytes or a little more.
+    pub fn release(&mut self, outbox: &mut Vec<u8>, room: usize) {
+        let full_at = outbox.len() + room;
+        for owed in &mut self.owed {
+            match owed {
+                Owed::Settled(_) if outbox.len() >= full_at => break,
+                Owed::Settled(frame) => {
+                    self.settled_bytes -= frame.len();
+                    outbox.append(frame);
+                    *frame = Vec::new();
+                }
+                Owed::Running { silent: true, .. } | Owed::Waiting { silent: true, .. } => {}
+                Owed::Running { .. } | Owed::Waiting { .. } => break,
+            }
+        }
+        while matches!(self.owed.front(), Some(Owed::Settled(frame)) if frame.is_empty()) {
             self.owed.pop_front();
         }
         if self.owed.is_empty() {
             self.owed = VecDeque::new();
         }
+    }
+
+    /// The API's PUT is never answered.
+    fn is_silent(&self, request: &Message<'_>) -> bool {
+        self.wire == Wire::Api && matches!(request, Message::Put { .. })
     }
 
     fn at(&mut self, place: u64) -> Option<&mut Owed> {
@@ -423,30 +480,33 @@ impl<A> Session<A> {
 
     /// Sends a request of ours.
     pub fn ask(&mut self, asked: Asked<A>, outbox: &mut Vec<u8>) {
+        let before = outbox.len();
         self.encode(&asked.request.message(), outbox);
-        self.asked.push_back(asked);
+        let bytes = outbox.len() - before;
+        self.asked_bytes += bytes;
+        self.asked.push_back((asked, bytes));
     }
 
     /// When the oldest request that awaits its answer was sent.
     pub fn oldest_asked(&self) -> Option<Time> {
-        self.asked.front().map(|asked| asked.at)
+        self.asked.front().map(|(asked, _)| asked.at)
     }
 
     /// Takes all requests that await an answer, because none will come.
-    pub fn take_asked(&mut self) -> VecDeque<Asked<A>> {
-        std::mem::take(&mut self.asked)
+    pub fn take_asked(&mut self) -> Vec<Asked<A>> {
+        self.asked_bytes = 0;
+        std::mem::take(&mut self.asked).into_iter().map(|(asked, _)| asked).collect()
     }
 
     /// Panics unless the sums are right. For debug builds and tests.
     pub fn check_invariants(&self) {
-        let bytes = |owed: &Owed| match owed {
-            Owed::Ready(frame) | Owed::Waiting { frame, .. } => frame.len(),
-            Owed::Running(_) => 0,
-        };
-        assert_eq!(self.owed_bytes, self.owed.iter().map(bytes).sum::<usize>());
-        assert_eq!(self.running, self.owed.iter().filter(|o| matches!(o, Owed::Running(_))).count());
+        let settled = self.owed.iter().map(|o| if let Owed::Settled(frame) = o { frame.len() } else { 0 });
+        assert_eq!(self.settled_bytes, settled.sum::<usize>());
+        let waiting = self.owed.iter().map(|o| if let Owed::Waiting { frame, .. } = o { frame.len() } else { 0 });
+        assert_eq!(self.waiting_bytes, waiting.sum::<usize>());
+        assert_eq!(self.running, self.owed.iter().filter(|o| matches!(o, Owed::Running { .. })).count());
         assert_eq!(self.waiting, self.owed.iter().filter(|o| matches!(o, Owed::Waiting { .. })).count());
-        assert!(!matches!(self.owed.front(), Some(Owed::Ready(_))), "what can leave has left");
+        assert_eq!(self.asked_bytes, self.asked.iter().map(|(_, bytes)| bytes).sum::<usize>());
         assert!(self.running <= OWED_JOBS && self.asked.len() <= ASKED);
     }
 }

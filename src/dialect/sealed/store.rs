@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::contact::{Scope, scope};
+use crate::contact;
 use crate::dialect::sealed::codec::ErrorCode;
 use crate::id::Id;
 use crate::limits::{LIFETIME_MAX_MS, STORE_BYTES, STORE_ENTRIES, STORE_ENTRY_BYTES, STORE_SOURCE_SHARE, VALUE_MAX};
@@ -82,7 +82,7 @@ impl Store {
         if !self.admits(value) {
             return Err(ErrorCode::TooLarge);
         }
-        let source = source.filter(|ip| scope(*ip) != Some(Scope::Loopback));
+        let source = source.and_then(contact::source);
         let replaced = self.values.get(&key).filter(|held| now < held.expires_at);
         if replaced.is_some_and(|held| is_certified(&key, &held.value) && !is_certified(&key, value)) {
             return Err(ErrorCode::Refused);
@@ -266,6 +266,10 @@ mod tests {
         assert!(store.put(key(99), b"", 5, Some("8.8.8.8".parse().unwrap()), T0).is_ok(), "others are served on");
         let mut store = small(40 * STORE_ENTRY_BYTES, 100);
         assert_eq!(flood(&mut store, Some("127.0.0.1".parse().unwrap())), 40);
+        let mut store = small(40 * STORE_ENTRY_BYTES, 100);
+        assert_eq!(flood(&mut store, Some("2001:db8::1".parse().unwrap())), 10);
+        let neighbour = Some("2001:db8::2".parse().unwrap());
+        assert_eq!(store.put(key(99), b"", 5, neighbour, T0), Err(ErrorCode::Full), "a /64 is one source");
     }
 
     proptest! {

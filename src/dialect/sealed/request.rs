@@ -1,0 +1,54 @@
+//! Requests of ours, and how they must travel. Owned values, unlike the messages they become; knows nothing of answers.
+
+use std::sync::Arc;
+
+use crate::dialect::sealed::codec::Message;
+use crate::id::Id;
+
+/// A request of ours, owned, so that it can be sent again on a fresh connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// PING with this nonce.
+    Ping(u32),
+    /// FIND_NODE near this key.
+    FindNode(Id),
+    /// FIND_VALUE of this key.
+    FindValue(Id),
+    /// GET of this key: what clients send.
+    Get(Id),
+    /// PUT.
+    Put {
+        /// Seconds.
+        ttl_s: u16,
+        /// 1: hold it; 2 and more: see to it.
+        replication: u8,
+        /// What it is stored under.
+        key: Id,
+        /// The value.
+        value: Arc<[u8]>,
+    },
+}
+
+impl Request {
+    /// The message that asks this.
+    pub fn message(&self) -> Message<'_> {
+        match self {
+            Request::Ping(nonce) => Message::Ping { nonce: *nonce },
+            Request::FindNode(key) => Message::FindNode { key: *key },
+            Request::FindValue(key) => Message::FindValue { key: *key },
+            Request::Get(key) => Message::Get { key: *key },
+            Request::Put { ttl_s, replication, key, value } => {
+                Message::Put { ttl_s: *ttl_s, replication: *replication, key: *key, value }
+            }
+        }
+    }
+}
+
+/// How a request must travel.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// Over the one connection that this pair of nodes shares, dialled from the listening port if need be.
+    Shared,
+    /// Over a new connection from an ephemeral port: only who listens on the address can answer.
+    Ephemeral,
+}
