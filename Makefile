@@ -1,6 +1,6 @@
 # Each target is a line or two that calls cargo or scripts/.
 
-.PHONY: demo test check run build clean
+.PHONY: demo test check figures run build clean
 
 # Five nodes, one value, its life and end: what to run first.
 demo:
@@ -11,6 +11,10 @@ demo:
 test:
 	cargo test
 	scripts/size
+
+# What the tests measure, exactly, on the release build.
+figures:
+	@scripts/figures
 
 # Format, lints and docs, warnings as errors.
 check:

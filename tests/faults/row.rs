@@ -60,6 +60,7 @@ impl Honest {
     pub fn finish(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let slowest = self.pings.take().unwrap().join().expect("the honest client is always answered");
+        println!("{}: the honest client waited at most {slowest:?}", thread::current().name().unwrap_or("a slow row"));
         assert!(slowest < PROMPT, "the honest client waited {slowest:?}");
     }
 }
