@@ -9,7 +9,7 @@ use crate::limits::{LOOKUP_BUDGET, LOOKUP_IN_FLIGHT, NETWORK_PER_BUCKET, SHORTLI
 /// What the lookup is for, which decides when it has heard enough.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// The k closest living nodes. A node past its short timeout is not waited for.
+    /// The k closest living nodes. A node past its short timeout is not waited for once another has answered.
     Nodes,
     /// A value. Who is slow may hold it, so it is waited for; the caller ends the lookup once it has the value.
     Value,
@@ -135,9 +135,11 @@ impl Lookup {
 
     /// Whether there is nobody left to ask or to wait for.
     pub fn is_finished(&self) -> bool {
+        // Who is slow is better than nobody.
+        let waits_for_slow = self.goal == Goal::Value || self.answers() == 0;
         let waits_for = |c: &Candidate| match c.state {
             State::Waiting => true,
-            State::Slow => self.goal == Goal::Value,
+            State::Slow => waits_for_slow,
             State::Fresh | State::Answered | State::Failed => false,
         };
         if self.shortlist.iter().any(waits_for) {
@@ -263,6 +265,16 @@ mod tests {
         assert_eq!(ask_all(&mut lookup), seeds[3..4]);
         lookup.answered(&seeds[1].id, &[]);
         assert_eq!(ask_all(&mut lookup), seeds[4..5]);
+    }
+
+    #[test]
+    fn nodes_wait_for_the_slow_while_nobody_has_answered() {
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(2, 3), 1, &[near(1)], &[]);
+        ask_all(&mut lookup);
+        lookup.slow(&near(1).id);
+        assert!(!lookup.is_finished());
+        lookup.answered(&near(1).id, &[]);
+        assert!(lookup.is_finished());
     }
 
     #[test]
