@@ -134,11 +134,6 @@ impl Bucket {
         has_place && !self.has_enough_of(net)
     }
 
-    /// The entry that has been silent longest.
-    pub fn stalest(&self) -> Option<&Entry> {
-        self.entries.iter().min_by_key(|e| e.answered_at)
-    }
-
     fn worst_failing(&self) -> Option<usize> {
         let failing = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0);
         failing.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)
