@@ -49,6 +49,10 @@ pub const BOOTSTRAP_RETRY_MS: u64 = 1_000;
 pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
 /// Bootstrap addresses that are looked at.
 pub const BOOTSTRAPS: usize = 64;
+/// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five times.
+pub const MIRROR_MS: u64 = 300;
+/// Contacts that are asked so by turns.
+pub const MIRRORS: usize = 3;
 /// Candidates being probed at once (sealed.md, "Who is who").
 pub const PROBES: usize = 32;
 /// How long a failed probe is remembered (sealed.md).

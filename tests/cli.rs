@@ -44,13 +44,15 @@ fn each_mistake_has_its_line_and_code() {
         (&["--advertise", "0.0.0.0"], "--advertise takes a reachable IP"),
         (&["--listen", "0.0.0.0:0"], "needs --advertise"),
         (&["--listen", "127.0.0.1:0", "--advertise", "10.0.0.1:9"], "is not the listening port"),
+        (&["--check", "--listen", "127.0.0.1:9", "--api", "127.0.0.1:9"], "127.0.0.1:9 is given twice"),
+        (&["--check", "--listen", "0.0.0.0:9"], "needs --advertise"),
         (&["node", "word"], "a node takes no word 'word'"),
-        (&["put", "key"], "expected KEY VALUE, got 1 words"),
+        (&["put", "key"], "expected KEY VALUE, got 1"),
         (&["put", "--ttl", "0", "key", "value"], "--ttl takes a number from 1 to 65535"),
-        (&["get"], "expected KEY, got 0 words"),
+        (&["get"], "expected KEY, got 0"),
         (&["get", "--timeout", "soon", "key"], "--timeout takes a time like 5 or 500ms"),
         (&["ping", "nohost"], "'nohost' is not HOST:PORT"),
-        (&["status", "word"], "got 1 words"),
+        (&["status", "word"], "expected no words, got 1"),
     ] {
         fails(args, 64, says);
     }
@@ -188,6 +190,10 @@ fn check_prints_what_would_be_done_and_flags_win_over_the_file() {
     }
     let check = stdout(&dayfly(&["-c", file, "--check", "--listen", "[::1]:9", "--bootstrap", "127.0.0.1:3"]));
     assert!(check.contains("listen = [::1]:9\n") && !check.contains("6511") && !check.contains("a.invalid"), "{check}");
+    for wrong in ["[dht]\np2p_address = localhost:1\n", "[dht]\nbootstrap = foo\n", "p2p_address = 127.0.0.1:1\n"] {
+        fs::write(&path, wrong).unwrap();
+        fails(&["-c", file, "--check"], 78, "");
+    }
     fs::write(&path, "[dht]\nnonsense\n").unwrap();
     fails(&["-c", file, "--check"], 78, "line 2: no '='");
     fs::remove_file(&path).unwrap();

@@ -237,6 +237,19 @@ fn a_node_of_twelve_is_small_and_starts_and_stops_fast() {
 }
 
 #[test]
+fn two_nodes_both_hold_what_three_should() {
+    let nodes = network(2, 1);
+    let mut peers = peers(&nodes);
+    let mut n = 0;
+    eventually("each has learnt that the other can find it", || {
+        n += 1;
+        let (by_first, by_second) = (key(7_000 + n), key(8_000 + n));
+        assert!(put(&mut peers[0], by_first, b"v", 3) && put(&mut peers[1], by_second, b"v", 3));
+        peers.iter_mut().all(|peer| holds(peer, by_first).is_some() && holds(peer, by_second).is_some())
+    });
+}
+
+#[test]
 fn a_network_whose_only_other_node_dies_still_answers() {
     let first = Node::start(&[]);
     let second = Node::start(&["--bootstrap", &first.addr.to_string()]);

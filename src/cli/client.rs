@@ -48,7 +48,8 @@ impl Client {
     pub fn words<const N: usize>(&self, names: [&str; N]) -> Result<[&str; N], Stop> {
         let words: Vec<&str> = self.matches.free.iter().map(String::as_str).collect();
         words.try_into().map_err(|words: Vec<&str>| {
-            Stop::usage(format_args!("expected {}, got {} words", names.join(" "), words.len()))
+            let wanted = if N == 0 { "no words".to_string() } else { names.join(" ") };
+            Stop::usage(format_args!("expected {wanted}, got {}", words.len()))
         })
     }
 
@@ -64,7 +65,10 @@ impl Client {
         let mut net = Net::new(Engine::new(EngineSettings::default()), Clock::start()).map_err(failed)?;
         match net.call(None, node, request, self.timeout_ms).map_err(failed)? {
             None => Err(Stop::new(exit::TRY_AGAIN, format!("no answer from {node} within {} ms", self.timeout_ms))),
-            Some(Reply::Unreachable) => Err(Stop::new(exit::UNAVAILABLE, format!("no dayfly node answers at {node}"))),
+            Some(Reply::Unreachable) => Err(Stop::new(
+                exit::UNAVAILABLE,
+                format!("no dayfly node answers at {node}: nobody listens there, or not a sealed door"),
+            )),
             Some(Reply::Error(code, text)) => {
                 let code = ErrorCode::from_code(code);
                 let exit = match code {

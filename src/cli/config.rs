@@ -30,13 +30,13 @@ pub(super) fn read(path: &str) -> Result<Config, Stop> {
     parse(&text).map_err(|why| Stop::new(exit::CONFIG, format!("{path}: {why}")))
 }
 
-/// Keys before any section and in other sections are passed over, and so are keys of `[dht]` that are not ours; a
+/// Keys before any section and in other sections are passed over; keys of `[dht]` that are not ours are a warning; a
 /// later line wins. `;` begins a comment anywhere, `#` at the beginning of a line.
 fn parse(text: &str) -> Result<Config, String> {
     let mut config = Config::default();
     let mut older_listen = None;
-    let mut is_dht = false;
-    for (number, line) in text.lines().enumerate() {
+    let (mut is_dht, mut has_dht) = (false, false);
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.split(';').next().unwrap_or_default().trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -44,6 +44,7 @@ fn parse(text: &str) -> Result<Config, String> {
         if let Some(section) = line.strip_prefix('[') {
             let name = section.strip_suffix(']').ok_or_else(|| format!("line {}: no ']'", number + 1))?;
             is_dht = name.trim().eq_ignore_ascii_case("dht");
+            has_dht |= is_dht;
             continue;
         }
         let (name, value) = line.split_once('=').ok_or_else(|| format!("line {}: no '='", number + 1))?;
@@ -58,8 +59,11 @@ fn parse(text: &str) -> Result<Config, String> {
                 config.bootstraps =
                     value.split(',').map(str::trim).filter(|b| !b.is_empty()).map(String::from).collect();
             }
-            _ => {}
+            other => log::warn!("config_key_unknown line={} key={other}", number + 1),
         }
+    }
+    if !has_dht {
+        return Err("no section [dht]".into());
     }
     config.listen = config.listen.or(older_listen);
     Ok(config)
@@ -80,9 +84,10 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_older_name_and_an_empty_file() {
+    fn knows_the_older_name_and_wants_the_section() {
         assert_eq!(parse("[DHT]\nlisten_address = 1.2.3.4:5\n").unwrap().listen.as_deref(), Some("1.2.3.4:5"));
-        assert_eq!(parse(""), Ok(Config::default()));
+        assert_eq!(parse("[dht]\n"), Ok(Config::default()));
+        assert!(parse("p2p_address = 1.2.3.4:5\n").is_err());
         assert_eq!(parse("[dht]\nnonsense"), Err("line 2: no '='".into()));
         assert_eq!(parse("[dht\n"), Err("line 1: no ']'".into()));
     }

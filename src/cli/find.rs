@@ -1,5 +1,7 @@
 //! `dayfly find-node` and `dayfly find-value`: what one node knows by itself, without asking others.
 
+use std::io::IsTerminal;
+
 use super::client::{Client, not_found, options, unexpected};
 use super::json::{Object, array};
 use super::{Outcome, Stop, exit, print, print_bytes};
@@ -75,6 +77,10 @@ pub(super) fn print_value(key: &Id, value: &[u8], json: bool) -> Outcome {
         print(&format!("{}\n", object.finish()))?;
     } else {
         print_bytes(value)?;
+        if std::io::stdout().is_terminal() {
+            // For the eye only: data that goes anywhere else is the value and nothing else.
+            print("\n")?;
+        }
     }
     Ok(exit::OK)
 }

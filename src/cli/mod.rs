@@ -84,7 +84,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         std::process::exit(exit::INTERNAL.into());
     }));
     let outcome = match arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<String>, _>>() {
-        Err(bad) => Err(Stop::usage(format_args!("{bad:?} is not UTF-8"))),
+        Err(bad) => Err(Stop::usage(format_args!("{bad:?} is not UTF-8; a binary VALUE goes in by stdin, as '-'"))),
         Ok(words) => dispatch(&words),
     };
     outcome.unwrap_or_else(|stop| {

@@ -103,6 +103,14 @@ pub(super) fn run(words: &[String]) -> Outcome {
     start_logging("info");
     let plan = plan(&matches)?;
     if matches.opt_present("check") {
+        // What can be told without opening a door.
+        for (at, addr) in plan.listen.iter().enumerate() {
+            contact_address(*addr, &plan)?;
+            let others = plan.listen[..at].iter().chain(&plan.api);
+            if addr.port() != 0 && others.into_iter().any(|other| other == addr) {
+                return Err(Stop::usage(format_args!("{addr} is given twice")));
+            }
+        }
         print(&describe(&plan))?;
         return Ok(exit::OK);
     }
@@ -127,8 +135,9 @@ fn plan(matches: &Matches) -> Result<Plan, Stop> {
     let advertise = matches.opt_strs("advertise");
     let advertise = advertise.iter().map(|text| advertised(text)).collect::<Result<_, _>>()?;
     let mut bootstraps = matches.opt_strs("bootstrap");
+    let mut wrong_bootstrap = exit::USAGE;
     if bootstraps.is_empty() {
-        bootstraps = config.bootstraps;
+        (bootstraps, wrong_bootstrap) = (config.bootstraps, exit::CONFIG);
     }
     if bootstraps.is_empty() {
         let lines = COMPILED_IN.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -138,7 +147,7 @@ fn plan(matches: &Matches) -> Result<Plan, Stop> {
         let port =
             bootstrap.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
         if port.is_none_or(|port| port == 0) {
-            return Err(Stop::usage(format_args!("'{bootstrap}' is no bootstrap: HOST:PORT")));
+            return Err(Stop::new(wrong_bootstrap, format!("'{bootstrap}' is no bootstrap: HOST:PORT")));
         }
     }
     Ok(Plan { listen, api, advertise, bootstraps, engine: engine_settings(matches)? })
@@ -174,9 +183,14 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
     })
 }
 
+/// The addresses of the flag `name`, or else the one of the configuration.
 fn addresses(name: &str, flags: Vec<String>, config: Option<String>) -> Result<Vec<SocketAddr>, Stop> {
-    let texts = if flags.is_empty() { config.into_iter().collect() } else { flags };
-    let wrong = |text: &String| Stop::usage(format_args!("--{name} takes IP:PORT or [IP6]:PORT, not '{text}'"));
+    let is_config = flags.is_empty();
+    let texts = if is_config { config.into_iter().collect() } else { flags };
+    let wrong = |text: &String| match is_config {
+        true => Stop::new(exit::CONFIG, format!("the configuration's {name} address is not IP:PORT: '{text}'")),
+        false => Stop::usage(format_args!("--{name} takes IP:PORT or [IP6]:PORT, not '{text}'")),
+    };
     texts.iter().map(|text| text.parse().map_err(|_| wrong(text))).collect()
 }
 

@@ -12,7 +12,7 @@ use crate::limits::{REPLICATION, REPLICATION_MAX, VALUE_MAX};
 
 const HELP: &str = "\
 Usage: dayfly put [options] KEY VALUE
-Stores VALUE ('-': stdin) under KEY for less than ten seconds.
+Stores VALUE ('-': stdin) under KEY for less than ten seconds. Put '--' before a VALUE that begins with '-'.
 
 A KEY of 64 hex digits is the key; any other text is hashed with SHA-256.
 Exit codes: 0 stored; 64 usage; 68 unknown host; 69 not stored; 75 busy, full or no answer in time.

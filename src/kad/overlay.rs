@@ -12,8 +12,8 @@ use crate::kad::Parameters;
 use crate::kad::lookup::{Goal, Lookup};
 use crate::kad::routing_table::{Added, RoutingTable};
 use crate::limits::{
-    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, PROBE_MEMORY,
-    PROBE_MEMORY_MS, PROBES, UPKEEP_MS, UPKEEP_PROBES,
+    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, MIRROR_MS, MIRRORS,
+    PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, UPKEEP_MS, UPKEEP_PROBES,
 };
 use crate::time::Time;
 
@@ -33,6 +33,13 @@ pub enum Ask {
         target: Id,
         /// Whether for nodes or for a value.
         goal: Goal,
+    },
+    /// Ask `contact`, in a way that does not tell it who asks, for what it knows near our own id; report with
+    /// [`Overlay::mirrored`] if it named us. As no answer names the asker, this is how a node learns that others can
+    /// find it.
+    Mirror {
+        /// Whom.
+        contact: Contact,
     },
     /// Ask whether `contact` is alive; report with [`Overlay::alive`] or [`Overlay::dead`].
     Probe {
@@ -120,6 +127,10 @@ pub struct Overlay {
     upkeep_at: Time,
     /// An answer of another has named us: others can find us.
     named_by_others: bool,
+    /// While that is not so: when to look into the mirror again, and whom to ask by turns.
+    mirror_at: Option<Time>,
+    mirrors: usize,
+    mirror_wanted: Option<Contact>,
     random: fastrand::Rng,
     tallies: Tallies,
 }
@@ -143,6 +154,9 @@ impl Overlay {
             bootstrap_failures: 0,
             upkeep_at: now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS)),
             named_by_others: false,
+            mirror_at: None,
+            mirrors: 0,
+            mirror_wanted: None,
             random,
             tallies: Tallies::default(),
         }
@@ -268,9 +282,19 @@ impl Overlay {
     pub fn alive(&mut self, contact: Contact, now: Time) {
         if !admissible(self.own.addr.ip(), contact.addr) {
             self.tallies.martians += 1;
-        } else if self.table.answered(contact, now) == Added::TooManyOfNetwork {
+            return;
+        }
+        if self.table.answered(contact, now) == Added::TooManyOfNetwork {
             self.tallies.too_many_of_network += 1;
         }
+        if !self.named_by_others && self.mirror_at.is_none() {
+            self.mirror_at = Some(now.after(MIRROR_MS));
+        }
+    }
+
+    /// Somebody who did not know who asked has named us.
+    pub fn mirrored(&mut self) {
+        self.named_by_others = true;
     }
 
     /// `contact` did not answer something that was no lookup's.
@@ -309,6 +333,9 @@ impl Overlay {
             self.probing += usize::from(verify);
             return Some(Ask::Probe { contact, verify });
         }
+        if let Some(contact) = self.mirror_wanted.take() {
+            return Some(Ask::Mirror { contact });
+        }
         while let Some(&lookup) = self.changed.front() {
             let Some(running) = self.lookups.get_mut(lookup) else {
                 self.changed.pop_front();
@@ -334,7 +361,7 @@ impl Overlay {
 
     /// When [`Overlay::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Time {
-        self.bootstrap_at.map_or(self.upkeep_at, |at| at.min(self.upkeep_at))
+        [self.bootstrap_at, self.mirror_at].into_iter().flatten().fold(self.upkeep_at, Time::min)
     }
 
     /// Bootstraps, refreshes and probes what is due at `now`.
@@ -344,9 +371,24 @@ impl Overlay {
             self.upkeep_at = now.after(self.random.u64(UPKEEP_MS * 3 / 4..UPKEEP_MS * 5 / 4));
             self.upkeep(now);
         }
+        if self.mirror_at.is_some_and(|at| at <= now) {
+            self.look_into_mirror(now);
+        }
         if self.bootstrap_at.is_some_and(|at| at <= now) {
             self.bootstrap_at = None;
             self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap, &[]);
+        }
+    }
+
+    /// Asks one of the contacts nearest to us, who are the likeliest to list us.
+    fn look_into_mirror(&mut self, now: Time) {
+        self.mirror_at = None;
+        let mut nearest = Vec::with_capacity(MIRRORS);
+        self.table.closest(&self.own.id, MIRRORS, |_| true, &mut nearest);
+        if !self.named_by_others && !nearest.is_empty() {
+            self.mirror_wanted = Some(nearest[self.mirrors % nearest.len()]);
+            self.mirrors += 1;
+            self.mirror_at = Some(now.after(MIRROR_MS << self.mirrors.min(5)));
         }
     }
 
@@ -412,6 +454,7 @@ impl Overlay {
             }),
             Owner::Refresh => {}
             Owner::Bootstrap if running.lookup.answers() > 0 => {
+                log::info!("joined contacts={}", self.table.len());
                 self.bootstrap_failures = 0;
                 // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
                 for bucket in 0..self.table.bucket_count() {
@@ -427,7 +470,9 @@ impl Overlay {
         let pause = BOOTSTRAP_RETRY_MS << self.bootstrap_failures.min(6);
         let pause = pause.min(BOOTSTRAP_RETRY_MAX_MS);
         self.bootstrap_failures += 1;
-        self.bootstrap_at = Some(now.after(pause / 2 + self.random.u64(0..=pause / 2)));
+        let pause = pause / 2 + self.random.u64(0..=pause / 2);
+        log::warn!("bootstrap_failed asked={} retry_ms={pause}", self.bootstraps.len());
+        self.bootstrap_at = Some(now.after(pause));
     }
 
     fn lose(&mut self, contact: &Contact) {
@@ -526,6 +571,24 @@ mod tests {
         assert!(asks(&mut overlay, Time::from_ms(59_000)).is_empty());
         overlay.candidate(contact(5), Time::from_ms(60_000));
         assert_eq!(asks(&mut overlay, Time::from_ms(60_000)).len(), 1);
+    }
+
+    #[test]
+    fn a_node_looks_into_the_mirror_until_somebody_has_named_it() {
+        let mut overlay = overlay();
+        overlay.alive(contact(2), Time::ZERO);
+        assert!(!overlay.counts_itself());
+        let mut now = Time::ZERO;
+        for _ in 0..4 {
+            now = now.after(20_000);
+            overlay.on_timeout(now);
+            assert!(asks(&mut overlay, now).contains(&Ask::Mirror { contact: contact(2) }));
+        }
+        overlay.mirrored();
+        assert!(overlay.counts_itself());
+        now = now.after(20_000);
+        overlay.on_timeout(now);
+        assert!(!asks(&mut overlay, now).contains(&Ask::Mirror { contact: contact(2) }));
     }
 
     #[test]

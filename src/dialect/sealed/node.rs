@@ -91,6 +91,7 @@ enum Purpose {
     Find(LookupId),
     Store(JobId),
     Probe { nonce: u32, verify: bool },
+    Mirror,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -257,6 +258,12 @@ impl Node {
                 self.overlay.alive(contact, now);
                 self.overlay.passed_over(lookup, contact);
             }
+            (Purpose::Mirror, answer) => {
+                let own = self.overlay.own();
+                if matches!(answer, Message::Node(nodes) if nodes.iter().take(NODE_ENTRIES).any(|c| c == own)) {
+                    self.overlay.mirrored();
+                }
+            }
             (Purpose::Store(job), answer) => {
                 self.overlay.alive(contact, now);
                 self.on_holder(job, matches!(answer, Message::Success { .. }));
@@ -290,7 +297,7 @@ impl Node {
         for overdue in self.requests.expire(now) {
             match overdue {
                 Overdue::Slow(contact, Purpose::Find(lookup)) => self.overlay.slow(lookup, contact),
-                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. }) => {}
+                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Mirror) => {}
                 Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact),
             }
         }
@@ -362,6 +369,10 @@ impl Node {
                 };
                 (contact, Purpose::Find(lookup), message, Via::Shared)
             }
+            Ask::Mirror { contact } => {
+                let message = Request::FindNode(self.overlay.own().id);
+                (contact, Purpose::Mirror, message, Via::Ephemeral)
+            }
             Ask::Probe { contact, verify } => {
                 let nonce = self.overlay.random().u32(..);
                 self.nonces.push(nonce);
@@ -389,6 +400,7 @@ impl Node {
         match (purpose, why) {
             (Purpose::Find(lookup), Failure::Contact) => self.overlay.failed(lookup, contact),
             (Purpose::Find(lookup), Failure::Busy) => self.overlay.passed_over(lookup, contact),
+            (Purpose::Mirror, _) => {}
             (Purpose::Probe { nonce, verify }, why) => {
                 if !verify && why == Failure::Contact {
                     self.overlay.dead(contact);
