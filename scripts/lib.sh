@@ -13,7 +13,7 @@ need_dayfly() {
 
 # A folder for this run's logs; stop_nodes removes it.
 need_work() {
-    [ -n "$work" ] || work=$(mktemp -d "${TMPDIR:-/tmp}/dayfly.XXXXXX")
+    [ -n "$work" ] || work=$(mktemp -d "${TMPDIR:-/tmp}/dayfly.XXXXXX") || return 71
 }
 
 # start_node NAME [FLAGS]: starts a node on a free loopback port and waits until it listens.
@@ -21,7 +21,7 @@ need_work() {
 start_node() {
     local name=$1 tries
     shift
-    need_work
+    need_work || return 71
     RUST_LOG=${RUST_LOG:-warn} "$dayfly" --listen 127.0.0.1:0 "$@" >"$work/$name.out" 2>"$work/$name.err" &
     node_pid=$!
     pids+=("$node_pid")
@@ -52,6 +52,11 @@ wait_for_contacts() {
         echo "node $address knows only ${known:-0} others, not $wanted" >&2
         return 75
     done
+}
+
+# Prints the comment at the head of script $1, which is its manual.
+print_manual() {
+    sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$1"
 }
 
 # Ends the nodes that start_node started, gently, and removes their logs.
