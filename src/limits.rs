@@ -159,6 +159,9 @@ pub const BAN_AFTER: u8 = 3;
 pub const BAN_MS: u64 = 60_000;
 /// Addresses whose offences are remembered; the oldest is forgotten first.
 pub const OFFENDERS: usize = 4_096;
+/// A dial that found its address pair taken waits this long for the peer's own connection: on a busy host that is still
+/// shaking hands when the dial fails already.
+pub const YIELD_MS: u64 = 30;
 /// A listening-port dial that found its address pair taken is tried again after this long (sealed.md).
 pub const REDIAL_MS: u64 = 1_000;
 /// Connections accepted per turn and door.

@@ -86,7 +86,9 @@ impl Engine {
         };
         let id = self.conns.insert(Conn::new(to, node, origin, Wire::Sealed, now));
         if let (Via::Shared, Some(node)) = (via, node) {
+            let older = self.pool.find(node, to);
             self.pool.set(node, to, id);
+            older.into_iter().for_each(|older| self.supersede(older, id, now));
         }
         self.outputs.push_back(Output::Dial { conn: id, from, to });
         id
@@ -135,24 +137,51 @@ impl Engine {
         self.close(id, now);
     }
 
-    /// The pair of addresses is in use. Where the peer's own connection has arrived, that one serves us both; where
-    /// there is none, an ephemeral port serves for a while (sealed.md, "Who is who").
+    /// The pair of addresses is in use. Where the peer's own connection has arrived, that one serves us both; it may
+    /// also be about to (sealed.md, "Who is who").
     fn yield_to_peer(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        conn.origin = Origin::Yielding;
+        conn.opened_at = now;
         let theirs = conn.node.and_then(|node| self.pool.find(node, conn.peer)).filter(|&theirs| theirs != id);
-        let Some(theirs) = theirs else {
+        match theirs {
+            Some(theirs) => self.supersede(id, theirs, now),
+            None => self.settle(id, now),
+        }
+    }
+
+    /// The peer's own connection did not come: an ephemeral port serves for a while.
+    pub(super) fn fall_back(&mut self, id: ConnId, now: Time) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.origin = Origin::Fallback;
             conn.opened_at = now;
             self.outputs.push_back(Output::Dial { conn: id, from: None, to: conn.peer });
-            return self.settle(id, now);
+            self.settle(id, now);
+        }
+    }
+
+    /// `newer` leads to the same peer as `older`: it takes over from one that yields, and a stopgap ends once what was
+    /// asked on it is answered.
+    pub(super) fn supersede(&mut self, older: ConnId, newer: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(older) else {
+            return;
         };
-        let asked = conn.session.take_asked();
-        self.guard.count(Counter::SimultaneousOpens);
-        self.close(id, now);
-        for asked in asked {
-            self.send_on(theirs, asked, now);
+        match conn.origin {
+            Origin::Yielding => {
+                let asked = conn.session.take_asked();
+                self.guard.count(Counter::SimultaneousOpens);
+                self.close(older, now);
+                for asked in asked {
+                    self.send_on(newer, asked, now);
+                }
+            }
+            Origin::Fallback => {
+                conn.is_superseded = true;
+                self.settle(older, now);
+            }
+            Origin::Inbound | Origin::Listening | Origin::Single => {}
         }
     }
 

@@ -8,7 +8,7 @@ use crate::engine::Asker;
 use crate::engine::buffer::{BufferPool, Inbox, Outbox};
 use crate::limits::{
     DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, LONG_TIMEOUT_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
-    OUTBOX_SOFT_BYTES, STALL_MS,
+    OUTBOX_SOFT_BYTES, STALL_MS, YIELD_MS,
 };
 use crate::time::Time;
 use crate::wheel::TimerKey;
@@ -20,6 +20,8 @@ pub enum Origin {
     Inbound,
     /// We dialled from our listening port: the peer knows us by it.
     Listening,
+    /// We dialled from our listening port, found the address pair taken, and wait for the peer's own connection.
+    Yielding,
     /// We dialled from an ephemeral port because the listening one was taken; to be replaced after a while.
     Fallback,
     /// We dialled from an ephemeral port for a single request.
@@ -46,6 +48,8 @@ pub enum State {
 pub enum Expiry {
     /// The dial took too long.
     Dial,
+    /// The peer's own connection did not come.
+    Yield,
     /// No first frame.
     Silent,
     /// A frame not complete in time.
@@ -98,6 +102,8 @@ pub struct Conn {
     pub eof: bool,
     /// It carries requests of ours.
     pub is_link: bool,
+    /// Another connection leads to its peer; it goes once nothing is under way on it.
+    pub is_superseded: bool,
     /// When its peer was last looked at as a candidate for the routing table.
     pub candidate_at: Option<Time>,
     /// It is in the list of outboxes to be written.
@@ -127,6 +133,7 @@ impl Conn {
             paused_at: None,
             eof: false,
             is_link: false,
+            is_superseded: false,
             candidate_at: None,
             is_dirty: false,
             is_ready: false,
@@ -200,6 +207,9 @@ impl Conn {
     /// The next deadline and what it means.
     pub fn deadline(&self) -> Option<(Time, Expiry)> {
         match self.state {
+            State::Dialling if self.origin == Origin::Yielding => {
+                return Some((self.opened_at.after(YIELD_MS), Expiry::Yield));
+            }
             State::Dialling => return Some((self.opened_at.after(DIAL_TIMEOUT_MS), Expiry::Dial)),
             State::Lingering(since) => return Some((since.after(LINGER_MS), Expiry::Lingered)),
             State::Closed => return None,

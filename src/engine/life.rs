@@ -28,7 +28,8 @@ impl Engine {
             self.guard.fault(Counter::SlowReaders, conn.peer, now);
             return self.close(id, now);
         }
-        if conn.is_finished() || (self.stopping && conn.state != State::Dialling && conn.is_idle()) {
+        let is_unwanted = (self.stopping || conn.is_superseded) && conn.state != State::Dialling;
+        if conn.is_finished() || (is_unwanted && conn.is_idle()) {
             return self.close(id, now);
         }
         if conn.state == State::Closing && conn.outbox.is_empty() && !conn.session.owes() {
@@ -95,6 +96,7 @@ impl Engine {
             return;
         };
         let counter = match expiry {
+            Expiry::Yield => return self.fall_back(id, now),
             Expiry::Dial => Some(Counter::DialsFailed),
             Expiry::Silent if conn.inbox.is_empty() => Some(Counter::SilentConnections),
             Expiry::Silent | Expiry::Frame if conn.session.looks_foreign(conn.inbox.unread()) => {

@@ -459,6 +459,19 @@ fn a_dial_that_finds_its_address_taken_uses_the_peers_connection() {
 }
 
 #[test]
+fn a_peers_connection_that_comes_a_little_later_is_used_too() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.call(Some(0), "127.0.0.1:7000".parse().unwrap(), Request::Ping(5), bench.now);
+    bench.settle();
+    let dial = bench.dials[0].0;
+    bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
+    bench.settle();
+    bench.pass(10);
+    let theirs = bench.accept("127.0.0.1:7000").unwrap();
+    assert_eq!((bench.take(theirs), bench.closed.as_slice(), bench.dials.len()), (ping(5), &[dial][..], 1));
+}
+
+#[test]
 fn where_the_peer_has_no_connection_an_ephemeral_port_serves_for_a_while() {
     let mut bench = bench("127.0.0.1:6500");
     let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
@@ -467,6 +480,8 @@ fn where_the_peer_has_no_connection_an_ephemeral_port_serves_for_a_while() {
     let dial = bench.dials[0].0;
     bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
     bench.settle();
+    assert_eq!(bench.dials.len(), 1, "the peer's connection may be about to come");
+    bench.pass(50);
     assert_eq!(bench.dials[1], (dial, None, peer));
     bench.engine.dialled(dial, bench.now);
     assert_eq!(bench.take(dial), ping(5));
@@ -478,6 +493,8 @@ fn where_the_peer_has_no_connection_an_ephemeral_port_serves_for_a_while() {
     bench.engine.call(Some(0), peer, Request::Ping(7), bench.now);
     bench.settle();
     assert_eq!(bench.dials[2].1, Some(0), "after a second the listening port is tried again");
+    bench.feed(dial, &[pong(5), pong(6)].concat(), usize::MAX);
+    assert_eq!((bench.replies.len(), bench.closed.as_slice()), (2, &[dial][..]), "and the stopgap ends, answered");
 }
 
 #[test]
