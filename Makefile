@@ -1,6 +1,6 @@
 # Each target is a line or two that calls cargo or scripts/.
 
-.PHONY: demo test check figures run build clean
+.PHONY: demo test size check figures run build clean
 
 # Five nodes, one value, its life and end: what to run first.
 demo:
@@ -10,7 +10,10 @@ demo:
 # Everything that must hold. Some tests start dozens of processes; all stay on loopback and clean up.
 test:
 	cargo test
-	scripts/size
+
+# The release binary against its limit of 700 KB, which holds for the rustc of CI (1.95); Debian's 1.85 makes 740 KB.
+size:
+	@scripts/size
 
 # What the tests measure, exactly, on the release build.
 figures:
