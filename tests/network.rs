@@ -236,6 +236,23 @@ fn a_node_of_twelve_is_small_and_starts_and_stops_fast() {
     assert!(stopped[11] < Duration::from_secs(10), "2 s, on a busy machine five times that");
 }
 
+/// Faults row 23, with eleven seconds for the minute: long enough for any value.
+#[test]
+fn a_node_that_was_stopped_serves_nothing_old_and_forgets_nobody() {
+    let nodes = network(3, 2);
+    let mut peer = Peer::connect(nodes[0].addr);
+    assert!(put(&mut peer, key(23), b"old", 1));
+    nodes[0].signal("STOP");
+    peer.send(&Message::FindValue { key: key(23) });
+    std::thread::sleep(Duration::from_secs(11));
+    nodes[0].signal("CONT");
+    let answer = peer.receive();
+    assert!(matches!(Sealed::decode(&answer), Ok(Message::Node(_))), "not even asked for while it lived");
+    assert_eq!(holds(&mut peer, key(23)), None);
+    eventually("memory is freed", || nodes[0].counter("store_entries") == 0);
+    assert_eq!(nodes[0].counter("contacts"), 2);
+}
+
 #[test]
 fn two_nodes_both_hold_what_three_should() {
     let nodes = network(2, 1);
