@@ -145,13 +145,18 @@ fn resolve(text: &str) -> Result<SocketAddr, Stop> {
     if let Ok(addr) = text.parse() {
         return Ok(addr);
     }
-    let well_formed = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if !well_formed {
+    if port_of(text).is_none() {
         return Err(Stop::usage(format_args!("'{text}' is not HOST:PORT")));
     }
     let unknown = |why: String| Stop::new(exit::NO_HOST, format!("can't resolve {text}: {why}"));
     let mut addrs = text.to_socket_addrs().map_err(|e| unknown(e.to_string()))?;
     addrs.next().map(crate::contact::canonical).ok_or_else(|| unknown("no address".into()))
+}
+
+/// The port of `HOST:PORT`; `None` for anything else.
+fn port_of(text: &str) -> Option<u16> {
+    let (host, port) = text.rsplit_once(':')?;
+    port.parse().ok().filter(|_| !host.is_empty())
 }
 
 /// Writes data to stdout.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use getopts::{Matches, Options};
 
 use super::config::{self, Config};
-use super::{Outcome, Stop, exit, number, parse, print, resolve};
+use super::{Outcome, Stop, exit, number, parse, port_of, print, resolve};
 use crate::contact::scope;
 use crate::dialect::sealed::node::Settings;
 use crate::dialect::sealed::node_id;
@@ -144,9 +144,7 @@ fn plan(matches: &Matches) -> Result<Plan, Stop> {
         bootstraps = lines.map(String::from).collect();
     }
     for bootstrap in &bootstraps {
-        let port =
-            bootstrap.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
-        if port.is_none_or(|port| port == 0) {
+        if port_of(bootstrap).is_none_or(|port| port == 0) {
             return Err(Stop::new(wrong_bootstrap, format!("'{bootstrap}' is no bootstrap: HOST:PORT")));
         }
     }

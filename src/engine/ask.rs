@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use crate::arena::Key;
 use crate::dialect::sealed::codec::Message;
+use crate::dialect::sealed::is_genuine;
 use crate::dialect::sealed::node::{Failure, Output as NodeOutput};
-use crate::dialect::sealed::node_id;
 use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::session::{Asked, Wire};
 use crate::engine::conn::{Conn, Origin, State};
@@ -48,11 +48,18 @@ impl Engine {
             (Via::Shared, Some(node)) => self.pool.find(node, to).filter(|&id| self.is_usable(id, now)),
             (Via::Shared, None) | (Via::Ephemeral, _) => None,
         };
-        let id = match shared {
-            Some(id) => id,
-            None if !self.make_room(now) => return self.fail(asked.asker, Failure::Busy, now),
-            None => self.dial(node, to, via, now),
-        };
+        match shared {
+            Some(id) => self.send_on(id, asked, now),
+            None => self.send_dialling(asked, node, to, via, now),
+        }
+    }
+
+    /// Sends a request over a connection that is dialled now.
+    fn send_dialling(&mut self, asked: Asked<Asker>, node: Option<usize>, to: SocketAddr, via: Via, now: Time) {
+        if !self.make_room(now) {
+            return self.fail(asked.asker, Failure::Busy, now);
+        }
+        let id = self.dial(node, to, via, now);
         self.send_on(id, asked, now);
     }
 
@@ -86,9 +93,7 @@ impl Engine {
         };
         let id = self.conns.insert(Conn::new(to, node, origin, Wire::Sealed, now));
         if let (Via::Shared, Some(node)) = (via, node) {
-            let older = self.pool.find(node, to);
-            self.pool.set(node, to, id);
-            older.into_iter().for_each(|older| self.supersede(older, id, now));
+            self.share(node, to, id, now);
         }
         self.outputs.push_back(Output::Dial { conn: id, from, to });
         id
@@ -162,9 +167,16 @@ impl Engine {
         }
     }
 
+    /// `id` is from now on the connection that our node shares with `peer`.
+    pub(super) fn share(&mut self, node: usize, peer: SocketAddr, id: ConnId, now: Time) {
+        let older = self.pool.find(node, peer);
+        self.pool.set(node, peer, id);
+        older.into_iter().for_each(|older| self.supersede(older, id, now));
+    }
+
     /// `newer` leads to the same peer as `older`: it takes over from one that yields, and a stopgap ends once what was
     /// asked on it is answered.
-    pub(super) fn supersede(&mut self, older: ConnId, newer: ConnId, now: Time) {
+    fn supersede(&mut self, older: ConnId, newer: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(older) else {
             return;
         };
@@ -208,11 +220,7 @@ impl Engine {
         let id = node.and_then(|node| self.pool.find(node, peer)).filter(dialling);
         match id {
             Some(id) => self.send_on(id, asked, now),
-            None if !self.make_room(now) => self.fail(asked.asker, Failure::Busy, now),
-            None => {
-                let id = self.dial(node, peer, Via::Shared, now);
-                self.send_on(id, asked, now);
-            }
+            None => self.send_dialling(asked, node, peer, Via::Shared, now),
         }
     }
 
@@ -238,7 +246,7 @@ pub(super) fn reply(answer: &Message<'_>) -> Reply {
     match answer {
         Message::Pong { .. } => Reply::Pong,
         Message::Node(nodes) => {
-            let honest = nodes.iter().take(NODE_ENTRIES).filter(|contact| node_id(contact.addr) == contact.id);
+            let honest = nodes.iter().take(NODE_ENTRIES).filter(is_genuine);
             Reply::Nodes(honest.collect())
         }
         Message::Value { value } | Message::Success { value, .. } => Reply::Success((*value).into()),

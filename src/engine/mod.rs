@@ -266,9 +266,7 @@ impl Engine {
         let id = self.conns.insert(Conn::new(peer, Some(node), Origin::Inbound, wire, now));
         if wire == Wire::Sealed {
             self.remember_silent(id);
-            let older = self.pool.find(node, peer);
-            self.pool.set(node, peer, id);
-            older.into_iter().for_each(|older| self.supersede(older, id, now));
+            self.share(node, peer, id, now);
         }
         self.settle(id, now);
         Some(id)

@@ -57,6 +57,7 @@ impl Engine {
         match session.read(inbox.unread()) {
             Cut::Incomplete => return false,
             Cut::Request { len, message } => {
+                guard.count(Counter::Requests);
                 let asking = Asking { conn: id, node: conn.node, peer, place: None, since: now };
                 let mut desk = Desk { nodes, store, guard, waiters, buffers };
                 if desk.is_from_ourselves(asking, &message, now) {
@@ -214,7 +215,6 @@ struct Desk<'a> {
 impl Desk<'_> {
     /// Whether the request is a PING of our own that came back: the connection leads to ourselves.
     fn is_from_ourselves(&mut self, asking: Asking, message: &Message<'_>, now: Time) -> bool {
-        self.guard.count(Counter::Requests);
         let (Message::Ping { nonce }, Some(node)) = (message, asking.node) else {
             return false;
         };
@@ -260,24 +260,25 @@ impl Desk<'_> {
             _ => Some(node.on_request(asking.peer, message, self.store, ticket, now)),
         };
         let key = key_of(message);
-        match answer {
+        let answer = match answer {
             Some(Answer::Later) => {
                 let place = asking.place.unwrap_or_else(|| session.owe(message));
                 self.waiters.insert(Waiter { conn: asking.conn, place, key });
+                return;
             }
             Some(Answer::Now(answer)) => {
                 count_refusal(self.guard, &answer, asking.peer, now);
-                let answer = match (session.wire(), answer) {
-                    (Wire::Api, Message::Error { .. }) => Message::Failure { key },
-                    (_, answer) => answer,
-                };
-                outbox.answers(self.buffers, now, |out| put_in_place(session, asking.place, Some(&answer), out));
+                match (session.wire(), answer) {
+                    (Wire::Api, Message::Error { .. }) => Some(Message::Failure { key }),
+                    (_, answer) => Some(answer),
+                }
             }
             None => {
                 self.guard.fault(Counter::Busy, asking.peer, now);
-                outbox.answers(self.buffers, now, |out| put_in_place(session, asking.place, None, out));
+                None
             }
-        }
+        };
+        outbox.answers(self.buffers, now, |out| put_in_place(session, asking.place, answer.as_ref(), out));
     }
 }
 

@@ -128,7 +128,7 @@ impl Lookup {
 
     /// `from` is past its short timeout: its place in flight is free for another, but it may yet answer.
     pub fn slow(&mut self, from: &Id) {
-        if self.shortlist.iter().any(|c| c.contact.id == *from && c.state == State::Waiting) {
+        if self.position(from).is_some_and(|at| self.shortlist[at].state == State::Waiting) {
             self.set(from, State::Slow);
         }
     }
@@ -201,10 +201,14 @@ impl Lookup {
     }
 
     fn set(&mut self, id: &Id, state: State) -> Option<u8> {
-        let distance = self.target.distance(id);
-        let at = self.shortlist.binary_search_by_key(&distance, |c| c.distance).ok()?;
+        let at = self.position(id)?;
         self.shortlist[at].state = state;
         Some(self.shortlist[at].path)
+    }
+
+    fn position(&self, id: &Id) -> Option<usize> {
+        let distance = self.target.distance(id);
+        self.shortlist.binary_search_by_key(&distance, |c| c.distance).ok()
     }
 
     fn offer(&mut self, contact: Contact, path: u8) {

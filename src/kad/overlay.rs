@@ -254,7 +254,7 @@ impl Overlay {
 
     /// `contact` did not answer the lookup's request.
     pub fn failed(&mut self, lookup: LookupId, contact: Contact) {
-        self.lose(&contact);
+        self.dead(contact);
         if let Some(running) = self.lookups.get_mut(lookup) {
             running.lookup.failed(&contact.id);
             self.changed.push_back(lookup);
@@ -299,7 +299,10 @@ impl Overlay {
 
     /// `contact` did not answer something that was no lookup's.
     pub fn dead(&mut self, contact: Contact) {
-        self.lose(&contact);
+        let known = self.table.get(&contact.id).is_some_and(|e| e.contact.addr == contact.addr);
+        if known && self.table.failed(&contact.id) {
+            self.tallies.contacts_lost += 1;
+        }
     }
 
     /// The source of a request that only nodes send. It is probed if the table would have it and the address allows it.
@@ -473,13 +476,6 @@ impl Overlay {
         let pause = pause / 2 + self.random.u64(0..=pause / 2);
         log::warn!("bootstrap_failed asked={} retry_ms={pause}", self.bootstraps.len());
         self.bootstrap_at = Some(now.after(pause));
-    }
-
-    fn lose(&mut self, contact: &Contact) {
-        let known = self.table.get(&contact.id).is_some_and(|e| e.contact.addr == contact.addr);
-        if known && self.table.failed(&contact.id) {
-            self.tallies.contacts_lost += 1;
-        }
     }
 
     fn remember_probe(&mut self, addr: SocketAddr, now: Time) {

@@ -53,6 +53,15 @@ struct Socket {
     is_listed: bool,
 }
 
+impl Socket {
+    /// Puts it into the list of sockets to be read, once.
+    fn list(&mut self, readable: &mut VecDeque<ConnId>) {
+        if !std::mem::replace(&mut self.is_listed, true) {
+            readable.push_back(self.id);
+        }
+    }
+}
+
 /// What ended the loop.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -236,10 +245,7 @@ impl Net {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             socket.is_readable = true;
             socket.is_read_closed |= event.is_read_closed() || event.is_error();
-            if !socket.is_listed {
-                socket.is_listed = true;
-                self.readable.push_back(id);
-            }
+            socket.list(&mut self.readable);
         }
         if event.is_writable() || event.is_error() {
             socket.is_writable = true;
@@ -302,9 +308,7 @@ impl Net {
     }
 
     fn dial_failed(&mut self, id: ConnId, error: &io::Error, now: Time) {
-        if let Some(slot) = self.sockets.get_mut(id.index()) {
-            slot.take_if(|socket| socket.id == id);
-        }
+        self.drop_socket(id);
         let why = match error.kind() {
             ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => {
                 // The peer's own connection may be what took it: take that in first.
@@ -342,8 +346,7 @@ impl Net {
         }
         while socket.is_readable {
             if budget == 0 {
-                socket.is_listed = true;
-                return self.readable.push_back(id);
+                return socket.list(&mut self.readable);
             }
             let Some(space) = self.engine.read_space(id) else {
                 return; // The engine says when to resume.
@@ -409,13 +412,18 @@ impl Net {
         self.engine.sweep();
     }
 
+    fn drop_socket(&mut self, id: ConnId) {
+        if let Some(slot) = self.sockets.get_mut(id.index()) {
+            slot.take_if(|socket| socket.id == id);
+        }
+    }
+
     fn perform(&mut self, output: Output, now: Time) {
         match output {
             Output::Dial { conn, from, to } => self.dial(conn, from, to, now),
             Output::Resume(id) => {
-                if let Some(socket) = socket_of(&mut self.sockets, id).filter(|s| s.is_readable && !s.is_listed) {
-                    socket.is_listed = true;
-                    self.readable.push_back(id);
+                if let Some(socket) = socket_of(&mut self.sockets, id).filter(|socket| socket.is_readable) {
+                    socket.list(&mut self.readable);
                 }
             }
             Output::ShutdownWrite(id) => {
@@ -424,11 +432,7 @@ impl Net {
                     let _ = socket.stream.shutdown(Shutdown::Write);
                 }
             }
-            Output::Close(id) => {
-                if let Some(slot) = self.sockets.get_mut(id.index()) {
-                    slot.take_if(|socket| socket.id == id);
-                }
-            }
+            Output::Close(id) => self.drop_socket(id),
             Output::Replied(call, reply) => self.replies.push_back((call, reply)),
         }
     }

@@ -27,6 +27,11 @@ pub fn contact_at(addr: SocketAddr) -> Contact {
     Contact { id: node_id(addr), addr }
 }
 
+/// Whether a contact's id is the one that belongs to its address: anyone can check an entry.
+pub fn is_genuine(contact: &Contact) -> bool {
+    node_id(contact.addr) == contact.id
+}
+
 /// The key of a piece of text: 64 hex digits are the key itself, anything else is hashed with SHA-256 (design.md).
 pub fn key_of(text: &str) -> Id {
     text.parse().unwrap_or_else(|_| Id::hash_of(&[text.as_bytes()]))

@@ -11,7 +11,7 @@ use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
 use crate::dialect::sealed::job::{GetJob, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
 use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::store::{Store, is_certified};
-use crate::dialect::sealed::{contact_at, node_id};
+use crate::dialect::sealed::{contact_at, is_genuine};
 use crate::id::Id;
 use crate::kad::Parameters;
 use crate::kad::lookup::Goal;
@@ -165,7 +165,8 @@ impl Node {
         self.overlay.candidate(contact_at(addr), now);
     }
 
-    /// Answers a request that came from `from`; if that takes a job, its outcome comes with `ticket`. Answers that are no requests are the session's to refuse.
+    /// Answers a request that came from `from`; if that takes a job, its outcome comes with `ticket`. Answers that are no
+    /// requests are the session's to refuse.
     pub fn on_request<'a>(
         &'a mut self,
         from: SocketAddr,
@@ -181,11 +182,10 @@ impl Node {
                 Some(value) => Answer::Now(Message::Value { value }),
                 None => Answer::Now(self.closest_known(&key, from)),
             },
-            Message::Get { key } if self.answers_alone(&key, store, now) => match store.get(&key, now) {
+            Message::Get { key } => match store.get(&key, now).filter(|value| self.suffices(&key, value)) {
                 Some(value) => Answer::Now(Message::Success { key, value }),
-                None => Answer::Now(Message::Failure { key }),
+                None => later(self.start_get(key, store, ticket, now)),
             },
-            Message::Get { key } => later(self.start_get(key, store, ticket, now)),
             Message::Put { ttl_s, replication: 0 | 1, key, value } => {
                 Answer::Now(match store.put(key, value, ttl_s, Some(from.ip()), now) {
                     Ok(()) => Message::Success { key, value: &[] },
@@ -229,16 +229,12 @@ impl Node {
         true
     }
 
-    /// Starts looking for the value of `key`. Returns whether it did: too many
-    /// jobs may be in progress.
+    /// Starts looking for the value of `key`. Returns whether it did: too many jobs may be in progress.
     pub fn start_get(&mut self, key: Id, store: &Store, ticket: Ticket, now: Time) -> bool {
         if self.jobs.len() >= JOBS {
             return false;
         }
-        let mut tally = Tally::default();
-        if let Some(value) = store.get(&key, now) {
-            tally.add(value);
-        }
+        let tally = own_tally(&key, store, now);
         let paths = self.settings.kademlia.paths;
         let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key(), &[]);
         let get = GetJob { key, tally, lookup, retried: false, settling: false };
@@ -335,9 +331,9 @@ impl Node {
         Message::Node(Nodes::Contacts(&self.named))
     }
 
-    /// Whether a GET of `key` is answered without asking the network: the value is here, and one holder is enough.
-    fn answers_alone(&self, key: &Id, store: &Store, now: Time) -> bool {
-        store.get(key, now).is_some_and(|value| self.settings.quorum <= 1 || is_certified(key, value))
+    /// Whether a GET of `key` is answered by the value that is here, without asking the network.
+    fn suffices(&self, key: &Id, value: &[u8]) -> bool {
+        self.settings.quorum <= 1 || is_certified(key, value)
     }
 
     fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
@@ -420,7 +416,7 @@ impl Node {
     fn on_nodes(&mut self, lookup: LookupId, from: Contact, nodes: &Nodes<'_>, now: Time) {
         let mut named = Vec::with_capacity(NODE_ENTRIES);
         for contact in nodes.iter().take(NODE_ENTRIES) {
-            if node_id(contact.addr) == contact.id {
+            if is_genuine(&contact) {
                 named.push(contact);
             } else {
                 self.id_mismatches += 1;
@@ -504,18 +500,13 @@ impl Node {
 
     /// Looks a second time, over disjoint paths: the first may have been led astray.
     fn retry(&mut self, id: JobId, dead: &[Contact], store: &Store, now: Time) {
-        let Some(get) = self.get_job(id) else {
+        let Some(key) = self.get_job(id).map(|get| get.key) else {
             return;
         };
-        let key = get.key;
-        get.retried = true;
-        get.tally = Tally::default();
-        if let Some(value) = store.get(&key, now) {
-            get.tally.add(value);
-        }
         let lookup = self.overlay.start_lookup(key, Goal::Value, PATHS_ON_RETRY, id, dead);
         if let Some(get) = self.get_job(id) {
-            get.lookup = lookup;
+            let tally = own_tally(&key, store, now);
+            *get = GetJob { key, tally, lookup, retried: true, settling: get.settling };
         }
     }
 
@@ -569,6 +560,13 @@ impl Node {
         }
         self.outputs.push_back(Output::Done { ticket: job.ticket, outcome });
     }
+}
+
+/// What a GET begins with: this node's own value counts as one holder's.
+fn own_tally(key: &Id, store: &Store, now: Time) -> Tally {
+    let mut tally = Tally::default();
+    store.get(key, now).into_iter().for_each(|value| tally.add(value));
+    tally
 }
 
 fn later(started: bool) -> Answer<'static> {
