@@ -21,5 +21,7 @@ pub mod id;
 pub mod kad;
 pub mod limits;
 pub mod net;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod time;
 pub mod wheel;

@@ -9,6 +9,8 @@ mod json;
 mod node;
 mod ping;
 mod put;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 
 use std::ffi::OsString;
@@ -75,6 +77,8 @@ const COMMANDS: &[Command] = &[
     Command { name: "find-node", run: find::run_node },
     Command { name: "find-value", run: find::run_value },
     Command { name: "status", run: status::run },
+    #[cfg(feature = "sim")]
+    Command { name: "sim", run: sim::run },
 ];
 
 /// Runs the command that `arguments` (without the program's name) ask for; returns the exit code.

@@ -7,7 +7,7 @@ use getopts::{Matches, Options};
 use super::config::{self, Config};
 use super::{Outcome, Stop, exit, number, parse, port_of, print, resolve};
 use crate::contact::scope;
-use crate::dialect::sealed::node::Settings;
+use crate::dialect::sealed::node::{Ids, Settings};
 use crate::dialect::sealed::node_id;
 use crate::dialect::sealed::store::StoreLimits;
 use crate::engine::{Door, Engine, EngineSettings};
@@ -170,6 +170,7 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
                 paths: number(matches, "paths", PATHS, 1, PATHS_MAX)?,
             },
             replication: number(matches, "replication", REPLICATION, 1, REPLICATION_MAX)?,
+            ids: Ids::Bound,
             quorum: number(matches, "quorum", 1, 1, 20)?,
         },
         store: StoreLimits {

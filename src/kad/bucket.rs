@@ -128,10 +128,9 @@ impl Bucket {
         false
     }
 
-    /// Whether a contact of network `net` would find or make a place here if it answered.
-    pub fn wants(&self, net: Option<Network>, k: usize) -> bool {
-        let has_place = !self.is_full(k) || self.cache.len() < REPLACEMENT_CACHE || self.worst_failing().is_some();
-        has_place && !self.has_enough_of(net)
+    /// Whether a contact that answers would become an entry at once.
+    pub fn has_place(&self, k: usize) -> bool {
+        !self.is_full(k) || self.worst_failing().is_some()
     }
 
     fn worst_failing(&self) -> Option<usize> {

@@ -93,6 +93,11 @@ impl Lookup {
         self.goal
     }
 
+    /// Whether this very contact is a candidate already.
+    pub fn knows(&self, contact: &Contact) -> bool {
+        self.position(&contact.id).is_some_and(|at| self.shortlist[at].contact == *contact)
+    }
+
     /// Asks nobody new from now on; the lookup ends with the answers that are awaited.
     pub fn ask_no_more(&mut self) {
         self.stopped = true;

@@ -218,6 +218,11 @@ impl Overlay {
         }
     }
 
+    /// Whether this very contact is a candidate of the lookup, so that its id was checked before.
+    pub fn knows(&self, lookup: LookupId, contact: &Contact) -> bool {
+        self.lookups.get(lookup).is_some_and(|running| running.lookup.knows(contact))
+    }
+
     /// Ends a lookup whose purpose is fulfilled. Nothing more comes of it.
     pub fn enough(&mut self, lookup: LookupId, now: Time) {
         if let Some(running) = self.lookups.remove(lookup) {

@@ -63,7 +63,10 @@ impl RoutingTable {
         if contact.id == self.own {
             return Added::OwnId;
         }
-        if self.get(&contact.id).is_none() && self.has_enough_of_network(&contact) {
+        let bucket = &self.buckets[self.bucket_of(&contact.id)];
+        // One that will wait in the cache is judged when it is let in.
+        let may_enter = bucket.get(&contact.id).is_none() && (bucket.has_place(self.k) || self.splits(&contact.id));
+        if may_enter && self.has_enough_of_network(&contact) {
             return Added::TooManyOfNetwork;
         }
         self.split_for(&contact.id);
@@ -86,14 +89,13 @@ impl RoutingTable {
 
     /// Whether `contact`, of which nothing is known yet, would find or make a place if it answered.
     pub fn wants(&self, contact: &Contact) -> bool {
-        let index = self.bucket_of(&contact.id);
-        let bucket = &self.buckets[index];
-        let splits = index + 1 == self.buckets.len() && index + 1 < ID_BITS;
+        let bucket = &self.buckets[self.bucket_of(&contact.id)];
         let net = network(contact.addr.ip());
         contact.id != self.own
             && bucket.get(&contact.id).is_none()
+            && (bucket.has_place(self.k) || self.splits(&contact.id))
+            && !bucket.has_enough_of(net)
             && !self.has_enough_of_network(contact)
-            && (bucket.wants(net, self.k) || (splits && !bucket.has_enough_of(net)))
     }
 
     /// Appends to `out` the up to `n` contacts nearest to `target` that `admit` lets through, nearest first.
@@ -151,6 +153,12 @@ impl RoutingTable {
 
     fn bucket_of(&self, id: &Id) -> usize {
         self.own.common_prefix(id).min(self.buckets.len() - 1)
+    }
+
+    /// Whether the bucket of `id` is the one that splits.
+    fn splits(&self, id: &Id) -> bool {
+        let last = self.buckets.len() - 1;
+        self.bucket_of(id) == last && last + 1 < ID_BITS
     }
 
     fn has_enough_of_network(&self, contact: &Contact) -> bool {

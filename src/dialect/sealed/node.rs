@@ -23,6 +23,26 @@ use crate::limits::{
 use crate::time::Time;
 use crate::wheel::Wheel;
 
+/// Which ids of contacts are believed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// Only the hash of the contact's address (sealed.md, "Who is who").
+    Bound,
+    /// Any, as in networks where a node chooses its id: for comparison with the literature, in the simulator only.
+    #[cfg(feature = "sim")]
+    Minted,
+}
+
+impl Ids {
+    fn admit(self, contact: &Contact) -> bool {
+        match self {
+            Ids::Bound => is_genuine(contact),
+            #[cfg(feature = "sim")]
+            Ids::Minted => true,
+        }
+    }
+}
+
 /// What a person may set of a node.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -32,11 +52,13 @@ pub struct Settings {
     pub replication: usize,
     /// Holders that must agree on a value that is not certified by its key.
     pub quorum: usize,
+    /// Which ids are believed.
+    pub ids: Ids,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { kademlia: Parameters::default(), replication: REPLICATION, quorum: 1 }
+        Settings { kademlia: Parameters::default(), replication: REPLICATION, quorum: 1, ids: Ids::Bound }
     }
 }
 
@@ -148,6 +170,13 @@ impl Node {
     /// Jobs in progress.
     pub fn jobs(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// Gives the node a life before the simulation began: it has heard from `contacts`, and others have named it.
+    #[cfg(feature = "sim")]
+    pub fn remember(&mut self, contacts: &[Contact], now: Time) {
+        contacts.iter().for_each(|contact| self.overlay.alive(*contact, now));
+        self.overlay.mirrored();
     }
 
     /// Bootstraps from whoever listens on `addr`.
@@ -416,7 +445,7 @@ impl Node {
     fn on_nodes(&mut self, lookup: LookupId, from: Contact, nodes: &Nodes<'_>, now: Time) {
         let mut named = Vec::with_capacity(NODE_ENTRIES);
         for contact in nodes.iter().take(NODE_ENTRIES) {
-            if is_genuine(&contact) {
+            if self.overlay.knows(lookup, &contact) || self.settings.ids.admit(&contact) {
                 named.push(contact);
             } else {
                 self.id_mismatches += 1;

@@ -1,0 +1,101 @@
+//! Those who lie: what they answer, alone or together. They know all of each other and the target, which is more than
+//! real ones would. Never tells a node anything that a real peer could not send.
+
+use std::net::SocketAddr;
+
+use crate::contact::Contact;
+use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
+use crate::dialect::sealed::contact_at;
+use crate::dialect::sealed::node::Ids;
+use crate::id::Id;
+use crate::limits::{K, NODE_ENTRIES_STRIKE};
+use crate::sim::host::address_of;
+use crate::sim::options::Lie;
+use crate::sim::ring::Ring;
+
+/// What the liars of a world have in common.
+#[derive(Debug)]
+pub struct Liars {
+    /// What they do.
+    lie: Lie,
+    /// Whether their ids are their addresses' or as they like.
+    ids: Ids,
+    ring: Ring,
+    hosts: Vec<u32>,
+    random: fastrand::Rng,
+    named: Vec<Contact>,
+}
+
+/// The value that all liars agree on.
+pub const WRONG_VALUE: &[u8] = b"a lie";
+
+impl Liars {
+    /// The liars `hosts`, with their ids.
+    pub fn new(lie: Lie, ids: Ids, hosts: Vec<(Id, u32)>, seed: u64) -> Liars {
+        let numbers = hosts.iter().map(|(_, host)| *host).collect();
+        let random = fastrand::Rng::with_seed(seed);
+        Liars { lie, ids, ring: Ring::new(hosts.into_iter()), hosts: numbers, random, named: Vec::new() }
+    }
+
+    /// What a liar answers; `None` for nothing.
+    pub fn answer(&mut self, from: SocketAddr, request: &Message<'_>) -> Option<Message<'_>> {
+        match *request {
+            _ if self.lie == Lie::Silent => None,
+            Message::Ping { nonce } => Some(Message::Pong { nonce }),
+            Message::Put { key, .. } => Some(Message::Success { key, value: &[] }),
+            Message::FindValue { .. } if self.lie == Lie::WrongValue => Some(Message::Value { value: WRONG_VALUE }),
+            Message::FindNode { key } | Message::FindValue { key } => {
+                self.name(&key, from);
+                Some(Message::Node(Nodes::Contacts(&self.named)))
+            }
+            _ => Some(ErrorCode::Busy.message()),
+        }
+    }
+
+    /// Chooses the contacts to name.
+    fn name(&mut self, key: &Id, asker: SocketAddr) {
+        self.named.clear();
+        match (self.lie, self.ids) {
+            (Lie::Collude | Lie::WrongValue | Lie::Silent, Ids::Bound) => {
+                let nearest = self.ring.closest(key, K, |_| true);
+                self.named.extend(nearest.into_iter().map(|host| contact_at(address_of(host as usize))));
+            }
+            (Lie::Collude | Lie::WrongValue | Lie::Silent, Ids::Minted) => {
+                for _ in 0..K {
+                    let host = self.hosts[self.random.usize(..self.hosts.len())];
+                    let id = self.next_to(key);
+                    self.named.push(Contact { id, addr: address_of(host as usize) });
+                }
+            }
+            (Lie::Endless, _) => {
+                for _ in 0..K {
+                    let id = self.next_to(key);
+                    let addr = address_of(self.random.usize(1 << 21..1 << 22));
+                    let bound = contact_at(addr);
+                    self.named.push(if self.ids == Ids::Bound { bound } else { Contact { id, addr } });
+                }
+            }
+            (Lie::Garbage, _) => {
+                for n in 0..=NODE_ENTRIES_STRIKE as u32 {
+                    let id = self.next_to(key);
+                    let addr: SocketAddr = match n % 4 {
+                        0 => asker,
+                        1 => ([224, 0, 0, 1], 6500).into(),
+                        2 => ([127, 0, 0, 1], 0).into(),
+                        _ => address_of(self.random.usize(..1 << 20)),
+                    };
+                    self.named.push(Contact { id, addr });
+                }
+            }
+        }
+    }
+
+    /// An id that shares all but the last bits with `key`.
+    fn next_to(&mut self, key: &Id) -> Id {
+        let mut id = *key;
+        for byte in &mut id.0[24..] {
+            *byte = self.random.u8(..);
+        }
+        id
+    }
+}

@@ -1,0 +1,83 @@
+//! Who really is closest to a key: all hosts sorted by id, as no node can see them. The truth that lookups are measured
+//! against; never part of what a node knows.
+
+use crate::id::Id;
+
+/// Hosts in the order of their ids.
+#[derive(Clone, Default, Debug)]
+pub struct Ring {
+    ids: Vec<(Id, u32)>,
+}
+
+impl Ring {
+    /// The ring of `hosts`.
+    pub fn new(hosts: impl Iterator<Item = (Id, u32)>) -> Ring {
+        let mut ids: Vec<(Id, u32)> = hosts.collect();
+        ids.sort_unstable();
+        Ring { ids }
+    }
+
+    /// Hosts in it.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Adds a host.
+    pub fn insert(&mut self, id: Id, host: u32) {
+        if let Err(at) = self.ids.binary_search(&(id, host)) {
+            self.ids.insert(at, (id, host));
+        }
+    }
+
+    /// Takes a host out.
+    pub fn remove(&mut self, id: Id, host: u32) {
+        if let Ok(at) = self.ids.binary_search(&(id, host)) {
+            self.ids.remove(at);
+        }
+    }
+
+    /// The hosts whose ids share at least `bits` leading bits with `id`.
+    pub fn sharing(&self, id: &Id, bits: usize) -> &[(Id, u32)] {
+        let from = self.ids.partition_point(|(other, _)| other < id && other.common_prefix(id) < bits);
+        let to = self.ids.partition_point(|(other, _)| other < id || other.common_prefix(id) >= bits);
+        &self.ids[from..to]
+    }
+
+    /// The `n` hosts closest to `key` that `admit` lets through, closest first.
+    pub fn closest(&self, key: &Id, n: usize, admit: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut bits = self.ids.len().checked_ilog2().unwrap_or(0) as usize + 8;
+        loop {
+            let mut found: Vec<(Id, u32)> = self.sharing(key, bits).iter().filter(|h| admit(h.1)).copied().collect();
+            if found.len() >= n || bits == 0 {
+                found.sort_unstable_by_key(|(id, _)| id.distance(key));
+                found.truncate(n);
+                return found.into_iter().map(|(_, host)| host).collect();
+            }
+            bits -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_are_those_that_sorting_all_would_find() {
+        let id = |n: u32| Id::hash_of(&[&n.to_be_bytes()]);
+        let ring = Ring::new((0..500).map(|n| (id(n), n)));
+        for key in (1_000..1_050).map(id) {
+            let mut all: Vec<u32> = (0..500).filter(|n| n % 3 != 0).collect();
+            all.sort_by_key(|n| id(*n).distance(&key));
+            assert_eq!(ring.closest(&key, 7, |n| n % 3 != 0), all[..7]);
+            let sharing = ring.sharing(&key, 4).len();
+            assert_eq!(sharing, (0..500).filter(|n| id(*n).common_prefix(&key) >= 4).count());
+        }
+        assert_eq!(ring.closest(&id(1), 900, |_| true).len(), 500);
+    }
+}

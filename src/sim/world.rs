@@ -1,0 +1,421 @@
+//! The message level: real nodes, real stores, and messages that take their time, get lost, or come from liars. Holds
+//! every host and the schedule; never looks into a node but through what any caller can see.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::arena::Key;
+use crate::contact::Contact;
+use crate::dialect::sealed::codec::{Message, Nodes};
+use crate::dialect::sealed::job::{Outcome, Put, Ticket};
+use crate::dialect::sealed::node::{Answer, Output};
+use crate::dialect::sealed::request::{Request, Via};
+use crate::id::Id;
+use crate::kad::requests::RequestId;
+use crate::sim::host::{Body, Host, number_of};
+use crate::sim::liar::Liars;
+use crate::sim::options::Options;
+use crate::sim::ring::Ring;
+use crate::sim::schedule::{Schedule, Trace};
+use crate::sim::watch::Watch;
+use crate::time::Time;
+
+/// Where clients ask from.
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+/// The port that a message from no listening port seems to come from.
+const EPHEMERAL_PORT: u16 = 50_000;
+
+/// An answer under way.
+#[derive(Clone, Debug)]
+enum Reply {
+    Pong(u32),
+    Nodes(Vec<Contact>),
+    Value(Arc<[u8]>),
+    Success(Id),
+    Error(u32),
+}
+
+/// What will happen.
+#[derive(Debug)]
+enum Event {
+    Request { from: u32, to: u32, id: RequestId, message: Request, is_ephemeral: bool },
+    Answer { from: u32, to: u32, id: RequestId, reply: Reply },
+    Wake(u32),
+}
+
+/// A job that has ended.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What was given to start it.
+    pub op: usize,
+    /// On which host.
+    pub host: usize,
+    /// How.
+    pub outcome: Outcome,
+    /// When.
+    pub at: Time,
+}
+
+/// All hosts and all that is under way between them.
+#[derive(Debug)]
+pub struct World {
+    /// What it is made of.
+    pub options: Options,
+    /// Everybody who ever lived.
+    pub hosts: Vec<Host>,
+    /// The living.
+    pub ring: Ring,
+    /// Every choice that is the world's own.
+    pub random: fastrand::Rng,
+    now: Time,
+    schedule: Schedule<Event>,
+    liars: Option<Liars>,
+    done: Vec<Done>,
+    trace: Trace,
+    messages: u64,
+    /// Memory of NODE answers, to be used again.
+    lists: Vec<Vec<Contact>>,
+}
+
+impl World {
+    /// A world in which nobody lives yet.
+    pub fn new(options: Options) -> World {
+        World {
+            random: fastrand::Rng::with_seed(options.seed),
+            options,
+            hosts: Vec::new(),
+            ring: Ring::default(),
+            now: Time::ZERO,
+            schedule: Schedule::default(),
+            liars: None,
+            done: Vec::new(),
+            trace: Trace::default(),
+            messages: 0,
+            lists: Vec::new(),
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// A hash of everything that happened.
+    pub fn trace(&self) -> u64 {
+        self.trace.value()
+    }
+
+    /// Requests and answers delivered.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Lets time pass until `until`.
+    pub fn run_until(&mut self, until: Time) {
+        while self.step(until) {}
+        self.now = self.now.max(until);
+    }
+
+    /// Lets the next thing happen, if it is not after `until`; whether there was one.
+    pub fn step(&mut self, until: Time) -> bool {
+        let Some((at, event)) = self.schedule.next(until) else {
+            return false;
+        };
+        self.now = at;
+        match event {
+            Event::Request { from, to, id, message, is_ephemeral } => {
+                self.trace.note(&[at.as_ms(), 1, u64::from(from), u64::from(to), id.to_bits()]);
+                self.deliver_request(from, to, id, &message, is_ephemeral);
+            }
+            Event::Answer { from, to, id, reply } => {
+                self.trace.note(&[at.as_ms(), 2, u64::from(from), u64::from(to), id.to_bits()]);
+                self.deliver_answer(from, to, id, reply);
+            }
+            Event::Wake(host) => self.wake(host, at),
+        }
+        true
+    }
+
+    /// Jobs that have ended since last asked.
+    pub fn take_done(&mut self) -> Vec<Done> {
+        std::mem::take(&mut self.done)
+    }
+
+    // ---- hosts ----
+
+    /// Adds a living host that knows nobody; returns its number.
+    pub fn add_host(&mut self) -> usize {
+        let number = self.hosts.len();
+        let host = Host::new(number, self.options.settings, self.random.u64(..), self.now);
+        self.ring.insert(host.contact.id, number as u32);
+        self.hosts.push(host);
+        number
+    }
+
+    /// Adds `count` living hosts that know nobody.
+    pub fn add_hosts(&mut self, count: usize) {
+        for number in self.hosts.len()..self.hosts.len() + count {
+            self.hosts.push(Host::new(number, self.options.settings, self.random.u64(..), self.now));
+        }
+        let living = self.hosts.iter().enumerate().filter(|(_, host)| host.body.is_some());
+        self.ring = Ring::new(living.map(|(number, host)| (host.contact.id, number as u32)));
+    }
+
+    /// Lets `host` join through `known`.
+    pub fn join(&mut self, host: usize, known: usize) {
+        let (addr, now) = (self.hosts[known].contact.addr, self.now);
+        if let Some(body) = &mut self.hosts[host].body {
+            body.node.add_bootstrap(addr, now);
+            self.settle(host as u32);
+        }
+    }
+
+    /// Gives `host` a past in which it heard from `contacts`.
+    pub fn remember(&mut self, host: usize, contacts: &[Contact]) {
+        let now = self.now;
+        if let Some(body) = &mut self.hosts[host].body {
+            body.node.remember(contacts, now);
+            self.settle(host as u32);
+        }
+    }
+
+    /// A host dies, and nobody is told.
+    pub fn kill(&mut self, host: usize) {
+        let dead = &mut self.hosts[host];
+        dead.body = None;
+        self.ring.remove(dead.contact.id, host as u32);
+    }
+
+    /// The hosts that `which` names lie from now on.
+    pub fn corrupt(&mut self, which: impl Fn(usize) -> bool) {
+        let mut liars = Vec::new();
+        for (number, host) in self.hosts.iter_mut().enumerate() {
+            host.lies = host.body.is_some() && which(number);
+            if host.lies {
+                liars.push((host.contact.id, number as u32));
+            }
+        }
+        let seed = self.random.u64(..);
+        self.liars =
+            (!liars.is_empty()).then(|| Liars::new(self.options.lie, self.options.settings.ids, liars, seed));
+    }
+
+    /// A living honest host, chosen at random.
+    pub fn any_honest(&mut self) -> usize {
+        for _ in 0..100_000 {
+            let host = self.random.usize(..self.hosts.len());
+            if self.hosts[host].is_honest() {
+                return host;
+            }
+        }
+        panic!("seed {}: hardly anybody honest is alive", self.options.seed)
+    }
+
+    /// The `n` living honest hosts closest to `key`.
+    pub fn closest_honest(&self, key: &Id, n: usize) -> Vec<u32> {
+        self.ring.closest(key, n, |host| self.hosts[host as usize].is_honest())
+    }
+
+    // ---- what clients do ----
+
+    /// Has `host` see to it that `value` is stored; its end is reported under `op`.
+    pub fn put(&mut self, host: usize, op: usize, key: Id, value: &[u8]) {
+        let ticket = Ticket { waiter: Key::from_bits(op as u64), since: self.now };
+        let put = Put { key, value, ttl_s: 10, replication: self.options.replication, source: CLIENT.ip() };
+        let now = self.now;
+        let Some(body) = &mut self.hosts[host].body else {
+            return;
+        };
+        if !body.node.start_put(put, ticket, now) {
+            self.done.push(Done { op, host, outcome: Outcome::Busy, at: now });
+        }
+        self.settle(host as u32);
+    }
+
+    /// Has `host` look for the value of `key`; its end is reported under `op`.
+    pub fn get(&mut self, host: usize, op: usize, key: Id) {
+        let ticket = Ticket { waiter: Key::from_bits(op as u64), since: self.now };
+        let now = self.now;
+        let Some(Body { node, store }) = self.hosts[host].body.as_deref_mut() else {
+            return;
+        };
+        let outcome = match node.on_request(CLIENT, &Message::Get { key }, store, ticket, now) {
+            Answer::Later => None,
+            Answer::Now(Message::Success { value, .. }) => Some(Outcome::Found(value.into())),
+            Answer::Now(_) => Some(Outcome::Busy),
+        };
+        self.done.extend(outcome.map(|outcome| Done { op, host, outcome, at: now }));
+        self.settle(host as u32);
+    }
+
+    /// Watches the lookup of `target` that `host` is about to begin.
+    pub fn watch(&mut self, host: usize, op: usize, target: Id) {
+        let closest = self.closest_honest(&target, 2);
+        // A host does not look itself up.
+        let closest = closest.into_iter().find(|other| *other as usize != host);
+        let watch = closest.map(|closest| Box::new(Watch::new(target, op, closest, self.now)));
+        self.hosts[host].watch = watch;
+    }
+
+    // ---- what happens ----
+
+    fn deliver_request(&mut self, from: u32, to: u32, id: RequestId, message: &Request, is_ephemeral: bool) {
+        let now = self.now;
+        let mut source = self.hosts[from as usize].contact.addr;
+        if is_ephemeral {
+            source.set_port(EPHEMERAL_PORT);
+        }
+        let host = &mut self.hosts[to as usize];
+        let Some(Body { node, store }) = host.body.as_deref_mut().filter(|_| !host.behind_nat) else {
+            return;
+        };
+        self.messages += 1;
+        let message = message.message();
+        let spare = self.lists.pop().unwrap_or_default();
+        let reply = match self.liars.as_mut().filter(|_| host.lies) {
+            Some(liars) => liars.answer(source, &message).and_then(|answer| reply_of(&answer, spare)),
+            None => {
+                if !is_ephemeral && matches!(message, Message::FindNode { .. } | Message::FindValue { .. }) {
+                    node.on_candidate(source, now);
+                }
+                let ticket = Ticket { waiter: Key::from_bits(u64::MAX), since: now };
+                match node.on_request(source, &message, store, ticket, now) {
+                    Answer::Now(answer) => reply_of(&answer, spare),
+                    Answer::Later => None,
+                }
+            }
+        };
+        if let Some(reply) = reply {
+            self.send(to, from, Event::Answer { from: to, to: from, id, reply });
+        }
+        // Most requests change nothing; a value that was stored must be freed in time.
+        if self.drain(to) || matches!(message, Message::Put { .. }) {
+            self.arm(to);
+        }
+    }
+
+    fn deliver_answer(&mut self, from: u32, to: u32, id: RequestId, reply: Reply) {
+        let (host, now) = (&mut self.hosts[to as usize], self.now);
+        let Some(body) = &mut host.body else {
+            return;
+        };
+        self.messages += 1;
+        if let Some(watch) = &mut host.watch {
+            match &reply {
+                Reply::Nodes(nodes) => {
+                    let named = nodes.iter().filter_map(|contact| number_of(contact.addr)).map(|host| host as u32);
+                    watch.answers(from, named, now);
+                }
+                Reply::Value(_) => watch.answers(from, [].into_iter(), now),
+                Reply::Pong(_) | Reply::Success(_) | Reply::Error(_) => {}
+            }
+        }
+        let message = match &reply {
+            Reply::Pong(nonce) => Message::Pong { nonce: *nonce },
+            Reply::Nodes(nodes) => Message::Node(Nodes::Contacts(nodes)),
+            Reply::Value(value) => Message::Value { value },
+            Reply::Success(key) => Message::Success { key: *key, value: &[] },
+            Reply::Error(code) => Message::Error { code: *code, text: &[] },
+        };
+        body.node.on_answer(id, &message, now);
+        if let Reply::Nodes(mut list) = reply {
+            list.clear();
+            self.lists.push(list);
+        }
+        self.settle(to);
+    }
+
+    fn wake(&mut self, host: u32, at: Time) {
+        let woken = &mut self.hosts[host as usize];
+        if woken.wake_at != Some(at) {
+            return;
+        }
+        woken.wake_at = None;
+        self.trace.note(&[at.as_ms(), 3, u64::from(host)]);
+        if let Some(Body { node, store }) = woken.body.as_deref_mut() {
+            if node.next_deadline() <= at {
+                node.on_timeout(at);
+            }
+            store.expire(at);
+        }
+        self.settle(host);
+    }
+
+    /// Does what a host wants done, and sees that it is woken in time.
+    fn settle(&mut self, number: u32) {
+        self.drain(number);
+        self.arm(number);
+    }
+
+    /// Does what a host wants done; whether there was anything.
+    fn drain(&mut self, number: u32) -> bool {
+        let now = self.now;
+        for outputs in 0.. {
+            let host = &mut self.hosts[number as usize];
+            let Some(Body { node, store }) = host.body.as_deref_mut() else {
+                return false;
+            };
+            match node.poll_output(store, now) {
+                None => return outputs > 0,
+                Some(Output::FirstCopy { .. }) => {}
+                Some(Output::Done { ticket, outcome }) => {
+                    let op = ticket.waiter.to_bits() as usize;
+                    self.done.push(Done { op, host: number as usize, outcome, at: now });
+                }
+                Some(Output::Send { request, to, message, via }) => self.ask(number, request, to, message, via),
+            }
+        }
+        true
+    }
+
+    /// Sees that a host is woken in time.
+    fn arm(&mut self, number: u32) {
+        let now = self.now;
+        let host = &mut self.hosts[number as usize];
+        let Some(Body { node, store }) = host.body.as_deref() else {
+            return;
+        };
+        let due = store.next_deadline().into_iter().fold(node.next_deadline(), Time::min).max(now.after(1));
+        if host.wake_at.is_none_or(|at| due < at) {
+            host.wake_at = Some(due);
+            self.schedule.add(due, Event::Wake(number));
+        }
+    }
+
+    fn ask(&mut self, from: u32, id: RequestId, to: SocketAddr, message: Request, via: Via) {
+        let Some(to) = number_of(to).filter(|to| *to < self.hosts.len()).map(|to| to as u32) else {
+            return;
+        };
+        if let Some(watch) = &mut self.hosts[from as usize].watch {
+            match message {
+                Request::FindNode(key) | Request::FindValue(key) if key == watch.target => watch.asks(to),
+                Request::Put { key, .. } if key == watch.target => watch.holders.push(to),
+                _ => {}
+            }
+        }
+        let is_ephemeral = via == Via::Ephemeral;
+        self.send(from, to, Event::Request { from, to, id, message, is_ephemeral });
+    }
+
+    fn send(&mut self, from: u32, to: u32, event: Event) {
+        if self.options.loss > 0.0 && self.random.f64() < self.options.loss {
+            return;
+        }
+        let delay = self.options.delays.one_way_ms(self.options.seed, from as usize, to as usize);
+        self.schedule.add(self.now.after(delay.max(1)), event);
+    }
+}
+
+fn reply_of(answer: &Message<'_>, mut list: Vec<Contact>) -> Option<Reply> {
+    match answer {
+        Message::Pong { nonce } => Some(Reply::Pong(*nonce)),
+        Message::Node(nodes) => {
+            list.extend(nodes.iter());
+            Some(Reply::Nodes(list))
+        }
+        Message::Value { value } => Some(Reply::Value((*value).into())),
+        Message::Success { key, .. } => Some(Reply::Success(*key)),
+        Message::Error { code, .. } => Some(Reply::Error(*code)),
+        _ => None,
+    }
+}
