@@ -6,11 +6,11 @@ use std::time::Instant;
 use getopts::{Matches, Options as Flags};
 
 use crate::cli::{Outcome, Stop, exit, number, parse, print};
+use crate::dialect::sealed::node::Ids;
+use crate::sim::delay::Delays;
 use crate::sim::options::{Build, Churn, Lie, Options};
 use crate::sim::plan::{Stage, run as run_plan};
 use crate::sim::report::Report;
-use crate::dialect::sealed::node::Ids;
-use crate::sim::delay::Delays;
 
 const HELP: &str = "Usage: dayfly sim [options]";
 
@@ -45,7 +45,9 @@ pub fn run(words: &[String]) -> Outcome {
     let mut built = 0.0;
     let report = run_plan(&options, &mut |stage| {
         if let Stage::Living(..) = stage {
-            if built == 0.0 { built = began.elapsed().as_secs_f64(); }
+            if built == 0.0 {
+                built = began.elapsed().as_secs_f64();
+            }
         }
         if shown.elapsed().as_millis() > 500 && std::io::stderr().is_terminal() {
             shown = Instant::now();
@@ -76,8 +78,12 @@ fn options(matches: &Matches) -> Result<Options, Stop> {
     options.settings.kademlia.alpha = number(matches, "alpha", 3, 1, 16)?;
     options.settings.quorum = number(matches, "quorum", 1, 1, 20)?;
     options.replication = number(matches, "replication", 3, 1, 20)?;
-    if matches.opt_present("minted") { options.settings.ids = Ids::Minted; }
-    if matches.opt_present("joined") { options.build = Build::Joined; }
+    if matches.opt_present("minted") {
+        options.settings.ids = Ids::Minted;
+    }
+    if matches.opt_present("joined") {
+        options.build = Build::Joined;
+    }
     options.placed = matches.opt_present("placed");
     options.certified = !matches.opt_present("plain");
     options.watch = !matches.opt_present("no-watch");
@@ -97,12 +103,32 @@ fn table(report: &Report, wall: f64, built: f64) -> String {
         "living {} contacts {:.0}\nput {} stored {}\ngot {} found {} ({:.2} %) fooled {} missed {} unfinished {}\n\
          found_ms p50 {} p99 {} max {}\nstored_ms p50 {} p99 {}\nwatched {} reached {:.2} % hops {:.2} reached_ms p50 {} p99 {} asked {:.1}\n\
          overlap {:.2} %\nmessages {} virtual {} s wall {:.1} s built {:.1} s trace {:016x}\n",
-        report.living, report.contacts, report.puts, report.stored, report.gets, report.found,
-        100.0 * report.found_share(), report.fooled, report.missed, report.unfinished,
-        report.found_ms.quantile(0.5), report.found_ms.quantile(0.99), report.found_ms.quantile(1.0),
-        report.stored_ms.quantile(0.5), report.stored_ms.quantile(0.99),
-        report.watched, 100.0 * report.reached_share(), report.hops.mean(),
-        report.reached_ms.quantile(0.5), report.reached_ms.quantile(0.99), report.asked.mean(),
-        100.0 * report.overlap(), report.messages, report.virtual_ms / 1000, wall, built, report.trace,
+        report.living,
+        report.contacts,
+        report.puts,
+        report.stored,
+        report.gets,
+        report.found,
+        100.0 * report.found_share(),
+        report.fooled,
+        report.missed,
+        report.unfinished,
+        report.found_ms.quantile(0.5),
+        report.found_ms.quantile(0.99),
+        report.found_ms.quantile(1.0),
+        report.stored_ms.quantile(0.5),
+        report.stored_ms.quantile(0.99),
+        report.watched,
+        100.0 * report.reached_share(),
+        report.hops.mean(),
+        report.reached_ms.quantile(0.5),
+        report.reached_ms.quantile(0.99),
+        report.asked.mean(),
+        100.0 * report.overlap(),
+        report.messages,
+        report.virtual_ms / 1000,
+        wall,
+        built,
+        report.trace,
     )
 }

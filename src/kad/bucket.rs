@@ -6,6 +6,9 @@ use crate::id::Id;
 use crate::limits::{CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
 use crate::time::Time;
 
+/// Entries for which memory is taken at once.
+const ENTRIES_AT_ONCE: usize = 10;
+
 /// A contact and what is known of its health.
 #[derive(Copy, Clone, Debug)]
 pub struct Entry {
@@ -94,6 +97,10 @@ impl Bucket {
         }
         let fresh = Entry { contact, answered_at: now, failures: 0 };
         if !self.is_full(k) {
+            if self.entries.len() == self.entries.capacity() {
+                // Not doubled, as a bucket is often full and never more than that.
+                self.entries.reserve_exact(ENTRIES_AT_ONCE.min(k - self.entries.len()));
+            }
             self.entries.push(fresh);
             return Insert::Added;
         }

@@ -1,16 +1,16 @@
 //! One iterative lookup (Kademlia paper, section 2.3; disjoint paths as in S/Kademlia, section 4.4): whom to ask next,
 //! and when to stop. Never asks anybody itself, and never asks anybody twice.
 
-use crate::contact::{Contact, network};
+use crate::contact::{Contact, Network, network};
 use crate::id::{Distance, Id};
 use crate::kad::Parameters;
-use crate::limits::{LOOKUP_BUDGET, LOOKUP_IN_FLIGHT, NETWORK_PER_BUCKET, SHORTLIST};
+use crate::limits::{LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS, LOOKUP_IN_FLIGHT, NETWORK_PER_BUCKET, PATH_HORIZON};
 
 /// What the lookup is for, which decides when it has heard enough.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// The k closest living nodes. A node past its short timeout is not waited for once another has answered.
-    Nodes,
+    /// This many of the closest living nodes. Who is past its short timeout is not waited for once another has answered.
+    Nodes(usize),
     /// A value. Who is slow may hold it, so it is waited for; the caller ends the lookup once it has the value.
     Value,
 }
@@ -27,12 +27,38 @@ enum State {
     Failed,
 }
 
+/// A set of paths, a bit each.
+type Paths = u16;
+
 #[derive(Copy, Clone, Debug)]
 struct Candidate {
     contact: Contact,
     distance: Distance,
+    network: Option<Network>,
     state: State,
-    path: u8,
+    /// On which paths it was named: any of them may ask it.
+    named_on: Paths,
+    /// On which path it was asked: its answer helps only that one.
+    asked_on: u8,
+}
+
+impl Candidate {
+    fn is_on(&self, path: u8) -> bool {
+        self.named_on & (1 << path) != 0
+    }
+}
+
+/// One of the paths that share no node they ask, so that who is led astray on one does no harm to the others.
+#[derive(Copy, Clone, Debug)]
+struct Path {
+    /// Requests left.
+    budget: usize,
+    /// Requests in flight that are not slow.
+    waiting: usize,
+    /// Requests in flight that are slow.
+    slow: usize,
+    /// Candidates named on it.
+    candidates: usize,
 }
 
 /// A lookup in progress.
@@ -45,37 +71,48 @@ pub struct Lookup {
     alpha_per_path: usize,
     /// Nearest candidates of a path that must have been heard before the path ends.
     horizon: usize,
-    /// Sorted by distance; an id stands once, on the path that named it first.
+    /// Candidates that a path remembers: all that its budget lets it ask, and k more.
+    shortlist_per_path: usize,
+    /// Sorted by distance; an id stands once.
     shortlist: Vec<Candidate>,
-    /// Requests left per path, so that a path led astray by liars costs the others nothing.
-    budgets: Vec<usize>,
+    paths: Vec<Path>,
+    /// Requests in flight, the slow ones included.
+    in_flight: usize,
+    answers: usize,
     stopped: bool,
 }
 
 impl Lookup {
-    /// A lookup that starts from `seeds`, the closest contacts known, and asks none of `dead`, whoever names them.
+    /// A lookup that starts from `seeds`, the closest contacts known, and asks none of `avoided`, whoever names them.
     pub fn new(
         target: Id,
         goal: Goal,
         parameters: Parameters,
         paths: usize,
         seeds: &[Contact],
-        dead: &[Contact],
+        avoided: &[Contact],
     ) -> Lookup {
-        let paths = paths.max(1);
+        let paths = paths.clamp(1, Paths::BITS as usize);
+        let wanted = match goal {
+            Goal::Nodes(wanted) => wanted.min(parameters.k),
+            Goal::Value => parameters.k,
+        };
+        let budget = if paths == 1 { LOOKUP_BUDGET } else { LOOKUP_BUDGET_ALL_PATHS / paths };
         let mut lookup = Lookup {
             target,
             goal,
             k: parameters.k,
-            alpha_per_path: if paths == 1 { parameters.alpha } else { parameters.alpha.div_ceil(paths) },
-            horizon: if paths == 1 { parameters.k } else { parameters.k.div_ceil(paths).max(4) },
-            shortlist: Vec::with_capacity(seeds.len()),
-            budgets: vec![LOOKUP_BUDGET; paths],
+            alpha_per_path: parameters.alpha.div_ceil(paths),
+            horizon: if paths == 1 { wanted } else { wanted.div_ceil(paths).max(PATH_HORIZON) },
+            shortlist_per_path: budget + parameters.k,
+            shortlist: Vec::with_capacity(seeds.len() + avoided.len() + parameters.k),
+            paths: vec![Path { budget, waiting: 0, slow: 0, candidates: 0 }; paths],
+            in_flight: 0,
+            answers: 0,
             stopped: false,
         };
-        for (contact, i) in dead.iter().zip(0..) {
-            lookup.offer(*contact, (i % paths) as u8);
-            lookup.failed(&contact.id);
+        for contact in avoided {
+            lookup.avoid(*contact);
         }
         for (contact, i) in seeds.iter().zip(0..) {
             lookup.offer(*contact, (i % paths) as u8);
@@ -95,7 +132,7 @@ impl Lookup {
 
     /// Whether this very contact is a candidate already.
     pub fn knows(&self, contact: &Contact) -> bool {
-        self.position(&contact.id).is_some_and(|at| self.shortlist[at].contact == *contact)
+        self.position(&contact.id).is_ok_and(|at| self.shortlist[at].contact == *contact)
     }
 
     /// Asks nobody new from now on; the lookup ends with the answers that are awaited.
@@ -105,22 +142,32 @@ impl Lookup {
 
     /// The contact to ask now, if any; it counts as asked. Call until `None`.
     pub fn next_to_ask(&mut self) -> Option<Contact> {
-        let in_flight = self.count(|c| matches!(c.state, State::Waiting | State::Slow));
-        if in_flight >= LOOKUP_IN_FLIGHT {
+        if self.in_flight >= LOOKUP_IN_FLIGHT {
             return None;
         }
-        let mut paths = (0..self.budgets.len() as u8).filter(|&path| self.has_room_on(path));
+        let with_room = |path: &u8| {
+            let path = self.paths[usize::from(*path)];
+            // Where some are slow, many are likely to be dead: their places are filled twice over.
+            path.waiting < self.alpha_per_path + path.slow
+        };
+        let mut paths = (0..self.paths.len() as u8).filter(with_room);
         let (path, at) = paths.find_map(|path| Some((path, self.askable(path)?)))?;
-        self.shortlist[at].state = State::Waiting;
-        self.budgets[usize::from(path)] -= 1;
-        Some(self.shortlist[at].contact)
+        let candidate = &mut self.shortlist[at];
+        candidate.state = State::Waiting;
+        candidate.asked_on = path;
+        let path = &mut self.paths[usize::from(path)];
+        path.budget -= 1;
+        path.waiting += 1;
+        self.in_flight += 1;
+        Some(candidate.contact)
     }
 
-    /// `from` answered and named `contacts`; those that nobody named before become candidates on its path.
+    /// `from` answered and named `contacts`, which become candidates on its path.
     pub fn answered(&mut self, from: &Id, contacts: &[Contact]) {
-        let Some(path) = self.set(from, State::Answered) else {
+        let Some(path) = self.end(from, State::Answered) else {
             return;
         };
+        self.answers += 1;
         for contact in contacts {
             self.offer(*contact, path);
         }
@@ -128,35 +175,35 @@ impl Lookup {
 
     /// `from` did not answer, refused, or could not be reached.
     pub fn failed(&mut self, from: &Id) {
-        self.set(from, State::Failed);
+        self.end(from, State::Failed);
     }
 
     /// `from` is past its short timeout: its place in flight is free for another, but it may yet answer.
     pub fn slow(&mut self, from: &Id) {
-        if self.position(from).is_some_and(|at| self.shortlist[at].state == State::Waiting) {
-            self.set(from, State::Slow);
+        let waiting = self.position(from).ok().filter(|at| self.shortlist[*at].state == State::Waiting);
+        if let Some(at) = waiting {
+            self.shortlist[at].state = State::Slow;
+            let path = &mut self.paths[usize::from(self.shortlist[at].asked_on)];
+            path.waiting -= 1;
+            path.slow += 1;
         }
     }
 
     /// Whether there is nobody left to ask or to wait for.
     pub fn is_finished(&self) -> bool {
         // Who is slow is better than nobody.
-        let waits_for_slow = self.goal == Goal::Value || self.answers() == 0;
-        let waits_for = |c: &Candidate| match c.state {
-            State::Waiting => true,
-            State::Slow => waits_for_slow,
-            State::Fresh | State::Answered | State::Failed => false,
-        };
-        if self.shortlist.iter().any(waits_for) {
+        let waits_for_slow = self.goal == Goal::Value || self.answers == 0;
+        let waiting: usize = self.paths.iter().map(|path| path.waiting).sum();
+        if waiting > 0 || (waits_for_slow && self.in_flight > 0) {
             return false;
         }
-        (0..self.budgets.len() as u8).all(|path| self.askable(path).is_none())
+        (0..self.paths.len() as u8).all(|path| self.askable(path).is_none())
     }
 
     /// Whether a path ended for want of budget, not of candidates.
     pub fn ran_out(&self) -> bool {
-        let ran_out = |path: u8| self.budgets[usize::from(path)] == 0 && self.nearest_fresh(path).is_some();
-        (0..self.budgets.len() as u8).any(ran_out)
+        let ran_out = |path: u8| self.paths[usize::from(path)].budget == 0 && self.nearest_fresh(path).is_some();
+        (0..self.paths.len() as u8).any(ran_out)
     }
 
     /// The up to k nearest contacts that answered, nearest first.
@@ -165,33 +212,25 @@ impl Lookup {
         answered.take(self.k).map(|c| c.contact).collect()
     }
 
-    /// The contacts that failed.
-    pub fn dead(&self) -> Vec<Contact> {
-        self.shortlist.iter().filter(|c| c.state == State::Failed).map(|c| c.contact).collect()
+    /// Everybody who was asked: they have had their say, or failed. Those that were to be avoided are among them.
+    pub fn heard(&self) -> Vec<Contact> {
+        self.shortlist.iter().filter(|c| c.state != State::Fresh).map(|c| c.contact).collect()
     }
 
     /// Contacts that answered.
     pub fn answers(&self) -> usize {
-        self.count(|c| c.state == State::Answered)
-    }
-
-    fn count(&self, which: impl Fn(&Candidate) -> bool) -> usize {
-        self.shortlist.iter().filter(|c| which(c)).count()
-    }
-
-    fn has_room_on(&self, path: u8) -> bool {
-        self.count(|c| c.path == path && c.state == State::Waiting) < self.alpha_per_path
+        self.answers
     }
 
     /// What [`Lookup::nearest_fresh`] finds, while the path's budget lasts.
     fn askable(&self, path: u8) -> Option<usize> {
-        if self.stopped || self.budgets[usize::from(path)] == 0 { None } else { self.nearest_fresh(path) }
+        if self.stopped || self.paths[usize::from(path)].budget == 0 { None } else { self.nearest_fresh(path) }
     }
 
     /// The nearest candidate of `path` that nobody asked, unless enough nearer ones are alive or awaited.
     fn nearest_fresh(&self, path: u8) -> Option<usize> {
         let mut alive = 0;
-        for (at, candidate) in self.shortlist.iter().enumerate().filter(|(_, c)| c.path == path) {
+        for (at, candidate) in self.shortlist.iter().enumerate().filter(|(_, c)| c.is_on(path)) {
             match candidate.state {
                 State::Fresh => return Some(at),
                 State::Waiting | State::Answered => alive += 1,
@@ -205,40 +244,77 @@ impl Lookup {
         None
     }
 
-    fn set(&mut self, id: &Id, state: State) -> Option<u8> {
-        let at = self.position(id)?;
-        self.shortlist[at].state = state;
-        Some(self.shortlist[at].path)
+    /// A request to `id` has ended; the path on which it was asked. `None` if none was in flight.
+    fn end(&mut self, id: &Id, state: State) -> Option<u8> {
+        let at = self.position(id).ok()?;
+        let candidate = &mut self.shortlist[at];
+        let path = candidate.asked_on;
+        match candidate.state {
+            State::Waiting => self.paths[usize::from(path)].waiting -= 1,
+            State::Slow => self.paths[usize::from(path)].slow -= 1,
+            State::Fresh | State::Answered | State::Failed => return None,
+        }
+        candidate.state = state;
+        self.in_flight -= 1;
+        Some(path)
     }
 
-    fn position(&self, id: &Id) -> Option<usize> {
+    /// Where `id` stands in the shortlist, or would.
+    fn position(&self, id: &Id) -> Result<usize, usize> {
         let distance = self.target.distance(id);
-        self.shortlist.binary_search_by_key(&distance, |c| c.distance).ok()
+        self.shortlist.binary_search_by_key(&distance, |c| c.distance)
     }
 
+    fn avoid(&mut self, contact: Contact) {
+        if let Err(at) = self.position(&contact.id) {
+            let distance = self.target.distance(&contact.id);
+            let state = State::Failed;
+            self.shortlist.insert(at, Candidate { contact, distance, network: None, state, named_on: 0, asked_on: 0 });
+        }
+    }
+
+    /// `contact` was named on `path`.
     fn offer(&mut self, contact: Contact, path: u8) {
-        let distance = self.target.distance(&contact.id);
-        let Err(at) = self.shortlist.binary_search_by_key(&distance, |c| c.distance) else {
-            return;
+        let bit: Paths = 1 << path;
+        let network = network(contact.addr.ip());
+        let at = match self.position(&contact.id) {
+            Ok(at) if self.shortlist[at].is_on(path) => return,
+            Ok(at) | Err(at) => at,
         };
-        let net = network(contact.addr.ip());
-        let is_neighbour = |c: &Candidate| c.path == path && net.is_some() && network(c.contact.addr.ip()) == net;
-        if self.count(is_neighbour) >= NETWORK_PER_BUCKET && !self.drop_farther_fresh(at, is_neighbour) {
+        let is_neighbour = |c: &Candidate| network.is_some() && c.network == network && c.is_on(path);
+        if self.shortlist.iter().filter(|c| is_neighbour(c)).count() >= NETWORK_PER_BUCKET
+            && !self.drop_farther_fresh(at, path, is_neighbour)
+        {
             return;
         }
-        if self.count(|c| c.path == path) >= SHORTLIST && !self.drop_farther_fresh(at, |c| c.path == path) {
+        if self.paths[usize::from(path)].candidates >= self.shortlist_per_path
+            && !self.drop_farther_fresh(at, path, |_| true)
+        {
             return;
         }
-        self.shortlist.insert(at, Candidate { contact, distance, state: State::Fresh, path });
+        self.paths[usize::from(path)].candidates += 1;
+        match self.shortlist.get_mut(at).filter(|known| known.contact.id == contact.id) {
+            Some(known) => known.named_on |= bit,
+            None => {
+                let distance = self.target.distance(&contact.id);
+                let (state, named_on) = (State::Fresh, bit);
+                self.shortlist.insert(at, Candidate { contact, distance, network, state, named_on, asked_on: path });
+            }
+        }
     }
 
-    /// Forgets the farthest unasked candidate behind position `at` that `which` names; whether there was one.
-    fn drop_farther_fresh(&mut self, at: usize, which: impl Fn(&Candidate) -> bool) -> bool {
-        let farthest = self.shortlist[at..].iter().rposition(|c| c.state == State::Fresh && which(c));
-        if let Some(behind) = farthest {
-            self.shortlist.remove(at + behind);
+    /// Forgets the farthest unasked candidate of `path` behind position `at` that `which` names; whether there was one.
+    fn drop_farther_fresh(&mut self, at: usize, path: u8, which: impl Fn(&Candidate) -> bool) -> bool {
+        let is_droppable = |c: &Candidate| c.state == State::Fresh && c.is_on(path) && which(c);
+        let Some(behind) = self.shortlist[at..].iter().rposition(is_droppable).map(|behind| at + behind) else {
+            return false;
+        };
+        self.paths[usize::from(path)].candidates -= 1;
+        self.shortlist[behind].named_on &= !(1 << path);
+        if self.shortlist[behind].named_on == 0 {
+            self.shortlist.remove(behind);
         }
-        farthest.is_some()
+        true
     }
 }
 
@@ -268,17 +344,20 @@ mod tests {
     #[test]
     fn keeps_alpha_in_flight_and_widens_when_slow() {
         let seeds: Vec<Contact> = (1..=10).map(near).collect();
-        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(5, 3), 1, &seeds, &[]);
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(5), parameters(5, 3), 1, &seeds, &[]);
         assert_eq!(ask_all(&mut lookup), seeds[..3]);
         lookup.slow(&seeds[0].id);
-        assert_eq!(ask_all(&mut lookup), seeds[3..4]);
+        assert_eq!(ask_all(&mut lookup), seeds[3..5], "its place is filled, and one more");
         lookup.answered(&seeds[1].id, &[]);
-        assert_eq!(ask_all(&mut lookup), seeds[4..5]);
+        assert_eq!(ask_all(&mut lookup), seeds[5..6]);
+        lookup.failed(&seeds[0].id);
+        lookup.answered(&seeds[2].id, &[]);
+        assert_eq!(ask_all(&mut lookup), [], "back to alpha");
     }
 
     #[test]
     fn nodes_wait_for_the_slow_while_nobody_has_answered() {
-        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(2, 3), 1, &[near(1)], &[]);
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(2), parameters(2, 3), 1, &[near(1)], &[]);
         ask_all(&mut lookup);
         lookup.slow(&near(1).id);
         assert!(!lookup.is_finished());
@@ -288,7 +367,7 @@ mod tests {
 
     #[test]
     fn nodes_do_not_wait_for_the_slow_and_values_do() {
-        for (goal, waits) in [(Goal::Nodes, false), (Goal::Value, true)] {
+        for (goal, waits) in [(Goal::Nodes(2), false), (Goal::Value, true)] {
             let seeds = [near(1), near(2)];
             let mut lookup = Lookup::new(Id::default(), goal, parameters(2, 3), 1, &seeds, &[]);
             ask_all(&mut lookup);
@@ -317,12 +396,12 @@ mod tests {
         }
         assert_eq!(asked, LOOKUP_BUDGET);
         assert!(lookup.is_finished() && lookup.ran_out());
-        assert!(lookup.shortlist.len() <= SHORTLIST + 1);
+        assert!(lookup.shortlist.len() <= LOOKUP_BUDGET + 21);
     }
 
     #[test]
     fn one_network_gets_two_candidates_the_nearest() {
-        let mut lookup = Lookup::new(Id::default(), Goal::Nodes, parameters(20, 3), 1, &[near(200)], &[]);
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(20), parameters(20, 3), 1, &[near(200)], &[]);
         ask_all(&mut lookup);
         let neighbours: Vec<Contact> =
             (1..=50).rev().map(|n| Contact { addr: ([9, 9, 9, n], 1).into(), ..near(n) }).collect();
@@ -332,31 +411,54 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_are_not_asked_whoever_names_them() {
+    fn the_avoided_are_not_asked_whoever_names_them() {
         let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 8, &[near(9)], &[near(1), near(2)]);
         assert_eq!(ask_all(&mut lookup), [near(9)]);
         lookup.answered(&near(9).id, &[near(1), near(2), near(3)]);
         assert_eq!(ask_all(&mut lookup), [near(3)]);
-        assert_eq!(lookup.dead(), [near(1), near(2)]);
+        assert_eq!(lookup.heard(), [near(1), near(2), near(3), near(9)]);
     }
 
     #[test]
-    fn disjoint_paths_share_no_candidate() {
-        let seeds: Vec<Contact> = (0..8).map(contact).collect();
+    fn disjoint_paths_ask_nobody_twice_and_a_candidate_of_two_is_asked_by_either() {
+        let seeds: Vec<Contact> = (11..=14).map(near).collect();
         let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 4, &seeds, &[]);
-        assert_eq!(ask_all(&mut lookup).len(), 4, "one in flight per path");
-        let named: Vec<Contact> = (100..110).map(contact).collect();
-        for seed in &seeds {
-            lookup.answered(&seed.id, &named);
+        assert_eq!(ask_all(&mut lookup), seeds, "one in flight per path");
+        // The first path is led astray: its liar names what is near, and a holder behind that.
+        let liars: Vec<Contact> = (1..=6).map(near).collect();
+        lookup.answered(&seeds[0].id, &[&liars[..], &[near(9)]].concat());
+        assert_eq!(ask_all(&mut lookup), [near(1)]);
+        for n in 1..=5 {
+            lookup.answered(&near(n).id, &liars);
+            assert_eq!(ask_all(&mut lookup), if n < 5 { vec![near(n + 1)] } else { vec![] }, "its horizon is full");
         }
-        let first_path = lookup.shortlist.iter().find(|c| c.contact == named[0]).unwrap().path;
-        assert!(lookup.shortlist.iter().filter(|c| named.contains(&c.contact)).all(|c| c.path == first_path));
+        lookup.answered(&seeds[1].id, &[near(9)]);
+        assert_eq!(ask_all(&mut lookup), [near(9)], "another path asks the holder all the same");
+        lookup.answered(&seeds[2].id, &[near(9), near(1)]);
+        assert_eq!(ask_all(&mut lookup), [], "and nobody asks it again");
+    }
+
+    #[test]
+    fn few_nodes_wanted_end_a_lookup_early() {
+        let seeds: Vec<Contact> = (1..=10).map(near).collect();
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(4), parameters(20, 3), 1, &seeds, &[]);
+        let mut asked = Vec::new();
+        while let Some(contact) = lookup.next_to_ask() {
+            asked.push(contact);
+            if contact != seeds[1] {
+                lookup.answered(&contact.id, &[]);
+            } else {
+                lookup.failed(&contact.id);
+            }
+        }
+        assert_eq!(asked, seeds[..5]);
+        assert!(lookup.is_finished());
     }
 
     proptest! {
         #[test]
         fn finds_the_closest_living_in_a_connected_world(
-            n in 2u64..150, dead in 0u64..60, target: [u8; 32], goal in prop::sample::select(vec![Goal::Nodes, Goal::Value])
+            n in 2u64..150, dead in 0u64..60, target: [u8; 32], goal in prop::sample::select(vec![Goal::Nodes(20), Goal::Value])
         ) {
             // Everybody knows the 20 closest living to any target, and 20 dead ones.
             let target = Id(target);

@@ -13,7 +13,7 @@ use crate::kad::lookup::{Goal, Lookup};
 use crate::kad::routing_table::{Added, RoutingTable};
 use crate::limits::{
     BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, MIRROR_MS, MIRRORS,
-    PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, UPKEEP_MS, UPKEEP_PROBES,
+    NEIGHBOURS_REFRESH_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, REFRESHES, UPKEEP_MS, UPKEEP_PROBES,
 };
 use crate::time::Time;
 
@@ -57,8 +57,8 @@ pub struct Ended {
     pub owner: Key,
     /// The nearest contacts that answered, nearest first, at most k.
     pub closest: Vec<Contact>,
-    /// The contacts that failed, which a second lookup need not ask.
-    pub dead: Vec<Contact>,
+    /// Everybody who was asked, or was to be avoided: a second lookup need not ask them.
+    pub heard: Vec<Contact>,
     /// Somebody could not be asked because we had too much in flight to it.
     pub passed_over: bool,
 }
@@ -125,6 +125,8 @@ pub struct Overlay {
     bootstrap_at: Option<Time>,
     bootstrap_failures: u32,
     upkeep_at: Time,
+    /// Buckets below this one are to be refreshed one after the other.
+    to_refresh: usize,
     /// An answer of another has named us: others can find us.
     named_by_others: bool,
     /// While that is not so: when to look into the mirror again, and whom to ask by turns.
@@ -153,6 +155,7 @@ impl Overlay {
             bootstrap_at: None,
             bootstrap_failures: 0,
             upkeep_at: now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS)),
+            to_refresh: 0,
             named_by_others: false,
             mirror_at: None,
             mirrors: 0,
@@ -205,9 +208,9 @@ impl Overlay {
     }
 
     /// Starts a lookup; its asks come from [`Overlay::poll_ask`], its end from [`Overlay::poll_ended`]. `owner` is the
-    /// dialect's, and handed back. `dead` are not asked.
-    pub fn start_lookup(&mut self, target: Id, goal: Goal, paths: usize, owner: Key, dead: &[Contact]) -> LookupId {
-        self.start(target, goal, paths, Owner::Dialect(owner), dead)
+    /// dialect's, and handed back. `avoided` are not asked.
+    pub fn start_lookup(&mut self, target: Id, goal: Goal, paths: usize, owner: Key, avoided: &[Contact]) -> LookupId {
+        self.start(target, goal, paths, Owner::Dialect(owner), avoided)
     }
 
     /// On whose behalf a lookup in flight was started; `None` for those of bootstrap and refresh.
@@ -228,6 +231,11 @@ impl Overlay {
         if let Some(running) = self.lookups.remove(lookup) {
             self.table.looked_up(&running.lookup.target(), now);
         }
+    }
+
+    /// Ends a lookup with what it has heard so far, which comes from [`Overlay::poll_ended`] as if it had ended by itself.
+    pub fn conclude(&mut self, lookup: LookupId, now: Time) {
+        self.end(lookup, now);
     }
 
     /// Asks nobody new for this lookup, which ends once those already asked have answered or failed.
@@ -384,7 +392,7 @@ impl Overlay {
         }
         if self.bootstrap_at.is_some_and(|at| at <= now) {
             self.bootstrap_at = None;
-            self.start(self.own.id, Goal::Nodes, 1, Owner::Bootstrap, &[]);
+            self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Bootstrap, &[]);
         }
     }
 
@@ -412,34 +420,44 @@ impl Overlay {
             }
             return;
         }
-        let since = Time::from_ms(now.as_ms().saturating_sub(BUCKET_REFRESH_MS));
-        if let Some(bucket) = self.table.stale_bucket(since) {
-            self.refresh(bucket, now);
-        }
+        let before = |ms: u64| Time::from_ms(now.as_ms().saturating_sub(ms));
+        let stale = self.table.stale_bucket(before(BUCKET_REFRESH_MS), before(NEIGHBOURS_REFRESH_MS));
+        stale.into_iter().for_each(|bucket| self.refresh(bucket, now));
     }
 
     fn refresh(&mut self, bucket: usize, now: Time) {
         let random = Id(std::array::from_fn(|_| self.random.u8(..)));
-        let target = self.table.id_in_bucket(bucket, random);
+        let is_last = bucket + 1 == self.table.bucket_count();
+        // Our neighbours are those that must know us, so they are asked about ourselves.
+        let target = if is_last { self.own.id } else { self.table.id_in_bucket(bucket, random) };
         self.table.looked_up(&target, now);
-        self.start(target, Goal::Nodes, 1, Owner::Refresh, &[]);
+        self.start(target, Goal::Nodes(self.parameters.k), 1, Owner::Refresh, &[]);
+    }
+
+    /// After a join: looks into the next of the buckets that are to be filled, from the nearest to the farthest.
+    fn refresh_next(&mut self, now: Time) {
+        if let Some(bucket) = self.to_refresh.checked_sub(1) {
+            self.to_refresh = bucket;
+            self.refresh(bucket, now);
+        }
     }
 
     fn is_bootstrapping(&self) -> bool {
         self.lookups.iter().any(|(_, running)| running.owner == Owner::Bootstrap)
     }
 
-    fn start(&mut self, target: Id, goal: Goal, paths: usize, owner: Owner, dead: &[Contact]) -> LookupId {
-        let mut seeds = Vec::with_capacity(self.parameters.k);
-        self.table.closest(&target, self.parameters.k, |e| e.failures == 0, &mut seeds);
-        if seeds.len() < self.parameters.k {
-            let missing = self.parameters.k - seeds.len();
-            self.table.closest(&target, missing, |e| e.failures > 0, &mut seeds);
+    fn start(&mut self, target: Id, goal: Goal, paths: usize, owner: Owner, avoided: &[Contact]) -> LookupId {
+        let k = self.parameters.k;
+        let mut seeds = Vec::with_capacity(k);
+        self.table.closest(&target, k, |e| e.failures == 0 && !avoided.contains(&e.contact), &mut seeds);
+        if seeds.len() < k {
+            let missing = k - seeds.len();
+            self.table.closest(&target, missing, |e| e.failures > 0 && !avoided.contains(&e.contact), &mut seeds);
         }
         if owner == Owner::Bootstrap || seeds.is_empty() {
             seeds.extend_from_slice(&self.bootstraps);
         }
-        let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds, dead);
+        let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds, avoided);
         let id = self.lookups.insert(Running { lookup, owner, passed_over: false });
         self.changed.push_back(id);
         id
@@ -457,17 +475,16 @@ impl Overlay {
             Owner::Dialect(owner) => self.ended.push_back(Ended {
                 owner,
                 closest: running.lookup.closest(),
-                dead: running.lookup.dead(),
+                heard: running.lookup.heard(),
                 passed_over: running.passed_over,
             }),
-            Owner::Refresh => {}
+            Owner::Refresh => self.refresh_next(now),
             Owner::Bootstrap if running.lookup.answers() > 0 => {
                 log::info!("joined contacts={}", self.table.len());
                 self.bootstrap_failures = 0;
                 // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
-                for bucket in 0..self.table.bucket_count() {
-                    self.refresh(bucket, now);
-                }
+                self.to_refresh = self.table.bucket_count() - 1;
+                (0..REFRESHES).for_each(|_| self.refresh_next(now));
             }
             Owner::Bootstrap => self.bootstrap_failed(now),
         }
@@ -539,20 +556,30 @@ mod tests {
         assert!(overlay.counts_itself(), "named");
         let [Ask::Find { lookup, contact: third, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
         assert_eq!(third, contact(3));
-        overlay.named(lookup, third, &[], Time::ZERO);
-        assert!(!asks(&mut overlay, Time::ZERO).is_empty(), "the buckets are refreshed");
-        assert_eq!(overlay.table().len(), 2);
+        let others: Vec<Contact> = (10..60).map(contact).collect();
+        overlay.named(lookup, third, &others, Time::ZERO);
+        let mut targets = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            for ask in asks(&mut overlay, Time::ZERO) {
+                let Ask::Find { lookup, contact, target, .. } = ask else { panic!("nothing else is asked") };
+                overlay.named(lookup, contact, &[], Time::ZERO);
+                targets.insert(target);
+            }
+            assert!(overlay.lookups_in_flight() <= REFRESHES);
+        }
+        assert!(targets.len() >= overlay.table().bucket_count(), "the buckets are filled one after the other");
+        assert!(overlay.table().len() > 20);
     }
 
     #[test]
     fn named_contacts_are_not_believed_before_they_answer() {
         let mut overlay = overlay();
         overlay.alive(contact(2), Time::ZERO);
-        let lookup = overlay.start_lookup(Id::default(), Goal::Nodes, 1, Key::from_bits(0), &[]);
+        let lookup = overlay.start_lookup(Id::default(), Goal::Nodes(20), 1, Key::from_bits(0), &[]);
         asks(&mut overlay, Time::ZERO);
         let martian = Contact { addr: "224.0.0.1:5".parse().unwrap(), ..contact(9) };
         overlay.named(lookup, contact(2), &[contact(3), martian], Time::ZERO);
-        let find = Ask::Find { lookup, contact: contact(3), target: Id::default(), goal: Goal::Nodes };
+        let find = Ask::Find { lookup, contact: contact(3), target: Id::default(), goal: Goal::Nodes(20) };
         assert_eq!(asks(&mut overlay, Time::ZERO), [find]);
         overlay.failed(lookup, contact(3));
         asks(&mut overlay, Time::ZERO);

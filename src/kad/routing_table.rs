@@ -130,10 +130,13 @@ impl RoutingTable {
         self.buckets[bucket].looked_up_at = now;
     }
 
-    /// The bucket whose last lookup lies farthest back, if that is before `since`.
-    pub fn stale_bucket(&self, since: Time) -> Option<usize> {
+    /// The bucket whose last lookup lies farthest back, if that is before `since`; for the last one, which holds our own
+    /// neighbours, before `neighbours_since`.
+    pub fn stale_bucket(&self, since: Time, neighbours_since: Time) -> Option<usize> {
+        let last = self.buckets.len() - 1;
+        let stale = |i: usize, at: Time| at < if i == last { neighbours_since } else { since };
         let ages = self.buckets.iter().map(|b| b.looked_up_at).enumerate();
-        ages.filter(|&(_, at)| at < since).min_by_key(|&(_, at)| at).map(|(i, _)| i)
+        ages.filter(|&(i, at)| stale(i, at)).min_by_key(|&(_, at)| at).map(|(i, _)| i)
     }
 
     /// The id in bucket `index`'s range that `random` chooses.
@@ -274,9 +277,9 @@ mod tests {
     #[test]
     fn only_a_stale_bucket_is_named_for_refresh() {
         let mut table = filled(200);
-        assert_eq!(table.stale_bucket(Time::ZERO), None);
+        assert_eq!(table.stale_bucket(Time::ZERO, Time::ZERO), None);
         table.looked_up(&Id([255; 32]), Time::from_ms(50));
-        assert_eq!(table.stale_bucket(Time::from_ms(10)), Some(1));
+        assert_eq!(table.stale_bucket(Time::from_ms(10), Time::from_ms(10)), Some(1));
     }
 
     proptest! {

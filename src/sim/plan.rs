@@ -15,8 +15,10 @@ use crate::time::Time;
 
 /// Time over which the operations of a stage are spread.
 const STAGE_MS: u64 = 4_000;
-/// Joins per virtual second.
-const JOINS_PER_S: usize = 2_000;
+/// In how much virtual time all nodes join.
+const JOINING_MS: u64 = 100_000;
+/// What a network is given to come to rest after the last join: neighbours that joined at once find each other.
+const SETTLING_MS: u64 = 45_000;
 /// What a job may take beyond its time for the last answer and the tick of a timer.
 const SLACK_MS: u64 = 100;
 
@@ -91,10 +93,10 @@ impl Run {
     fn join_all(&mut self, progress: &mut dyn FnMut(Stage)) {
         let nodes = self.world.options.nodes;
         for host in 0..nodes {
-            // At first slowly, as a network of a handful can't take in thousands at once.
-            let gap_ms = (1_000 / (1 + host as u64)).max(1);
-            let is_due = host < 1_000 || host % (JOINS_PER_S / 1_000) == 0;
-            self.world.run_until(self.world.now().after(if is_due { gap_ms } else { 0 }));
+            // At first slowly, as a network of a handful can't take in hundreds at once.
+            let evenly = JOINING_MS * host as u64 / nodes as u64;
+            let slowly = 500 * u64::from((1 + host as u64).ilog2()) + evenly;
+            self.world.run_until(Time::from_ms(slowly));
             self.world.add_host();
             if host > 0 {
                 let known = self.world.random.usize(..host);
@@ -104,7 +106,7 @@ impl Run {
                 progress(Stage::Building(host, nodes));
             }
         }
-        self.world.run_until(self.world.now().after(10_000));
+        self.world.run_until(self.world.now().after(SETTLING_MS));
     }
 
     /// Every table is filled with a random choice of those that fit into it.

@@ -196,8 +196,7 @@ impl World {
             }
         }
         let seed = self.random.u64(..);
-        self.liars =
-            (!liars.is_empty()).then(|| Liars::new(self.options.lie, self.options.settings.ids, liars, seed));
+        self.liars = (!liars.is_empty()).then(|| Liars::new(self.options.lie, self.options.settings.ids, liars, seed));
     }
 
     /// A living honest host, chosen at random.

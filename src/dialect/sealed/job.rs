@@ -103,8 +103,8 @@ pub(super) struct GetJob {
     pub key: Id,
     pub tally: Tally,
     pub lookup: LookupId,
-    /// The second lookup, over disjoint paths, is under way.
-    pub retried: bool,
+    /// Lookups begun.
+    pub tries: usize,
     /// A value was found, and the answers in flight are awaited for at most 250 ms.
     pub settling: bool,
 }

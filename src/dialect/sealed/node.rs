@@ -18,7 +18,8 @@ use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ask, Ended, LookupId, Overlay};
 use crate::kad::requests::{Overdue, RequestId, Requests};
 use crate::limits::{
-    JOB_MARGIN_MS, JOB_MS, JOBS, NODE_ENTRIES, PATHS_ON_RETRY, REPLICATION, REPLICATION_MAX, SETTLE_MS,
+    GET_TRIES, GET_TRY_MS, JOB_MARGIN_MS, JOB_MS, JOBS, NODE_ENTRIES, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION,
+    REPLICATION_MAX, SETTLE_MS, SPARE_HOLDERS,
 };
 use crate::time::Time;
 use crate::wheel::Wheel;
@@ -119,6 +120,8 @@ enum Purpose {
 #[derive(Copy, Clone, Debug)]
 enum Alarm {
     Deadline(JobId),
+    /// A PUT must have found its holders.
+    HoldersDue(JobId),
     Settled(JobId),
 }
 
@@ -241,8 +244,10 @@ impl Node {
             return false;
         }
         let paths = self.settings.kademlia.paths;
-        let lookup = self.overlay.start_lookup(put.key, Goal::Nodes, paths, self.jobs.vacant_key(), &[]);
         let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
+        let id = self.jobs.vacant_key();
+        let lookup = self.overlay.start_lookup(put.key, Goal::Nodes(replication + SPARE_HOLDERS), paths, id, &[]);
+        self.alarms.arm(now, now.after(PUT_LOOKUP_MS), Alarm::HoldersDue(id));
         let job = PutJob {
             key: put.key,
             value: put.value.into(),
@@ -266,7 +271,7 @@ impl Node {
         let tally = own_tally(&key, store, now);
         let paths = self.settings.kademlia.paths;
         let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key(), &[]);
-        let get = GetJob { key, tally, lookup, retried: false, settling: false };
+        let get = GetJob { key, tally, lookup, tries: 1, settling: false };
         self.register(Work::Get(get), ticket, now);
         true
     }
@@ -331,6 +336,11 @@ impl Node {
         for alarm in due {
             match alarm {
                 Alarm::Settled(job) | Alarm::Deadline(job) => self.conclude(job, now),
+                Alarm::HoldersDue(job) => {
+                    if let Some(lookup) = self.put_job(job).and_then(|put| put.lookup) {
+                        self.overlay.conclude(lookup, now);
+                    }
+                }
             }
         }
         self.overlay.on_timeout(now);
@@ -389,7 +399,7 @@ impl Node {
         let (contact, purpose, message, via) = match ask {
             Ask::Find { lookup, contact, target, goal } => {
                 let message = match goal {
-                    Goal::Nodes => Request::FindNode(target),
+                    Goal::Nodes(_) => Request::FindNode(target),
                     Goal::Value => Request::FindValue(target),
                 };
                 (contact, Purpose::Find(lookup), message, Via::Shared)
@@ -508,7 +518,7 @@ impl Node {
         // Where nobody else is alive, what is left of the network is this node.
         let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
         let own = counts_itself.then_some(self.overlay.own());
-        let Settings { quorum, kademlia, .. } = self.settings;
+        let quorum = self.settings.quorum;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
             put.candidates = ended.closest;
@@ -521,22 +531,26 @@ impl Node {
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
-                None if !get.retried && kademlia.paths < PATHS_ON_RETRY => self.retry(id, &ended.dead, store, now),
+                None if self.retry(id, &ended.heard, now) => {}
                 None => self.finish(id, Outcome::Missing, now),
             }
         }
     }
 
-    /// Looks a second time, over disjoint paths: the first may have been led astray.
-    fn retry(&mut self, id: JobId, dead: &[Contact], store: &Store, now: Time) {
-        let Some(key) = self.get_job(id).map(|get| get.key) else {
-            return;
+    /// Looks once more, over disjoint paths and without those who were `heard`, as the lookup before may have been led
+    /// astray. Returns whether it did: there may be no time left.
+    fn retry(&mut self, id: JobId, heard: &[Contact], now: Time) -> bool {
+        let paths = self.settings.kademlia.paths.max(PATHS_ON_RETRY);
+        let Some(Job { work: Work::Get(get), ticket, .. }) = self.jobs.get_mut(id) else {
+            return false;
         };
-        let lookup = self.overlay.start_lookup(key, Goal::Value, PATHS_ON_RETRY, id, dead);
-        if let Some(get) = self.get_job(id) {
-            let tally = own_tally(&key, store, now);
-            *get = GetJob { key, tally, lookup, retried: true, settling: get.settling };
+        let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(ticket.since));
+        if get.tries >= GET_TRIES || time_left < GET_TRY_MS {
+            return false;
         }
+        get.tries += 1;
+        get.lookup = self.overlay.start_lookup(get.key, Goal::Value, paths, id, heard);
+        true
     }
 
     /// Chooses holders until enough have the value or are asked, and ends the job when that is settled.
