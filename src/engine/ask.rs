@@ -99,17 +99,23 @@ impl Engine {
         id
     }
 
-    /// Makes room for a connection that we dial: the least recently used one to a node goes, or a silent client.
+    /// Makes room for a connection that we dial: the least recently used one to a node goes where those are too many; where
+    /// connections are, a silent client goes, or else that one.
     fn make_room(&mut self, now: Time) -> bool {
-        if self.pool.links().len() >= NODE_CONNECTIONS {
-            let idle = |id: &&Key| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && conn.inbox.is_empty());
-            let oldest = self.pool.links().iter().filter(idle).min_by_key(|id| self.conns.get(**id).map(|c| c.used_at));
-            match oldest.copied() {
-                Some(id) => self.close(id, now),
-                None => return false,
-            }
+        if self.pool.links().len() >= NODE_CONNECTIONS && !self.close_oldest_link(now) {
+            return false;
         }
-        self.conns.len() < self.settings.max_connections || self.evict_oldest_silent(now)
+        let has_room = self.open_connections() < self.settings.max_connections;
+        has_room || self.evict_oldest_silent(now) || self.close_oldest_link(now)
+    }
+
+    /// Closes the connection to a node that was idle longest; whether there was one.
+    fn close_oldest_link(&mut self, now: Time) -> bool {
+        let idle = |id: &&Key| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && conn.inbox.is_empty());
+        let oldest = self.pool.links().iter().filter(idle).min_by_key(|id| self.conns.get(**id).map(|c| c.used_at));
+        let oldest = oldest.copied();
+        oldest.into_iter().for_each(|id| self.close(id, now));
+        oldest.is_some()
     }
 
     /// The dial of `id` succeeded.

@@ -79,9 +79,11 @@ impl Inbox {
         self.tail = self.tail.saturating_add(n).min(self.buffer.len());
     }
 
-    /// The first `n` bytes of [`Inbox::unread`] are handled.
-    pub fn consume(&mut self, n: usize) {
+    /// The first `n` bytes of [`Inbox::unread`] are handled, or all if there are fewer; returns how many they were.
+    pub fn consume(&mut self, n: usize) -> usize {
+        let before = self.head;
         self.head = self.head.saturating_add(n).min(self.tail);
+        self.head - before
     }
 
     /// Hands the memory back if nothing is left in it.

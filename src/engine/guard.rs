@@ -29,6 +29,12 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Bytes read from connections: those handled, those refused, and those that still wait in inboxes.
+    BytesRead = "bytes_read",
+    /// Bytes of frames that were good.
+    BytesHandled = "bytes_handled",
+    /// Bytes of frames that were not, and of connections that ended before.
+    BytesRefused = "bytes_refused",
     /// Requests taken in, of any kind and door.
     Requests = "requests",
     /// Answers to requests of ours.
@@ -143,7 +149,12 @@ impl Default for Guard {
 impl Guard {
     /// Counts something that is no fault.
     pub fn count(&mut self, counter: Counter) {
-        self.counts[counter as usize] += 1;
+        self.add(counter, 1);
+    }
+
+    /// Counts several at once, such as bytes.
+    pub fn add(&mut self, counter: Counter, n: usize) {
+        self.counts[counter as usize] += n as u64;
     }
 
     /// Counts and logs a fault that `peer` had a part in: a few lines per window, then silence until the next.

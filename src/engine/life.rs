@@ -116,7 +116,7 @@ impl Engine {
     pub(super) fn close_after_flush(&mut self, id: ConnId, now: Time) {
         if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Open) {
             conn.state = State::Closing;
-            conn.inbox.consume(usize::MAX);
+            self.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
             conn.session.drop_waiting();
             conn.frame_since = None;
         }
@@ -129,7 +129,7 @@ impl Engine {
             return;
         };
         conn.state = State::Closed;
-        conn.inbox.consume(usize::MAX);
+        self.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
         conn.inbox.release(&mut self.buffers);
         conn.outbox.clear(&mut self.buffers);
         self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes);

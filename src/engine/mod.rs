@@ -32,7 +32,7 @@ use crate::engine::guard::{Counter, Guard};
 use crate::engine::pool::Pool;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
-use crate::limits::CONNECTIONS;
+use crate::limits::{CONNECTIONS, DIALLED_SHARE, NODE_CONNECTIONS};
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -234,6 +234,11 @@ impl Engine {
         self.conns.len()
     }
 
+    /// Connections without those whose slots are freed at the end of the turn.
+    fn open_connections(&self) -> usize {
+        self.conns.len() - self.closed.len()
+    }
+
     /// Connections that carry requests of ours.
     pub fn links(&self) -> usize {
         self.pool.links().len()
@@ -257,7 +262,9 @@ impl Engine {
             self.guard.fault(counter, peer, now);
             return None;
         }
-        if self.conns.len() >= self.settings.max_connections && !self.evict_oldest_silent(now) {
+        // Some places are for those we dial, or clients that stay would cut us off from the network.
+        let kept_free = (self.settings.max_connections / DIALLED_SHARE).min(NODE_CONNECTIONS);
+        if self.open_connections() + kept_free >= self.settings.max_connections && !self.evict_oldest_silent(now) {
             self.guard.left(peer.ip());
             self.guard.fault(Counter::TooManyConnections, peer, now);
             return None;
@@ -276,10 +283,7 @@ impl Engine {
     /// [`Engine::received`].
     pub fn read_space(&mut self, id: ConnId) -> Option<&mut [u8]> {
         let conn = self.conns.get_mut(id).filter(|conn| conn.should_read())?;
-        if matches!(conn.state, State::Lingering(_)) {
-            // What comes now is thrown away; see `received`.
-            conn.inbox.consume(usize::MAX);
-        }
+        // What comes while it lingers is thrown away; see `received`.
         Some(conn.inbox.space(&mut self.buffers))
     }
 
@@ -288,9 +292,12 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        self.guard.add(Counter::BytesRead, n);
         if conn.state == State::Open {
             conn.inbox.filled(n);
             self.handle_inbox(id, now);
+        } else {
+            self.guard.add(Counter::BytesRefused, n);
         }
         self.settle(id, now);
     }
@@ -426,8 +433,9 @@ impl Engine {
 
     /// Panics unless lists and sums agree with the connections. For debug builds and tests; between turns.
     pub fn check_invariants(&self) {
-        let mut bytes = 0;
+        let (mut bytes, mut unread) = (0, 0);
         for (id, conn) in self.conns.iter() {
+            unread += conn.inbox.unread().len() as u64;
             assert_ne!(conn.state, State::Closed, "closed connections are swept");
             assert_eq!(conn.is_dirty, self.dirty.contains(&id));
             assert_eq!(conn.is_ready, self.ready.contains(&id));
@@ -440,6 +448,9 @@ impl Engine {
             conn.session.check_invariants();
         }
         assert_eq!(self.buffered_bytes, bytes);
+        let [read, handled, refused] =
+            [Counter::BytesRead, Counter::BytesHandled, Counter::BytesRefused].map(|c| self.guard.get(c));
+        assert_eq!(read, handled + refused + unread, "every byte is accounted for");
         self.wheel.check_invariants();
     }
 }

@@ -73,7 +73,7 @@ impl Engine {
                 } else {
                     desk.serve(asking, session, outbox, &message, now);
                 }
-                inbox.consume(len);
+                guard.add(Counter::BytesHandled, inbox.consume(len));
                 conn.used_at = now;
             }
             Cut::Answer { len, asked, message } => {
@@ -84,7 +84,7 @@ impl Engine {
                     Asker::Node(node, request) => nodes[node].on_answer(request, &message, now),
                     Asker::Caller(call) => outputs.push_back(Output::Replied(call, super::ask::reply(&message))),
                 }
-                inbox.consume(len);
+                guard.add(Counter::BytesHandled, inbox.consume(len));
                 conn.used_at = now;
                 if conn.origin == Origin::Single {
                     self.close(id, now);
@@ -95,11 +95,11 @@ impl Engine {
             }
             Cut::Dropped { len, breach } => {
                 guard.fault(counter_of(breach), peer, now);
-                inbox.consume(len);
+                guard.add(Counter::BytesRefused, inbox.consume(len));
             }
             Cut::Violation { len, breach, code } => {
                 guard.fault(counter_of(breach), peer, now);
-                inbox.consume(len);
+                guard.add(Counter::BytesRefused, inbox.consume(len));
                 outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
                 self.strike(id, now);
             }

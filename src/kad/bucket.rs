@@ -83,7 +83,8 @@ impl Bucket {
 
     /// Records that `contact` answered at `now`. `id` and address belong together by the dialect's rules, so an entry
     /// whose address differs keeps its own.
-    pub fn answered(&mut self, contact: Contact, k: usize, now: Time) -> Insert {
+    /// One that is `barred` waits in the cache even if there is room.
+    pub fn answered(&mut self, contact: Contact, barred: bool, k: usize, now: Time) -> Insert {
         if let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) {
             if entry.contact.addr == contact.addr {
                 entry.answered_at = now;
@@ -96,7 +97,7 @@ impl Bucket {
             return Insert::TooManyOfNetwork;
         }
         let fresh = Entry { contact, answered_at: now, failures: 0 };
-        if !self.is_full(k) {
+        if !barred && !self.is_full(k) {
             if self.entries.len() == self.entries.capacity() {
                 // Not doubled, as a bucket is often full and never more than that.
                 self.entries.reserve_exact(ENTRIES_AT_ONCE.min(k - self.entries.len()));
@@ -104,7 +105,7 @@ impl Bucket {
             self.entries.push(fresh);
             return Insert::Added;
         }
-        if let Some(failing) = self.worst_failing() {
+        if let Some(failing) = self.worst_failing().filter(|_| !barred) {
             self.entries[failing] = fresh;
             return Insert::Added;
         }
@@ -159,7 +160,7 @@ mod tests {
     fn full() -> Bucket {
         let mut bucket = Bucket::default();
         for n in 0..K as u8 {
-            assert_eq!(bucket.answered(contact(n, [127, 0, 0, 1]), K, Time::ZERO), Insert::Added);
+            assert_eq!(bucket.answered(contact(n, [127, 0, 0, 1]), false, K, Time::ZERO), Insert::Added);
         }
         bucket
     }
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn a_good_contact_is_never_displaced() {
         let mut bucket = full();
-        assert_eq!(bucket.answered(contact(9, [127, 0, 0, 1]), K, Time::from_ms(5)), Insert::Cached);
+        assert_eq!(bucket.answered(contact(9, [127, 0, 0, 1]), false, K, Time::from_ms(5)), Insert::Cached);
         assert!(bucket.get(&Id([9; 32])).is_none());
         assert!(bucket.failed(&Id([1; 32]), |_| true), "a waiting contact takes the place of the one that failed");
         assert!(bucket.get(&Id([9; 32])).is_some());
@@ -177,7 +178,7 @@ mod tests {
     fn the_cache_keeps_the_newest_four() {
         let mut bucket = full();
         for n in 10..20 {
-            bucket.answered(contact(n, [127, 0, 0, 1]), K, Time::from_ms(u64::from(n)));
+            bucket.answered(contact(n, [127, 0, 0, 1]), false, K, Time::from_ms(u64::from(n)));
         }
         let waiting: Vec<u8> = bucket.cache().iter().map(|e| e.contact.id.0[0]).collect();
         assert_eq!(waiting, [16, 17, 18, 19]);
@@ -187,7 +188,7 @@ mod tests {
     fn one_failure_is_forgiven_two_are_not() {
         let mut bucket = full();
         assert!(!bucket.failed(&Id([2; 32]), |_| true));
-        bucket.answered(contact(2, [127, 0, 0, 1]), K, Time::from_ms(1));
+        bucket.answered(contact(2, [127, 0, 0, 1]), false, K, Time::from_ms(1));
         assert!(!bucket.failed(&Id([2; 32]), |_| true));
         assert!(bucket.failed(&Id([2; 32]), |_| true));
         assert_eq!(bucket.entries().len(), K - 1);
@@ -196,16 +197,16 @@ mod tests {
     #[test]
     fn a_network_gets_two_places_and_loopback_all() {
         let mut bucket = Bucket::default();
-        assert_eq!(bucket.answered(contact(1, [9, 9, 9, 1]), K, Time::ZERO), Insert::Added);
-        assert_eq!(bucket.answered(contact(2, [9, 9, 9, 2]), K, Time::ZERO), Insert::Added);
-        assert_eq!(bucket.answered(contact(3, [9, 9, 9, 3]), K, Time::ZERO), Insert::TooManyOfNetwork);
-        assert_eq!(bucket.answered(contact(4, [9, 9, 8, 3]), K, Time::ZERO), Insert::Added);
+        assert_eq!(bucket.answered(contact(1, [9, 9, 9, 1]), false, K, Time::ZERO), Insert::Added);
+        assert_eq!(bucket.answered(contact(2, [9, 9, 9, 2]), false, K, Time::ZERO), Insert::Added);
+        assert_eq!(bucket.answered(contact(3, [9, 9, 9, 3]), false, K, Time::ZERO), Insert::TooManyOfNetwork);
+        assert_eq!(bucket.answered(contact(4, [9, 9, 8, 3]), false, K, Time::ZERO), Insert::Added);
     }
 
     #[test]
     fn a_known_id_from_another_address_changes_nothing() {
         let mut bucket = full();
-        bucket.answered(contact(1, [127, 0, 0, 9]), K, Time::from_ms(9));
+        bucket.answered(contact(1, [127, 0, 0, 9]), false, K, Time::from_ms(9));
         let entry = bucket.get(&Id([1; 32])).unwrap();
         assert_eq!((entry.contact.addr.ip().to_string().as_str(), entry.answered_at), ("127.0.0.1", Time::ZERO));
     }

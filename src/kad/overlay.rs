@@ -454,7 +454,9 @@ impl Overlay {
             let missing = k - seeds.len();
             self.table.closest(&target, missing, |e| e.failures > 0 && !avoided.contains(&e.contact), &mut seeds);
         }
-        if owner == Owner::Bootstrap || seeds.is_empty() {
+        // Two islands that know none of each other find together again through whom both were told of.
+        let may_be_island = owner == Owner::Refresh && seeds.len() < k;
+        if owner == Owner::Bootstrap || seeds.is_empty() || may_be_island {
             seeds.extend_from_slice(&self.bootstraps);
         }
         let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds, avoided);

@@ -4,7 +4,7 @@
 use crate::contact::{Contact, network};
 use crate::id::{ID_BITS, Id};
 use crate::kad::bucket::{Bucket, Entry, Insert};
-use crate::limits::NETWORK_PER_TABLE;
+use crate::limits::{BUCKET_PARTS_BITS, NETWORK_PER_TABLE, UNDIVIDED_BUCKETS};
 use crate::time::Time;
 
 /// What became of a contact that answered.
@@ -71,7 +71,8 @@ impl RoutingTable {
         }
         self.split_for(&contact.id);
         let bucket = self.bucket_of(&contact.id);
-        let insert = self.buckets[bucket].answered(contact, self.k, now);
+        let barred = self.is_crowded(&contact.id);
+        let insert = self.buckets[bucket].answered(contact, barred, self.k, now);
         self.debug_check();
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
     }
@@ -95,6 +96,7 @@ impl RoutingTable {
             && bucket.get(&contact.id).is_none()
             && (bucket.has_place(self.k) || self.splits(&contact.id))
             && !bucket.has_enough_of(net)
+            && !self.is_crowded(&contact.id)
             && !self.has_enough_of_network(contact)
     }
 
@@ -158,6 +160,20 @@ impl RoutingTable {
         self.own.common_prefix(id).min(self.buckets.len() - 1)
     }
 
+    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup hears from contacts
+    /// that are close to each other; a bucket that took them all would know one corner of its range and lead lookups into
+    /// the others no further. The last few buckets, whose ranges hold few nodes, take all.
+    fn is_crowded(&self, id: &Id) -> bool {
+        let index = self.bucket_of(id);
+        if index + UNDIVIDED_BUCKETS >= self.buckets.len() {
+            return false;
+        }
+        let shared = index + 1 + BUCKET_PARTS_BITS;
+        let entries = self.buckets[index].entries();
+        let in_part = entries.iter().filter(|e| e.contact.id.common_prefix(id) >= shared).count();
+        in_part >= self.k.div_ceil(1 << BUCKET_PARTS_BITS)
+    }
+
     /// Whether the bucket of `id` is the one that splits.
     fn splits(&self, id: &Id) -> bool {
         let last = self.buckets.len() - 1;
@@ -189,7 +205,7 @@ impl RoutingTable {
             }
             for entry in waiting {
                 let home = self.bucket_of(&entry.contact.id);
-                self.buckets[home].answered(entry.contact, self.k, entry.answered_at);
+                self.buckets[home].answered(entry.contact, false, self.k, entry.answered_at);
             }
         }
     }

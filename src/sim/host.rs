@@ -67,6 +67,11 @@ pub fn address_of(number: usize) -> SocketAddr {
     (Ipv4Addr::from(ip), PORT).into()
 }
 
+/// On which host this address is, whatever its port; `None` for one that is on none.
+pub fn host_of(addr: SocketAddr) -> Option<usize> {
+    number_of(SocketAddr::new(addr.ip(), PORT))
+}
+
 /// Whose address this is; `None` for one that no host has.
 pub fn number_of(addr: SocketAddr) -> Option<usize> {
     let SocketAddr::V4(v4) = addr else {

@@ -6,11 +6,16 @@
 
 pub mod delay;
 pub mod host;
+mod kernel;
 pub mod liar;
 pub mod options;
+pub mod ordeal;
 pub mod plan;
 pub mod report;
 pub mod ring;
 pub mod schedule;
+pub mod swarm;
 pub mod watch;
+pub mod weather;
+pub mod wire;
 pub mod world;

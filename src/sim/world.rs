@@ -113,12 +113,12 @@ impl World {
     /// Lets time pass until `until`.
     pub fn run_until(&mut self, until: Time) {
         while self.step(until) {}
-        self.now = self.now.max(until);
     }
 
     /// Lets the next thing happen, if it is not after `until`; whether there was one.
     pub fn step(&mut self, until: Time) -> bool {
         let Some((at, event)) = self.schedule.next(until) else {
+            self.now = self.now.max(until);
             return false;
         };
         self.now = at;
