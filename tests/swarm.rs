@@ -5,7 +5,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dayfly::sim::ordeal::{Canary, Ordeal};
+use dayfly::sim::ordeal::Ordeal;
+use dayfly::sim::swarm::Canary;
 
 /// Seeds of a plain run; `SWARM_SEEDS=n` makes it longer.
 const SEEDS: u64 = 256;
@@ -26,7 +27,7 @@ fn run(seed: u64, canary: Canary, heals: bool) -> Result<(u64, usize, usize), St
         (ordeal.swarm.trace(), ordeal.found, ordeal.answers)
     }));
     outcome.map_err(|panic| {
-        let why: Option<String> = panic.downcast_ref::<String>().map(|why| why.chars().take(2_000).collect());
+        let why: Option<String> = panic.downcast_ref::<String>().map(|why| why.chars().take(600).collect());
         let why = why.or_else(|| panic.downcast_ref::<&str>().map(|why| String::from(*why))).unwrap_or_default();
         let when = if step == STEPS { "healing".to_string() } else { format!("step {step}") };
         format!("seed {seed}, {when}: {why}\nreplay: SWARM_SEED={seed} cargo test --features sim --test swarm")
@@ -67,7 +68,34 @@ fn swarms_survive_what_their_seeds_draw() {
         failures.is_empty(),
         "{} seeds failed, among them\n{}",
         failures.len(),
-        failures[..failures.len().min(20)].join("\n")
+        failures[..failures.len().min(5)].join("\n")
     );
     assert!(found.load(Ordering::Relaxed) > 1_000, "the swarms do something");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_gives_another() {
+    let trace = |seed| run(seed, Canary::None, true).unwrap().0;
+    assert_eq!(trace(5), trace(5));
+    assert_ne!(trace(5), trace(6));
+}
+
+/// Each checker must catch the node that is broken for it, or it checks nothing.
+#[test]
+fn every_canary_is_caught() {
+    let rows = [
+        (Canary::WrongKey, "only what was put under a key"),
+        (Canary::Stale, "was served"),
+        (Canary::LosesAnswers, "never answered"),
+        (Canary::LosesBytes, "all that was sent is accounted for"),
+        (Canary::NeverHeals, "which its neighbour does not find"),
+        (Canary::Spins, "no busy loop"),
+        (Canary::Hoards, "stays within its bounds"),
+        (Canary::ListsHidden, "which can't be dialled"),
+    ];
+    for (canary, complaint) in rows {
+        let caught = (0..64).find_map(|seed| run(seed, canary, true).err());
+        let caught = caught.unwrap_or_else(|| panic!("{canary:?} was not caught"));
+        assert!(caught.contains(complaint), "{canary:?} was caught as something else: {caught}");
+    }
 }

@@ -154,10 +154,11 @@ impl Engine {
         self.silent.push_back(id);
     }
 
-    /// Closes the inbound connection that has been silent longest; whether there was one.
+    /// Closes the inbound connection that has been silent longest and carries nothing of ours, which would be dialled for
+    /// anew; whether there was one.
     pub(super) fn evict_oldest_silent(&mut self, now: Time) -> bool {
         while let Some(id) = self.silent.pop_front() {
-            if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent()) {
+            if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent() && conn.is_idle()) {
                 self.guard.fault(Counter::Evicted, conn.peer, now);
                 self.close(id, now);
                 return true;

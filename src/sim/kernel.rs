@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::engine::{ConnId, DialError, Door};
 use crate::limits::TURN_BYTES;
 use crate::sim::host::{address_of, host_of, number_of};
-use crate::sim::swarm::{Event, Owner, Swarm, WireId};
+use crate::sim::swarm::{Canary, Event, Owner, Swarm, WireId};
 use crate::sim::wire::{Phase, Side, Wire};
 
 /// How long a lost packet takes to be sent again.
@@ -293,7 +293,7 @@ impl Swarm {
                 *to = from;
             }
             budget -= n;
-            machine.bytes_read += n as u64 + u64::from(self.loses_bytes);
+            machine.bytes_read += n as u64 + u64::from(self.canary == Canary::LosesBytes);
             engine.received(conn, n, now);
         }
         self.make_room(id, side);

@@ -1,7 +1,7 @@
 //! The byte level: whole engines with real frames over pretend TCP. Drives each engine as the poll loop does, and checks
 //! after every step that it is whole. Never hands an engine anything that a socket could not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::arena::{Arena, Key};
@@ -44,7 +44,33 @@ pub(super) enum Event {
     Reset(WireId, Side),
     /// There is room again for `Side` to write.
     Room(WireId, Side),
-    Wake(usize),
+    /// A machine's timer, which was set for then.
+    Wake(usize, Time),
+    /// A machine goes on after it stood still.
+    Thaw(usize),
+}
+
+/// Deliberately broken nodes, one for each checker, to show that it would catch them.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Canary {
+    /// All is well.
+    None,
+    /// Values come back that nobody put under their key.
+    WrongKey,
+    /// Values come back after their time.
+    Stale,
+    /// An answer is lost inside a node.
+    LosesAnswers,
+    /// Bytes are lost between a socket and its engine.
+    LosesBytes,
+    /// Nodes do not join again when faults stop.
+    NeverHeals,
+    /// An engine is told of a deadline and does nothing about it.
+    Spins,
+    /// A store has more than it may.
+    Hoards,
+    /// A machine that can't be dialled is listed.
+    ListsHidden,
 }
 
 /// A host and its engine.
@@ -58,6 +84,8 @@ pub struct Machine {
     pub frozen_until: Time,
     /// In which part of a partitioned network it is.
     pub part: u8,
+    /// What happened to it while it stood still, in that order.
+    postponed: VecDeque<Event>,
     pub(super) wake_at: Option<Time>,
     /// By connection.
     pub(super) wires: BTreeMap<u64, (WireId, Side)>,
@@ -95,8 +123,8 @@ pub struct Swarm {
     pub weather: Weather,
     /// Every choice that is the world's own.
     pub random: fastrand::Rng,
-    /// A fault of the test's own making: now and then a byte does not reach the engine.
-    pub(super) loses_bytes: bool,
+    /// A fault of the test's own making.
+    pub(super) canary: Canary,
     pub(super) settings: EngineSettings,
     pub(super) seed: u64,
     pub(super) now: Time,
@@ -115,7 +143,7 @@ impl Swarm {
             clients: Vec::new(),
             weather,
             random: fastrand::Rng::with_seed(seed),
-            loses_bytes: false,
+            canary: Canary::None,
             settings,
             seed,
             now: Time::ZERO,
@@ -151,6 +179,7 @@ impl Swarm {
             behind_nat,
             frozen_until: Time::ZERO,
             part: 0,
+            postponed: VecDeque::new(),
             wake_at: None,
             wires: BTreeMap::new(),
             pairs: BTreeMap::new(),
@@ -271,16 +300,21 @@ impl Swarm {
             return false;
         };
         self.now = at;
-        if let Some(thaw) = self.frozen(&event) {
-            if let Event::Wake(number) = event {
-                if self.machines[number].wake_at != Some(at) {
-                    return true;
+        match self.machine_of(&event) {
+            // Also what comes at the moment of thawing waits for what came before.
+            Some(number) if self.is_frozen(number) || !self.machines[number].postponed.is_empty() => {
+                let machine = &mut self.machines[number];
+                if machine.postponed.is_empty() {
+                    self.schedule.add(machine.frozen_until, Event::Thaw(number));
                 }
-                self.machines[number].wake_at = Some(thaw);
+                machine.postponed.push_back(event);
             }
-            self.schedule.add(thaw, event);
-            return true;
+            _ => self.happen(event),
         }
+        true
+    }
+
+    fn happen(&mut self, event: Event) {
         self.note(&event);
         match event {
             Event::Syn(wire) => self.on_syn(wire),
@@ -295,24 +329,38 @@ impl Swarm {
             }
             Event::Reset(wire, side) => self.on_reset(wire, side),
             Event::Room(wire, side) => self.on_room(wire, side),
-            Event::Wake(number) => self.wake(number, at),
+            Event::Wake(number, due) => self.wake(number, due),
+            Event::Thaw(number) if self.is_frozen(number) => {
+                self.schedule.add(self.machines[number].frozen_until, Event::Thaw(number));
+            }
+            Event::Thaw(number) => {
+                for event in std::mem::take(&mut self.machines[number].postponed) {
+                    self.happen(event);
+                }
+            }
         }
-        true
     }
 
-    /// Until when the one to whom this happens stands still.
-    fn frozen(&self, event: &Event) -> Option<Time> {
-        let number = match *event {
-            Event::Wake(number) => Some(number),
-            Event::Syn(wire) => self.wires.get(wire).and_then(|wire| number_of(wire.addrs[1])),
+    fn is_frozen(&self, number: usize) -> bool {
+        self.machines[number].frozen_until > self.now
+    }
+
+    /// The machine to which this happens.
+    fn machine_of(&self, event: &Event) -> Option<usize> {
+        match *event {
+            Event::Wake(number, _) => Some(number),
+            Event::Thaw(_) => None,
+            Event::Syn(wire) => {
+                let to = self.wires.get(wire).and_then(|wire| number_of(wire.addrs[1]));
+                to.filter(|number| *number < self.machines.len())
+            }
             Event::Refused(wire) => self.holder(wire, 0),
             Event::Connected(wire, side)
             | Event::Bytes(wire, side, _)
             | Event::Fin(wire, side)
             | Event::Reset(wire, side)
             | Event::Room(wire, side) => self.holder(wire, side),
-        };
-        number.and_then(|number| self.machines.get(number)).map(|m| m.frozen_until).filter(|until| *until > self.now)
+        }
     }
 
     fn holder(&self, wire: WireId, side: Side) -> Option<usize> {
@@ -331,7 +379,8 @@ impl Swarm {
             Event::Fin(wire, side) => [5, wire.to_bits(), *side as u64],
             Event::Reset(wire, side) => [6, wire.to_bits(), *side as u64],
             Event::Room(wire, side) => [7, wire.to_bits(), *side as u64],
-            Event::Wake(number) => [8, *number as u64, 0],
+            Event::Wake(number, due) => [8, *number as u64, due.as_ms()],
+            Event::Thaw(number) => [9, *number as u64, 0],
         };
         self.trace.note(&[self.now.as_ms()]);
         self.trace.note(&words);
@@ -339,16 +388,18 @@ impl Swarm {
 
     // ---- what happens to machines ----
 
-    fn wake(&mut self, number: usize, at: Time) {
+    fn wake(&mut self, number: usize, due: Time) {
         let machine = &mut self.machines[number];
-        if machine.wake_at != Some(at) {
+        if machine.wake_at != Some(due) {
             return;
         }
         machine.wake_at = None;
         let now = self.now;
         if let Some(engine) = &mut machine.engine {
             if engine.next_deadline().is_some_and(|due| due <= now) {
-                engine.on_timeout(now);
+                if self.canary != Canary::Spins {
+                    engine.on_timeout(now);
+                }
                 assert!(engine.next_deadline().is_none_or(|due| due > now), "no busy loop");
             }
             self.turn(number);
@@ -381,7 +432,7 @@ impl Swarm {
         let machine = &mut self.machines[number];
         if due.is_some_and(|due| machine.wake_at.is_none_or(|at| due < at)) {
             machine.wake_at = due;
-            due.into_iter().for_each(|due| self.schedule.add(due, Event::Wake(number)));
+            due.into_iter().for_each(|due| self.schedule.add(due, Event::Wake(number, due)));
         }
         self.check(number);
     }
@@ -407,9 +458,11 @@ impl Swarm {
             engine.check_invariants();
             engine.store().check_invariants();
             engine.nodes().iter().for_each(|node| node.overlay().table().check_invariants());
-            assert!(engine.buffered_bytes() <= BUFFERED_BYTES);
-            assert!(engine.connections() <= self.settings.max_connections);
-            assert!(engine.store().bytes() <= self.settings.store.bytes);
+            let most_stored = if self.canary == Canary::Hoards { 0 } else { self.settings.store.bytes };
+            let within = engine.buffered_bytes() <= BUFFERED_BYTES
+                && engine.connections() <= self.settings.max_connections
+                && engine.store().bytes() <= most_stored;
+            assert!(within, "machine {number} stays within its bounds");
             assert_eq!(
                 engine.guard().get(Counter::BytesRead),
                 machine.bytes_read,
