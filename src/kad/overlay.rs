@@ -251,9 +251,12 @@ impl Overlay {
         self.alive(from, now);
         let mut admitted = Vec::with_capacity(contacts.len());
         for contact in contacts {
-            if contact.id == self.own.id {
-                self.named_by_others |= contact.addr == self.own.addr;
-            } else if admissible(self.own.addr.ip(), contact.addr) {
+            if *contact == self.own {
+                self.named_by_others = true;
+            } else if contact.id != self.own.id
+                && contact.addr != self.own.addr
+                && admissible(self.own.addr.ip(), contact.addr)
+            {
                 admitted.push(*contact);
             } else {
                 self.tallies.martians += 1;

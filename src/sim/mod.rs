@@ -4,6 +4,7 @@
 //! Two levels, one set of [`options`]: [`world`] moves messages between `sealed::Node`s, a hundred thousand of them in a
 //! process; [`swarm`] moves bytes between whole `Engine`s over pretend TCP [`wires`](wire).
 
+pub mod check;
 pub mod delay;
 pub mod host;
 mod kernel;

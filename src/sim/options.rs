@@ -1,6 +1,7 @@
 //! What a run of the world is made of: sizes, shares of faults, and the seed that decides the rest. Numbers only.
 
 use crate::dialect::sealed::node::Settings;
+use crate::sim::check::Canary;
 use crate::sim::delay::Delays;
 
 /// How the network comes to be.
@@ -85,6 +86,10 @@ pub struct Options {
     pub watch: bool,
     /// Between the PUT of a value and its GET.
     pub pause_ms: u64,
+    /// Judges every message by what must never be; takes memory and time.
+    pub checked: bool,
+    /// A fault of a test's own making.
+    pub canary: Canary,
 }
 
 impl Options {
@@ -107,6 +112,8 @@ impl Options {
             certified: true,
             watch: true,
             pause_ms: 5_000,
+            checked: false,
+            canary: Canary::None,
         }
     }
 }

@@ -247,12 +247,9 @@ impl Run {
 
     /// Puts a value where it belongs, without asking anybody.
     fn place(&mut self, op: usize) {
-        let now = self.world.now();
         let Op { key, value, .. } = &self.ops[op];
         for holder in self.world.closest_honest(key, self.world.options.replication) {
-            if let Some(body) = &mut self.world.hosts[holder as usize].body {
-                self.report.stored += usize::from(body.store.put(*key, value, 10, None, now).is_ok());
-            }
+            self.report.stored += usize::from(self.world.place(holder as usize, *key, value));
         }
     }
 

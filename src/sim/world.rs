@@ -8,10 +8,12 @@ use crate::arena::Key;
 use crate::contact::Contact;
 use crate::dialect::sealed::codec::{Message, Nodes};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
-use crate::dialect::sealed::node::{Answer, Output};
+use crate::dialect::sealed::node::{Answer, Ids, Output};
 use crate::dialect::sealed::request::{Request, Via};
 use crate::id::Id;
 use crate::kad::requests::RequestId;
+use crate::limits::LIFETIME_MAX_MS;
+use crate::sim::check::{Canary, Checks};
 use crate::sim::host::{Body, Host, number_of};
 use crate::sim::liar::Liars;
 use crate::sim::options::Options;
@@ -73,6 +75,8 @@ pub struct World {
     done: Vec<Done>,
     trace: Trace,
     messages: u64,
+    /// Where [`Options::checked`].
+    checks: Option<Checks>,
     /// Memory of NODE answers, to be used again.
     lists: Vec<Vec<Contact>>,
 }
@@ -82,6 +86,7 @@ impl World {
     pub fn new(options: Options) -> World {
         World {
             random: fastrand::Rng::with_seed(options.seed),
+            checks: options.checked.then(Checks::default),
             options,
             hosts: Vec::new(),
             ring: Ring::default(),
@@ -225,10 +230,25 @@ impl World {
         let Some(body) = &mut self.hosts[host].body else {
             return;
         };
+        if let Some(checks) = &mut self.checks {
+            checks.started(host as u32, key, Some(value), now);
+        }
         if !body.node.start_put(put, ticket, now) {
             self.done.push(Done { op, host, outcome: Outcome::Busy, at: now });
         }
         self.settle(host as u32);
+    }
+
+    /// Puts a value into a living host's store, without asking anybody; whether it took it.
+    pub fn place(&mut self, host: usize, key: Id, value: &[u8]) -> bool {
+        let now = self.now;
+        if let Some(checks) = &mut self.checks {
+            checks.stored(host as u32, key, value, now);
+        }
+        let placed =
+            self.hosts[host].body.as_mut().is_some_and(|body| body.store.put(key, value, 10, None, now).is_ok());
+        self.settle(host as u32);
+        placed
     }
 
     /// Has `host` look for the value of `key`; its end is reported under `op`.
@@ -238,6 +258,9 @@ impl World {
         let Some(Body { node, store }) = self.hosts[host].body.as_deref_mut() else {
             return;
         };
+        if let Some(checks) = &mut self.checks {
+            checks.started(host as u32, key, None, now);
+        }
         let outcome = match node.on_request(CLIENT, &Message::Get { key }, store, ticket, now) {
             Answer::Later => None,
             Answer::Now(Message::Success { value, .. }) => Some(Outcome::Found(value.into())),
@@ -284,6 +307,17 @@ impl World {
                 }
             }
         };
+        if let Some(checks) = self.checks.as_mut().filter(|_| !host.lies) {
+            match (&message, &reply) {
+                (Message::Put { key, value, .. }, Some(Reply::Success(_))) => checks.stored(to, *key, value, now),
+                (Message::FindValue { key }, Some(Reply::Value(value))) => match self.options.canary {
+                    Canary::ServesStale => checks.served(to, key, value, now.after(LIFETIME_MAX_MS)),
+                    Canary::WrongValue => checks.served(to, key, b"another", now),
+                    _ => checks.served(to, key, value, now),
+                },
+                _ => {}
+            }
+        }
         if let Some(reply) = reply {
             self.send(to, from, Event::Answer { from: to, to: from, id, reply });
         }
@@ -357,6 +391,7 @@ impl World {
             match node.poll_output(store, now) {
                 None => return outputs > 0,
                 Some(Output::FirstCopy { .. }) => {}
+                Some(Output::Done { .. }) if self.options.canary == Canary::LosesJobs => {}
                 Some(Output::Done { ticket, outcome }) => {
                     let op = ticket.waiter.to_bits() as usize;
                     self.done.push(Done { op, host: number as usize, outcome, at: now });
@@ -393,6 +428,18 @@ impl World {
             }
         }
         let is_ephemeral = via == Via::Ephemeral;
+        // With minted ids one host is many contacts.
+        let checks = self.checks.as_mut().filter(|_| self.options.settings.ids == Ids::Bound);
+        if let (Some(checks), Request::FindNode(key) | Request::FindValue(key)) = (checks, &message) {
+            let times = match self.options.canary {
+                Canary::AsksTwice => 2,
+                Canary::AsksForEver => 1_000,
+                _ => 1,
+            };
+            // One that asks for ever asks somebody new each time.
+            let everybody = if self.options.canary == Canary::AsksForEver { times } else { 1 };
+            (0..times).for_each(|n| checks.asks(from, *key, to + (n % everybody) * 1_000_000));
+        }
         self.send(from, to, Event::Request { from, to, id, message, is_ephemeral });
     }
 

@@ -1,0 +1,198 @@
+//! The message level: what its checkers hold for every seed, that they catch what they are for, that one seed gives one
+//! trace, and that both levels agree. The figures of large networks are `make sim`'s.
+#![cfg(feature = "sim")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use dayfly::dialect::Codec;
+use dayfly::dialect::sealed::codec::{Message, Sealed};
+use dayfly::dialect::sealed::job::Outcome;
+use dayfly::dialect::sealed::node::Ids;
+use dayfly::engine::EngineSettings;
+use dayfly::id::Id;
+use dayfly::sim::check::Canary;
+use dayfly::sim::options::{Build, Churn, Lie, Options};
+use dayfly::sim::plan;
+use dayfly::sim::report::Report;
+use dayfly::sim::swarm::Swarm;
+use dayfly::sim::weather::Weather;
+use dayfly::sim::world::World;
+
+fn run(options: &Options) -> Report {
+    plan::run(options, &mut |_| {})
+}
+
+/// A network of 300 whose seed draws what goes wrong in it.
+fn drawn(seed: u64) -> Options {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut some = |most: f64| if random.bool() { random.f64() * most } else { 0.0 };
+    let (loss, dead, liars, churn) = (some(0.1), some(0.4), some(0.4), some(1.0));
+    let mut options = Options { checked: true, loss, dead, liars, ..Options::new(300, 60, seed) };
+    options.lie = Lie::ALL[random.usize(..Lie::ALL.len())].1;
+    options.settings.ids = if random.bool() { Ids::Bound } else { Ids::Minted };
+    options.settings.kademlia.paths = [1, 8][random.usize(..2)];
+    options.settings.quorum = random.usize(1..=2);
+    options.certified = random.bool();
+    options.placed = random.bool();
+    options.build = [Build::Drawn, Build::Joined][random.usize(..2)];
+    options.churn = (churn > 0.5).then_some(Churn { median_ms: 60_000.0, shape: 0.5, warmup_ms: 20_000 });
+    options
+}
+
+#[test]
+fn whatever_a_seed_draws_nothing_forbidden_happens() {
+    for seed in 0..24 {
+        let options = drawn(seed);
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(&options)));
+        let report = outcome.unwrap_or_else(|_| panic!("seed {seed} fails (see above): {options:?}"));
+        // A job on a host that dies is not told of.
+        assert!(report.unfinished == 0 || options.churn.is_some(), "seed {seed}: {} jobs never end", report.unfinished);
+        if options.liars == 0.0 || options.lie != Lie::WrongValue {
+            assert_eq!(report.fooled, 0, "seed {seed}: nobody made a value up");
+        }
+    }
+}
+
+#[test]
+fn every_canary_is_caught() {
+    let rows = [
+        (Canary::ServesStale, "of age"),
+        (Canary::WrongValue, "never stored there"),
+        (Canary::AsksTwice, "2 times"),
+        (Canary::AsksForEver, "beyond its budget"),
+    ];
+    for (canary, complaint) in rows {
+        let options = Options { checked: true, canary, ..Options::new(100, 20, 1) };
+        let caught = catch_unwind(AssertUnwindSafe(|| run(&options))).expect_err("the canary is caught");
+        let why = caught.downcast_ref::<String>().cloned().unwrap_or_default();
+        assert!(why.contains(complaint), "{canary:?} was caught as something else: {why}");
+    }
+    let options = Options { canary: Canary::LosesJobs, ..Options::new(100, 20, 1) };
+    assert!(run(&options).unfinished > 10, "jobs that never end are counted");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_gives_another() {
+    for seed in [3, 4, 5] {
+        assert_eq!(run(&drawn(seed)), run(&drawn(seed)), "seed {seed}");
+    }
+    assert_ne!(run(&Options::new(100, 20, 1)).trace, run(&Options::new(100, 20, 2)).trace);
+}
+
+#[test]
+fn a_healthy_network_finds_everything_and_agrees_on_who_is_closest() {
+    for build in [Build::Drawn, Build::Joined] {
+        let report = run(&Options { build, ..Options::new(1_000, 300, 7) });
+        assert_eq!((report.stored, report.found, report.reached), (300, 300, 300), "{build:?}");
+        assert!(report.overlap() > 0.97, "{build:?}: {}", report.overlap());
+        assert!(report.hops.mean() < 2.6, "{build:?}: {}", report.hops.mean());
+    }
+}
+
+#[test]
+fn dead_contacts_and_liars_hide_little() {
+    let half_dead = run(&Options { dead: 0.6, placed: true, ..Options::new(1_000, 300, 8) });
+    assert!(half_dead.found >= 299, "{} of 300 found among 60 % dead", half_dead.found);
+    for (lie, ids, liars) in [
+        (Lie::Collude, Ids::Minted, 0.3),
+        (Lie::Collude, Ids::Bound, 0.5),
+        (Lie::Endless, Ids::Minted, 0.3),
+        (Lie::Endless, Ids::Bound, 0.3),
+        (Lie::Garbage, Ids::Bound, 0.3),
+        (Lie::Silent, Ids::Bound, 0.3),
+    ] {
+        let mut options = Options { lie, liars, placed: true, ..Options::new(1_000, 300, 9) };
+        options.settings.ids = ids;
+        options.settings.kademlia.paths = 8;
+        let report = run(&options);
+        assert!(report.found >= 291, "{lie:?} {ids:?}: {} of 300 found", report.found);
+    }
+}
+
+/// Machines of both levels: the same addresses, and so the same ids.
+const MACHINES: usize = 24;
+const VALUES: usize = 30;
+
+fn key(n: usize) -> Id {
+    Id::hash_of(&[b"agreed", &n.to_be_bytes()])
+}
+
+/// Who dies before the second half of the values is put.
+fn dies(machine: usize) -> bool {
+    machine % 4 == 1
+}
+
+/// What came of each value: whether it was found, and who holds it.
+type Outcomes = Vec<(bool, Vec<usize>)>;
+
+fn message_level() -> Outcomes {
+    let mut world = World::new(Options::new(0, 0, 1));
+    for machine in 0..MACHINES {
+        world.add_host();
+        if machine > 0 {
+            world.join(machine, 0);
+        }
+    }
+    let mut outcomes = Vec::new();
+    for n in 0..VALUES {
+        if n == VALUES / 2 {
+            (0..MACHINES).filter(|machine| dies(*machine)).for_each(|machine| world.kill(machine));
+        }
+        world.run_until(world.now().after(90_000));
+        world.take_done();
+        world.put(2 * (n % 12), 0, key(n), b"the same");
+        world.run_until(world.now().after(5_000));
+        world.get(2 * ((n + 5) % 12), 1, key(n));
+        world.run_until(world.now().after(4_500));
+        let found = |outcome: &Outcome| matches!(outcome, Outcome::Found(value) if **value == *b"the same");
+        let now = world.now();
+        let holds = |machine: &usize| {
+            world.hosts[*machine].body.as_ref().is_some_and(|body| body.store.get(&key(n), now).is_some())
+        };
+        let holders = (0..MACHINES).filter(holds).collect();
+        outcomes.push((world.take_done().iter().any(|done| done.op == 1 && found(&done.outcome)), holders));
+    }
+    outcomes
+}
+
+fn byte_level() -> Outcomes {
+    let mut swarm = Swarm::new(EngineSettings::default(), Weather::fair(), 1);
+    for machine in 0..MACHINES {
+        swarm.add_machine();
+        if machine > 0 {
+            swarm.join(machine, 0);
+        }
+    }
+    let frame = |message: &Message<'_>| {
+        let mut frame = Vec::new();
+        Sealed::encode(message, &mut frame);
+        frame
+    };
+    let mut outcomes = Vec::new();
+    for n in 0..VALUES {
+        if n == VALUES / 2 {
+            (0..MACHINES).filter(|machine| dies(*machine)).for_each(|machine| swarm.kill(machine, false));
+        }
+        swarm.run_until(swarm.now().after(90_000));
+        let putter = swarm.connect(2 * (n % 12));
+        swarm.say(putter, &frame(&Message::Put { ttl_s: 10, replication: 3, key: key(n), value: b"the same" }));
+        swarm.run_until(swarm.now().after(5_000));
+        let getter = swarm.connect(2 * ((n + 5) % 12));
+        swarm.say(getter, &frame(&Message::Get { key: key(n) }));
+        swarm.run_until(swarm.now().after(4_500));
+        let found = swarm.clients[getter].received == frame(&Message::Success { key: key(n), value: b"the same" });
+        let now = swarm.now();
+        let holds = |machine: &usize| {
+            swarm.machines[*machine].engine.as_ref().is_some_and(|engine| engine.store().get(&key(n), now).is_some())
+        };
+        outcomes.push((found, (0..MACHINES).filter(holds).collect()));
+    }
+    outcomes
+}
+
+#[test]
+fn both_levels_agree_on_what_is_found_and_who_holds_it() {
+    let (messages, bytes) = (message_level(), byte_level());
+    assert_eq!(messages, bytes);
+    assert!(messages.iter().all(|(found, holders)| *found && holders.len() == 3), "{messages:?}");
+}
