@@ -13,7 +13,7 @@ use crate::dialect::sealed::store::StoreLimits;
 use crate::engine::{Door, Engine, EngineSettings};
 use crate::kad::Parameters;
 use crate::limits::{
-    ALPHA, ALPHA_MAX, CONNECTIONS, DOORS, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
+    ALPHA, ALPHA_MAX, CONNECTIONS, DOORS, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
     RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::clock::Clock;
@@ -171,6 +171,7 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
             },
             replication: number(matches, "replication", REPLICATION, 1, REPLICATION_MAX)?,
             ids: Ids::Bound,
+            tries: GET_TRIES,
             quorum: number(matches, "quorum", 1, 1, 20)?,
         },
         store: StoreLimits {

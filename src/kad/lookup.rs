@@ -79,7 +79,6 @@ pub struct Lookup {
     /// Requests in flight, the slow ones included.
     in_flight: usize,
     answers: usize,
-    stopped: bool,
 }
 
 impl Lookup {
@@ -109,7 +108,6 @@ impl Lookup {
             paths: vec![Path { budget, waiting: 0, slow: 0, candidates: 0 }; paths],
             in_flight: 0,
             answers: 0,
-            stopped: false,
         };
         for contact in avoided {
             lookup.avoid(*contact);
@@ -135,9 +133,10 @@ impl Lookup {
         self.position(&contact.id).is_ok_and(|at| self.shortlist[at].contact == *contact)
     }
 
-    /// Asks nobody new from now on; the lookup ends with the answers that are awaited.
-    pub fn ask_no_more(&mut self) {
-        self.stopped = true;
+    /// Whether the `n` nearest candidates have answered, but for those that are slow or failed.
+    pub fn has_heard_nearest(&self, n: usize) -> bool {
+        let living = self.shortlist.iter().filter(|c| !matches!(c.state, State::Slow | State::Failed));
+        living.take(n).all(|c| c.state == State::Answered)
     }
 
     /// The contact to ask now, if any; it counts as asked. Call until `None`.
@@ -224,7 +223,7 @@ impl Lookup {
 
     /// What [`Lookup::nearest_fresh`] finds, while the path's budget lasts.
     fn askable(&self, path: u8) -> Option<usize> {
-        if self.stopped || self.paths[usize::from(path)].budget == 0 { None } else { self.nearest_fresh(path) }
+        if self.paths[usize::from(path)].budget == 0 { None } else { self.nearest_fresh(path) }
     }
 
     /// The nearest candidate of `path` that nobody asked, unless enough nearer ones are alive or awaited.

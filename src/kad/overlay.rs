@@ -238,12 +238,9 @@ impl Overlay {
         self.end(lookup, now);
     }
 
-    /// Asks nobody new for this lookup, which ends once those already asked have answered or failed.
-    pub fn ask_no_more(&mut self, lookup: LookupId) {
-        if let Some(running) = self.lookups.get_mut(lookup) {
-            running.lookup.ask_no_more();
-            self.changed.push_back(lookup);
-        }
+    /// Whether the `n` nearest contacts that a lookup knows have answered, but for those that are slow or failed.
+    pub fn has_heard_nearest(&self, lookup: LookupId, n: usize) -> bool {
+        self.lookups.get(lookup).is_some_and(|running| running.lookup.has_heard_nearest(n))
     }
 
     /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for).

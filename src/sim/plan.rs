@@ -87,6 +87,7 @@ impl Run {
             Build::Joined => self.join_all(progress),
             Build::Drawn => self.draw_all(progress),
         }
+        self.report.built_ms = self.world.now().as_ms();
     }
 
     /// Every host joins through one that joined before.

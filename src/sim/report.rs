@@ -80,6 +80,8 @@ pub struct Report {
     pub chosen: usize,
     /// Requests and answers delivered.
     pub messages: u64,
+    /// Milliseconds of the world's own time in which the network came to be.
+    pub built_ms: u64,
     /// Milliseconds of the world's own time.
     pub virtual_ms: u64,
     /// A hash of everything that happened.

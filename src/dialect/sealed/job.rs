@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use crate::arena::Key;
 use crate::contact::Contact;
-use crate::dialect::sealed::store::is_certified;
-use crate::id::Id;
+use crate::id::{Distance, Id};
 use crate::kad::overlay::LookupId;
 use crate::limits::TALLY;
 use crate::time::Time;
@@ -105,34 +104,47 @@ pub(super) struct GetJob {
     pub lookup: LookupId,
     /// Lookups begun.
     pub tries: usize,
-    /// A value was found, and the answers in flight are awaited for at most 250 ms.
-    pub settling: bool,
 }
 
-/// The values that holders of one key named, and how many named each. Holds at most [`TALLY`] different ones.
+/// What those who were asked for a value said, nearest to the key first. A value that its key does not certify can be
+/// made up by anybody who is asked on the way, so only those count that are where the holders should be: the nearest.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    values: Vec<(Arc<[u8]>, usize)>,
+    /// Different values, at most [`TALLY`].
+    values: Vec<Arc<[u8]>>,
+    /// Who answered, and which of the values.
+    answers: Vec<(Distance, Option<usize>)>,
 }
 
 impl Tally {
-    /// Counts one holder's value.
-    pub fn add(&mut self, value: &[u8]) {
-        if let Some((_, holders)) = self.values.iter_mut().find(|(held, _)| **held == *value) {
-            *holders += 1;
-        } else if self.values.len() < TALLY {
-            self.values.push((value.into(), 1));
+    /// Counts the answer of one who is this far from the key: its value, or that it has none.
+    pub fn add(&mut self, distance: Distance, value: Option<&[u8]>) {
+        let known = value.and_then(|value| self.values.iter().position(|held| **held == *value));
+        let vote = match (value, known) {
+            (Some(value), None) if self.values.len() < TALLY => {
+                self.values.push(value.into());
+                Some(self.values.len() - 1)
+            }
+            (_, known) => known,
+        };
+        if let Err(at) = self.answers.binary_search_by_key(&distance, |(distance, _)| *distance) {
+            self.answers.insert(at, (distance, vote));
         }
     }
 
-    /// The certified value if there is one; else the one that most holders named, the first among equals, if they are
-    /// at least `quorum`.
-    pub fn winner(&self, key: &Id, quorum: usize) -> Option<&Arc<[u8]>> {
-        if let Some((value, _)) = self.values.iter().find(|(value, _)| is_certified(key, value)) {
-            return Some(value);
-        }
-        let most = self.values.iter().rev().max_by_key(|(_, holders)| holders)?;
-        (most.1 >= quorum).then_some(&most.0)
+    /// Whether anybody named a value.
+    pub fn has_values(&self) -> bool {
+        !self.values.is_empty()
+    }
+
+    /// The value that most of the `holders` nearest named, the nearest one's among equals, if they are at least `quorum`.
+    /// Where none of them named any, of twice as many, as nearer nodes may have joined since it was stored.
+    pub fn winner(&self, holders: usize, quorum: usize) -> Option<&Arc<[u8]>> {
+        let nearest = |n: usize| self.answers[..n.min(self.answers.len())].iter().filter_map(|(_, vote)| *vote);
+        let among = if nearest(holders).next().is_some() { holders } else { 2 * holders };
+        let votes = |value: usize| nearest(among).filter(|vote| *vote == value).count();
+        let most = nearest(among).rev().max_by_key(|value| votes(*value))?;
+        (votes(most) >= quorum).then(|| &self.values[most])
     }
 }
 
@@ -140,27 +152,36 @@ impl Tally {
 mod tests {
     use super::*;
 
-    #[test]
-    fn certified_beats_many_and_many_beat_first() {
-        let key = Id::hash_of(&[b"true"]);
+    fn tally(answers: &[(u8, Option<&[u8]>)]) -> Tally {
         let mut tally = Tally::default();
-        assert!(tally.winner(&key, 1).is_none());
-        tally.add(b"first");
-        tally.add(b"second");
-        assert_eq!(tally.winner(&key, 1).map(|v| &**v), Some(&b"first"[..]));
-        tally.add(b"second");
-        assert_eq!(tally.winner(&key, 2).map(|v| &**v), Some(&b"second"[..]));
-        assert!(tally.winner(&key, 3).is_none());
-        tally.add(b"true");
-        assert_eq!(tally.winner(&key, 3).map(|v| &**v), Some(&b"true"[..]));
+        for (n, value) in answers {
+            tally.add(Id([*n; 32]).distance(&Id::default()), *value);
+        }
+        tally
     }
 
     #[test]
-    fn a_liar_with_endless_values_fills_eight_places() {
+    fn the_nearest_decide_and_most_of_them() {
+        let (true_, lie): (Option<&[u8]>, Option<&[u8]>) = (Some(b"true"), Some(b"lie"));
+        assert_eq!(tally(&[]).winner(3, 1), None);
+        let far_liars = tally(&[(90, lie), (80, lie), (70, lie), (1, true_), (2, None), (3, None)]);
+        assert_eq!(far_liars.winner(3, 1).map(|v| &**v), true_);
+        assert_eq!(far_liars.winner(3, 2), None, "who wants two does not get them from afar");
+        let outvoted = tally(&[(1, lie), (2, true_), (3, true_)]);
+        assert_eq!(outvoted.winner(3, 1).map(|v| &**v), true_);
+        assert_eq!(outvoted.winner(3, 3), None);
+        assert_eq!(tally(&[(2, lie), (1, true_)]).winner(3, 1).map(|v| &**v), true_, "the nearest among equals");
+        let late = tally(&[(1, None), (2, None), (3, None), (4, true_), (7, lie)]);
+        assert_eq!(late.winner(3, 1).map(|v| &**v), true_, "newcomers are nearer than the holders");
+    }
+
+    #[test]
+    fn a_liar_with_endless_values_fills_eight_places_and_nobody_votes_twice() {
         let mut tally = Tally::default();
         for n in 0..100u8 {
-            tally.add(&[n]);
+            tally.add(Id([n; 32]).distance(&Id::default()), Some(&[n]));
+            tally.add(Id([n; 32]).distance(&Id::default()), Some(&[n]));
         }
-        assert_eq!(tally.values.len(), TALLY);
+        assert_eq!((tally.values.len(), tally.answers.len()), (TALLY, 100));
     }
 }
