@@ -204,6 +204,12 @@ impl Engine {
         }
     }
 
+    /// Gives a node a life before the simulation began: it has heard from `contacts`, and others have named it.
+    #[cfg(feature = "sim")]
+    pub fn remember(&mut self, node: usize, contacts: &[Contact], now: Time) {
+        self.nodes[node].remember(contacts, now);
+    }
+
     /// The nodes, by number.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

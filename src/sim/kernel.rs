@@ -396,8 +396,9 @@ impl Swarm {
         };
         let part = |number: Option<usize>| number.and_then(|n| self.machines.get(n)).map(|machine| machine.part);
         let is_cut = self.now() < self.parted_until && part(a).zip(part(b)).is_some_and(|(a, b)| a != b);
-        let [from, to] = [a, b].map(|number| number.unwrap_or(1 << 20));
-        let mut delay = self.weather.delays.one_way_ms(self.seed, from, to).max(1);
+        // Clients are on their machine's side of the network.
+        let between = a.zip(b).map(|(from, to)| self.weather.delays.one_way_ms(self.seed, from, to));
+        let mut delay = between.unwrap_or(0).max(1);
         if is_cut {
             delay += self.parted_until.since(self.now()) + self.random.u64(..RESEND_MS);
         }

@@ -5,6 +5,7 @@
 //! process; [`swarm`] moves bytes between whole `Engine`s over pretend TCP [`wires`](wire).
 
 pub mod check;
+pub mod crowd;
 pub mod delay;
 pub mod host;
 mod kernel;

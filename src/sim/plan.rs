@@ -14,7 +14,7 @@ use crate::sim::world::{Done, World};
 use crate::time::Time;
 
 /// Time over which the operations of a stage are spread.
-const STAGE_MS: u64 = 4_000;
+pub(super) const STAGE_MS: u64 = 4_000;
 /// In how much virtual time all nodes join.
 const JOINING_MS: u64 = 100_000;
 /// What a network is given to come to rest after the last join: neighbours that joined at once find each other.
@@ -124,27 +124,9 @@ impl Run {
 
     fn draw(&mut self, host: usize) {
         let World { ring, random, hosts, options, .. } = &mut self.world;
-        let (own, k) = (hosts[host].contact.id, options.settings.kademlia.k);
-        let mut drawn: Vec<Contact> = Vec::new();
-        for bit in 0..256 {
-            let range = ring.sharing(&own.with_bit_flipped(bit), bit + 1);
-            if range.len() <= k {
-                drawn.extend(range.iter().map(|(_, other)| hosts[*other as usize].contact));
-            } else {
-                let mut chosen: Vec<usize> = Vec::with_capacity(k);
-                while chosen.len() < k {
-                    let at = random.usize(..range.len());
-                    if !chosen.contains(&at) {
-                        chosen.push(at);
-                    }
-                }
-                drawn.extend(chosen.into_iter().map(|at| hosts[range[at].1 as usize].contact));
-            }
-            if ring.sharing(&own, bit + 1).len() <= 1 {
-                break;
-            }
-        }
-        self.world.remember(host, &drawn);
+        let table = ring.table_of(&hosts[host].contact.id, options.settings.kademlia.k, random);
+        let contacts: Vec<Contact> = table.into_iter().map(|other| hosts[other as usize].contact).collect();
+        self.world.remember(host, &contacts);
     }
 
     /// Some die, some begin to lie, and the comings and goings begin.

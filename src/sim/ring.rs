@@ -1,7 +1,7 @@
 //! Who really is closest to a key: all hosts sorted by id, as no node can see them. The truth that lookups are measured
 //! against; never part of what a node knows.
 
-use crate::id::Id;
+use crate::id::{ID_BITS, Id};
 
 /// Hosts in the order of their ids.
 #[derive(Clone, Default, Debug)]
@@ -46,6 +46,30 @@ impl Ring {
         let from = self.ids.partition_point(|(other, _)| other < id && other.common_prefix(id) < bits);
         let to = self.ids.partition_point(|(other, _)| other < id || other.common_prefix(id) >= bits);
         &self.ids[from..to]
+    }
+
+    /// The table that a long life would give to the host `own`: of each bucket's range up to `k` hosts, chosen at random.
+    pub fn table_of(&self, own: &Id, k: usize, random: &mut fastrand::Rng) -> Vec<u32> {
+        let mut table = Vec::new();
+        for bit in 0..ID_BITS {
+            let range = self.sharing(&own.with_bit_flipped(bit), bit + 1);
+            if range.len() <= k {
+                table.extend(range.iter().map(|(_, host)| *host));
+            } else {
+                let mut chosen: Vec<usize> = Vec::with_capacity(k);
+                while chosen.len() < k {
+                    let at = random.usize(..range.len());
+                    if !chosen.contains(&at) {
+                        chosen.push(at);
+                    }
+                }
+                table.extend(chosen.into_iter().map(|at| range[at].1));
+            }
+            if self.sharing(own, bit + 1).len() <= 1 {
+                break;
+            }
+        }
+        table
     }
 
     /// The `n` hosts closest to `key` that `admit` lets through, closest first.

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::arena::{Arena, Key};
+use crate::contact::Contact;
+use crate::dialect::sealed::contact_at;
 use crate::engine::guard::Counter;
 use crate::engine::{ConnId, Engine, EngineSettings, Output};
 use crate::limits::BUFFERED_BYTES;
@@ -123,6 +125,8 @@ pub struct Swarm {
     pub weather: Weather,
     /// Every choice that is the world's own.
     pub random: fastrand::Rng,
+    /// Whether every engine is checked after every turn; large swarms do without.
+    pub is_checked: bool,
     /// A fault of the test's own making.
     pub(super) canary: Canary,
     pub(super) settings: EngineSettings,
@@ -143,6 +147,7 @@ impl Swarm {
             clients: Vec::new(),
             weather,
             random: fastrand::Rng::with_seed(seed),
+            is_checked: true,
             canary: Canary::None,
             settings,
             seed,
@@ -204,6 +209,16 @@ impl Swarm {
         let now = self.now;
         if let Some(engine) = &mut self.machines[number].engine {
             engine.add_bootstrap(address_of(known), now);
+            self.turn(number);
+        }
+    }
+
+    /// Gives a machine a past in which it heard from `others`.
+    pub fn remember(&mut self, number: usize, others: &[u32]) {
+        let contacts: Vec<Contact> = others.iter().map(|other| contact_at(address_of(*other as usize))).collect();
+        let now = self.now;
+        if let Some(engine) = &mut self.machines[number].engine {
+            engine.remember(0, &contacts, now);
             self.turn(number);
         }
     }
@@ -434,7 +449,9 @@ impl Swarm {
             machine.wake_at = due;
             due.into_iter().for_each(|due| self.schedule.add(due, Event::Wake(number, due)));
         }
-        self.check(number);
+        if self.is_checked {
+            self.check(number);
+        }
     }
 
     fn perform(&mut self, number: usize, output: Output) {

@@ -13,6 +13,7 @@ use super::json::Object;
 use super::{Outcome, Stop, exit, number, parse, print, tell};
 use crate::dialect::sealed::node::Ids;
 use crate::limits::{ALPHA, ALPHA_MAX, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX};
+use crate::sim::crowd;
 use crate::sim::delay::Delays;
 use crate::sim::options::{Build, Churn, Lie, Options};
 use crate::sim::plan::{self, Stage};
@@ -52,7 +53,8 @@ pub(super) fn run(words: &[String]) -> Outcome {
     }
     let options = options(&matches)?;
     let began = Instant::now();
-    let report = with_progress(&options);
+    let act = if matches.opt_present("bytes") { crowd::run } else { plan::run };
+    let report = with_progress(&options, act);
     let wall_s = began.elapsed().as_secs_f64();
     if matches.opt_present("json") {
         print(&format!("{}\n", json(&options, &report, wall_s)))?;
@@ -85,6 +87,7 @@ fn flags() -> Flags {
     flags.optflag("", "placed", "values are placed on the closest honest nodes, so that only finding is measured");
     flags.optflag("", "plain", "keys are not the hashes of their values");
     flags.optflag("", "no-watch", "leave out the lookups of keys that nobody holds yet");
+    flags.optflag("", "bytes", "whole engines over pretend TCP; knows no faults but --dead");
     flags.optflag("", "json", "print JSON");
     flags.optopt("", "figures", "write every figure of the README into this folder instead", "FOLDER");
     flags.optopt("", "jobs", "with --figures: networks simulated at the same time (default 2)", "N");
@@ -139,10 +142,10 @@ fn options(matches: &Matches) -> Result<Options, Stop> {
 }
 
 /// Runs a world and says on stderr how far it is.
-fn with_progress(options: &Options) -> Report {
+fn with_progress(options: &Options, act: fn(&Options, &mut dyn FnMut(Stage)) -> Report) -> Report {
     let is_terminal = std::io::stderr().is_terminal();
     let (began, mut shown) = (Instant::now(), Instant::now());
-    let report = plan::run(options, &mut |stage| {
+    let report = act(options, &mut |stage| {
         if shown.elapsed().as_millis() < PROGRESS_MS[usize::from(is_terminal)] {
             return;
         }
