@@ -23,8 +23,6 @@ pub struct Entry {
 /// What became of a contact that answered.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Insert {
-    /// It was an entry already and counts as fresh again.
-    Refreshed,
     /// It is an entry now.
     Added,
     /// The bucket is full of others; it waits in the replacement cache.
@@ -81,17 +79,22 @@ impl Bucket {
         net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
-    /// Records that `contact` answered at `now`. `id` and address belong together by the dialect's rules, so an entry
-    /// whose address differs keeps its own.
-    /// One that is `barred` waits in the cache even if there is room.
-    pub fn answered(&mut self, contact: Contact, barred: bool, k: usize, now: Time) -> Insert {
-        if let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) {
-            if entry.contact.addr == contact.addr {
-                entry.answered_at = now;
-                entry.failures = 0;
-            }
-            return Insert::Refreshed;
+    /// Records that `contact` answered at `now`, if it is an entry; whether it is. `id` and address belong together by the
+    /// dialect's rules, so an entry whose address differs keeps its own.
+    pub fn refresh(&mut self, contact: &Contact, now: Time) -> bool {
+        let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) else {
+            return false;
+        };
+        if entry.contact.addr == contact.addr {
+            entry.answered_at = now;
+            entry.failures = 0;
         }
+        true
+    }
+
+    /// Takes in a contact that answered at `now` and is no entry. One that is `barred` waits in the cache even if there is
+    /// room.
+    pub fn add(&mut self, contact: Contact, barred: bool, k: usize, now: Time) -> Insert {
         self.cache.retain(|e| e.contact.id != contact.id);
         if self.has_enough_of(network(contact.addr.ip())) {
             return Insert::TooManyOfNetwork;
@@ -157,10 +160,15 @@ mod tests {
         Contact { id: Id([n; 32]), addr: (ip, 1000 + u16::from(n)).into() }
     }
 
+    /// What the table does with one that answered.
+    fn answer(bucket: &mut Bucket, contact: Contact, now: Time) -> Option<Insert> {
+        (!bucket.refresh(&contact, now)).then(|| bucket.add(contact, false, K, now))
+    }
+
     fn full() -> Bucket {
         let mut bucket = Bucket::default();
         for n in 0..K as u8 {
-            assert_eq!(bucket.answered(contact(n, [127, 0, 0, 1]), false, K, Time::ZERO), Insert::Added);
+            assert_eq!(answer(&mut bucket, contact(n, [127, 0, 0, 1]), Time::ZERO), Some(Insert::Added));
         }
         bucket
     }
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn a_good_contact_is_never_displaced() {
         let mut bucket = full();
-        assert_eq!(bucket.answered(contact(9, [127, 0, 0, 1]), false, K, Time::from_ms(5)), Insert::Cached);
+        assert_eq!(answer(&mut bucket, contact(9, [127, 0, 0, 1]), Time::from_ms(5)), Some(Insert::Cached));
         assert!(bucket.get(&Id([9; 32])).is_none());
         assert!(bucket.failed(&Id([1; 32]), |_| true), "a waiting contact takes the place of the one that failed");
         assert!(bucket.get(&Id([9; 32])).is_some());
@@ -178,7 +186,7 @@ mod tests {
     fn the_cache_keeps_the_newest_four() {
         let mut bucket = full();
         for n in 10..20 {
-            bucket.answered(contact(n, [127, 0, 0, 1]), false, K, Time::from_ms(u64::from(n)));
+            answer(&mut bucket, contact(n, [127, 0, 0, 1]), Time::from_ms(u64::from(n)));
         }
         let waiting: Vec<u8> = bucket.cache().iter().map(|e| e.contact.id.0[0]).collect();
         assert_eq!(waiting, [16, 17, 18, 19]);
@@ -188,7 +196,7 @@ mod tests {
     fn one_failure_is_forgiven_two_are_not() {
         let mut bucket = full();
         assert!(!bucket.failed(&Id([2; 32]), |_| true));
-        bucket.answered(contact(2, [127, 0, 0, 1]), false, K, Time::from_ms(1));
+        answer(&mut bucket, contact(2, [127, 0, 0, 1]), Time::from_ms(1));
         assert!(!bucket.failed(&Id([2; 32]), |_| true));
         assert!(bucket.failed(&Id([2; 32]), |_| true));
         assert_eq!(bucket.entries().len(), K - 1);
@@ -197,16 +205,16 @@ mod tests {
     #[test]
     fn a_network_gets_two_places_and_loopback_all() {
         let mut bucket = Bucket::default();
-        assert_eq!(bucket.answered(contact(1, [9, 9, 9, 1]), false, K, Time::ZERO), Insert::Added);
-        assert_eq!(bucket.answered(contact(2, [9, 9, 9, 2]), false, K, Time::ZERO), Insert::Added);
-        assert_eq!(bucket.answered(contact(3, [9, 9, 9, 3]), false, K, Time::ZERO), Insert::TooManyOfNetwork);
-        assert_eq!(bucket.answered(contact(4, [9, 9, 8, 3]), false, K, Time::ZERO), Insert::Added);
+        assert_eq!(answer(&mut bucket, contact(1, [9, 9, 9, 1]), Time::ZERO), Some(Insert::Added));
+        assert_eq!(answer(&mut bucket, contact(2, [9, 9, 9, 2]), Time::ZERO), Some(Insert::Added));
+        assert_eq!(answer(&mut bucket, contact(3, [9, 9, 9, 3]), Time::ZERO), Some(Insert::TooManyOfNetwork));
+        assert_eq!(answer(&mut bucket, contact(4, [9, 9, 8, 3]), Time::ZERO), Some(Insert::Added));
     }
 
     #[test]
     fn a_known_id_from_another_address_changes_nothing() {
         let mut bucket = full();
-        bucket.answered(contact(1, [127, 0, 0, 9]), false, K, Time::from_ms(9));
+        answer(&mut bucket, contact(1, [127, 0, 0, 9]), Time::from_ms(9));
         let entry = bucket.get(&Id([1; 32])).unwrap();
         assert_eq!((entry.contact.addr.ip().to_string().as_str(), entry.answered_at), ("127.0.0.1", Time::ZERO));
     }

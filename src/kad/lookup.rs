@@ -113,7 +113,7 @@ impl Lookup {
             lookup.avoid(*contact);
         }
         for (contact, i) in seeds.iter().zip(0..) {
-            lookup.offer(*contact, (i % paths) as u8);
+            lookup.offer(*contact, (i % paths) as u8, &|_| true);
         }
         lookup
     }
@@ -126,11 +126,6 @@ impl Lookup {
     /// What it is for.
     pub fn goal(&self) -> Goal {
         self.goal
-    }
-
-    /// Whether this very contact is a candidate already.
-    pub fn knows(&self, contact: &Contact) -> bool {
-        self.position(&contact.id).is_ok_and(|at| self.shortlist[at].contact == *contact)
     }
 
     /// Whether the `n` nearest candidates have answered, but for those that are slow or failed.
@@ -161,15 +156,14 @@ impl Lookup {
         Some(candidate.contact)
     }
 
-    /// `from` answered and named `contacts`, which become candidates on its path.
-    pub fn answered(&mut self, from: &Id, contacts: &[Contact]) {
+    /// `from` answered and named `contacts`, which become candidates on its path. Those that nobody named before must be
+    /// `genuine`; returns how many were not.
+    pub fn answered(&mut self, from: &Id, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
         let Some(path) = self.end(from, State::Answered) else {
-            return;
+            return 0;
         };
         self.answers += 1;
-        for contact in contacts {
-            self.offer(*contact, path);
-        }
+        contacts.iter().filter(|contact| !self.offer(**contact, path, &genuine)).count()
     }
 
     /// `from` did not answer, refused, or could not be reached.
@@ -272,14 +266,22 @@ impl Lookup {
         }
     }
 
-    /// `contact` was named on `path`.
-    fn offer(&mut self, contact: Contact, path: u8) {
-        let bit: Paths = 1 << path;
-        let network = network(contact.addr.ip());
+    /// `contact` was named on `path`. Returns whether it is `genuine`, which is asked of those only that are not known.
+    fn offer(&mut self, contact: Contact, path: u8, genuine: &impl Fn(&Contact) -> bool) -> bool {
         let at = match self.position(&contact.id) {
-            Ok(at) if self.shortlist[at].is_on(path) => return,
+            Ok(at) if self.shortlist[at].contact != contact => return false,
+            Ok(at) if self.shortlist[at].is_on(path) => return true,
+            Err(_) if !genuine(&contact) => return false,
             Ok(at) | Err(at) => at,
         };
+        self.insert(contact, path, at);
+        true
+    }
+
+    /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path have
+    /// room for it.
+    fn insert(&mut self, contact: Contact, path: u8, at: usize) {
+        let network = network(contact.addr.ip());
         let is_neighbour = |c: &Candidate| network.is_some() && c.network == network && c.is_on(path);
         if self.shortlist.iter().filter(|c| is_neighbour(c)).count() >= NETWORK_PER_BUCKET
             && !self.drop_farther_fresh(at, path, is_neighbour)
@@ -293,10 +295,10 @@ impl Lookup {
         }
         self.paths[usize::from(path)].candidates += 1;
         match self.shortlist.get_mut(at).filter(|known| known.contact.id == contact.id) {
-            Some(known) => known.named_on |= bit,
+            Some(known) => known.named_on |= 1 << path,
             None => {
                 let distance = self.target.distance(&contact.id);
-                let (state, named_on) = (State::Fresh, bit);
+                let (state, named_on) = (State::Fresh, 1 << path);
                 self.shortlist.insert(at, Candidate { contact, distance, network, state, named_on, asked_on: path });
             }
         }
@@ -347,10 +349,10 @@ mod tests {
         assert_eq!(ask_all(&mut lookup), seeds[..3]);
         lookup.slow(&seeds[0].id);
         assert_eq!(ask_all(&mut lookup), seeds[3..5], "its place is filled, and one more");
-        lookup.answered(&seeds[1].id, &[]);
+        lookup.answered(&seeds[1].id, &[], |_| true);
         assert_eq!(ask_all(&mut lookup), seeds[5..6]);
         lookup.failed(&seeds[0].id);
-        lookup.answered(&seeds[2].id, &[]);
+        lookup.answered(&seeds[2].id, &[], |_| true);
         assert_eq!(ask_all(&mut lookup), [], "back to alpha");
     }
 
@@ -360,7 +362,7 @@ mod tests {
         ask_all(&mut lookup);
         lookup.slow(&near(1).id);
         assert!(!lookup.is_finished());
-        lookup.answered(&near(1).id, &[]);
+        lookup.answered(&near(1).id, &[], |_| true);
         assert!(lookup.is_finished());
     }
 
@@ -370,7 +372,7 @@ mod tests {
             let seeds = [near(1), near(2)];
             let mut lookup = Lookup::new(Id::default(), goal, parameters(2, 3), 1, &seeds, &[]);
             ask_all(&mut lookup);
-            lookup.answered(&seeds[1].id, &[]);
+            lookup.answered(&seeds[1].id, &[], |_| true);
             lookup.slow(&seeds[0].id);
             assert_eq!(lookup.is_finished(), !waits);
             lookup.failed(&seeds[0].id);
@@ -391,7 +393,7 @@ mod tests {
         while let Some(liar) = lookup.next_to_ask() {
             asked += 1;
             n += 20;
-            lookup.answered(&liar.id, &(n - 19..=n).map(closer).collect::<Vec<_>>());
+            lookup.answered(&liar.id, &(n - 19..=n).map(closer).collect::<Vec<_>>(), |_| true);
         }
         assert_eq!(asked, LOOKUP_BUDGET);
         assert!(lookup.is_finished() && lookup.ran_out());
@@ -404,7 +406,7 @@ mod tests {
         ask_all(&mut lookup);
         let neighbours: Vec<Contact> =
             (1..=50).rev().map(|n| Contact { addr: ([9, 9, 9, n], 1).into(), ..near(n) }).collect();
-        lookup.answered(&near(200).id, &neighbours);
+        lookup.answered(&near(200).id, &neighbours, |_| true);
         let asked: Vec<u8> = ask_all(&mut lookup).iter().map(|c| c.id.0[31]).collect();
         assert_eq!(asked, [1, 2]);
     }
@@ -413,7 +415,7 @@ mod tests {
     fn the_avoided_are_not_asked_whoever_names_them() {
         let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 8, &[near(9)], &[near(1), near(2)]);
         assert_eq!(ask_all(&mut lookup), [near(9)]);
-        lookup.answered(&near(9).id, &[near(1), near(2), near(3)]);
+        lookup.answered(&near(9).id, &[near(1), near(2), near(3)], |_| true);
         assert_eq!(ask_all(&mut lookup), [near(3)]);
         assert_eq!(lookup.heard(), [near(1), near(2), near(3), near(9)]);
     }
@@ -425,15 +427,15 @@ mod tests {
         assert_eq!(ask_all(&mut lookup), seeds, "one in flight per path");
         // The first path is led astray: its liar names what is near, and a holder behind that.
         let liars: Vec<Contact> = (1..=6).map(near).collect();
-        lookup.answered(&seeds[0].id, &[&liars[..], &[near(9)]].concat());
+        lookup.answered(&seeds[0].id, &[&liars[..], &[near(9)]].concat(), |_| true);
         assert_eq!(ask_all(&mut lookup), [near(1)]);
         for n in 1..=5 {
-            lookup.answered(&near(n).id, &liars);
+            lookup.answered(&near(n).id, &liars, |_| true);
             assert_eq!(ask_all(&mut lookup), if n < 5 { vec![near(n + 1)] } else { vec![] }, "its horizon is full");
         }
-        lookup.answered(&seeds[1].id, &[near(9)]);
+        lookup.answered(&seeds[1].id, &[near(9)], |_| true);
         assert_eq!(ask_all(&mut lookup), [near(9)], "another path asks the holder all the same");
-        lookup.answered(&seeds[2].id, &[near(9), near(1)]);
+        lookup.answered(&seeds[2].id, &[near(9), near(1)], |_| true);
         assert_eq!(ask_all(&mut lookup), [], "and nobody asks it again");
     }
 
@@ -445,7 +447,7 @@ mod tests {
         while let Some(contact) = lookup.next_to_ask() {
             asked.push(contact);
             if contact != seeds[1] {
-                lookup.answered(&contact.id, &[]);
+                lookup.answered(&contact.id, &[], |_| true);
             } else {
                 lookup.failed(&contact.id);
             }
@@ -474,7 +476,7 @@ mod tests {
                         lookup.slow(&asked.id);
                         lookup.failed(&asked.id);
                     } else {
-                        lookup.answered(&asked.id, &named);
+                        lookup.answered(&asked.id, &named, |_| true);
                     }
                 }
                 steps += 1;

@@ -221,11 +221,6 @@ impl Overlay {
         }
     }
 
-    /// Whether this very contact is a candidate of the lookup, so that its id was checked before.
-    pub fn knows(&self, lookup: LookupId, contact: &Contact) -> bool {
-        self.lookups.get(lookup).is_some_and(|running| running.lookup.knows(contact))
-    }
-
     /// Ends a lookup whose purpose is fulfilled. Nothing more comes of it.
     pub fn enough(&mut self, lookup: LookupId, now: Time) {
         if let Some(running) = self.lookups.remove(lookup) {
@@ -243,8 +238,16 @@ impl Overlay {
         self.lookups.get(lookup).is_some_and(|running| running.lookup.has_heard_nearest(n))
     }
 
-    /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for).
-    pub fn named(&mut self, lookup: LookupId, from: Contact, contacts: &[Contact], now: Time) {
+    /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for). Of those that are
+    /// new, only the `genuine` are believed; returns how many were not.
+    pub fn named(
+        &mut self,
+        lookup: LookupId,
+        from: Contact,
+        contacts: &[Contact],
+        genuine: impl Fn(&Contact) -> bool,
+        now: Time,
+    ) -> usize {
         self.alive(from, now);
         let mut admitted = Vec::with_capacity(contacts.len());
         for contact in contacts {
@@ -259,10 +262,11 @@ impl Overlay {
                 self.tallies.martians += 1;
             }
         }
-        if let Some(running) = self.lookups.get_mut(lookup) {
-            running.lookup.answered(&from.id, &admitted);
-            self.changed.push_back(lookup);
-        }
+        let Some(running) = self.lookups.get_mut(lookup) else {
+            return 0;
+        };
+        self.changed.push_back(lookup);
+        running.lookup.answered(&from.id, &admitted, genuine)
     }
 
     /// `contact` did not answer the lookup's request.
@@ -554,17 +558,17 @@ mod tests {
         overlay.on_timeout(Time::ZERO);
         assert!(overlay.counts_itself(), "alone");
         let [Ask::Find { lookup, contact: seed, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
-        overlay.named(lookup, seed, &[contact(1), contact(3)], Time::ZERO);
+        overlay.named(lookup, seed, &[contact(1), contact(3)], |_| true, Time::ZERO);
         assert!(overlay.counts_itself(), "named");
         let [Ask::Find { lookup, contact: third, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
         assert_eq!(third, contact(3));
         let others: Vec<Contact> = (10..60).map(contact).collect();
-        overlay.named(lookup, third, &others, Time::ZERO);
+        overlay.named(lookup, third, &others, |_| true, Time::ZERO);
         let mut targets = std::collections::BTreeSet::new();
         for _ in 0..100 {
             for ask in asks(&mut overlay, Time::ZERO) {
                 let Ask::Find { lookup, contact, target, .. } = ask else { panic!("nothing else is asked") };
-                overlay.named(lookup, contact, &[], Time::ZERO);
+                overlay.named(lookup, contact, &[], |_| true, Time::ZERO);
                 targets.insert(target);
             }
             assert!(overlay.lookups_in_flight() <= REFRESHES);
@@ -580,7 +584,7 @@ mod tests {
         let lookup = overlay.start_lookup(Id::default(), Goal::Nodes(20), 1, Key::from_bits(0), &[]);
         asks(&mut overlay, Time::ZERO);
         let martian = Contact { addr: "224.0.0.1:5".parse().unwrap(), ..contact(9) };
-        overlay.named(lookup, contact(2), &[contact(3), martian], Time::ZERO);
+        overlay.named(lookup, contact(2), &[contact(3), martian], |_| true, Time::ZERO);
         let find = Ask::Find { lookup, contact: contact(3), target: Id::default(), goal: Goal::Nodes(20) };
         assert_eq!(asks(&mut overlay, Time::ZERO), [find]);
         overlay.failed(lookup, contact(3));

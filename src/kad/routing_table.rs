@@ -63,16 +63,19 @@ impl RoutingTable {
         if contact.id == self.own {
             return Added::OwnId;
         }
-        let bucket = &self.buckets[self.bucket_of(&contact.id)];
+        let index = self.bucket_of(&contact.id);
+        if self.buckets[index].refresh(&contact, now) {
+            return Added::Kept;
+        }
         // One that will wait in the cache is judged when it is let in.
-        let may_enter = bucket.get(&contact.id).is_none() && (bucket.has_place(self.k) || self.splits(&contact.id));
+        let may_enter = self.buckets[index].has_place(self.k) || self.splits(&contact.id);
         if may_enter && self.has_enough_of_network(&contact) {
             return Added::TooManyOfNetwork;
         }
         self.split_for(&contact.id);
+        let barred = may_enter && self.is_crowded(&contact.id);
         let bucket = self.bucket_of(&contact.id);
-        let barred = self.is_crowded(&contact.id);
-        let insert = self.buckets[bucket].answered(contact, barred, self.k, now);
+        let insert = self.buckets[bucket].add(contact, barred, self.k, now);
         self.debug_check();
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
     }
@@ -205,7 +208,7 @@ impl RoutingTable {
             }
             for entry in waiting {
                 let home = self.bucket_of(&entry.contact.id);
-                self.buckets[home].answered(entry.contact, false, self.k, entry.answered_at);
+                self.buckets[home].add(entry.contact, false, self.k, entry.answered_at);
             }
         }
     }

@@ -13,8 +13,10 @@ use crate::sim::schedule::Schedule;
 use crate::sim::world::{Done, World};
 use crate::time::Time;
 
-/// Time over which the operations of a stage are spread.
+/// Time over which the operations of a stage are spread at least.
 pub(super) const STAGE_MS: u64 = 4_000;
+/// Time between two operations of one host on average, so that it is seldom busy with another.
+const HOST_MS: u64 = 20_000;
 /// In how much virtual time all nodes join.
 const JOINING_MS: u64 = 100_000;
 /// What a network is given to come to rest after the last join: neighbours that joined at once find each other.
@@ -156,8 +158,9 @@ impl Run {
     pub fn live(&mut self, progress: &mut dyn FnMut(Stage)) {
         let Options { lookups, churn, watch, pause_ms, .. } = self.world.options;
         let start = self.world.now().after(churn.map_or(0, |churn| churn.warmup_ms));
+        let stage_ms = STAGE_MS.max(lookups as u64 * HOST_MS / self.world.options.nodes as u64);
         for op in 0..lookups {
-            let at = start.after(STAGE_MS * op as u64 / lookups as u64);
+            let at = start.after(stage_ms * op as u64 / lookups as u64);
             let put_at = at.after(if watch { JOB_MS } else { 0 });
             if watch {
                 self.deeds.add(at, Deed::Seek(op));
@@ -166,7 +169,7 @@ impl Run {
             self.deeds.add(put_at.after(pause_ms), Deed::Get(op));
             self.ops.push(self.value_of(op));
         }
-        let end = start.after(STAGE_MS + 2 * JOB_MS + pause_ms + SLACK_MS);
+        let end = start.after(stage_ms + 2 * JOB_MS + pause_ms + SLACK_MS);
         let mut done = 0;
         while let Some((at, deed)) = self.deeds.next(end) {
             self.world.run_until(at);

@@ -145,7 +145,7 @@ pub struct Node {
     /// Of the probes in flight.
     nonces: Vec<u32>,
     settings: Settings,
-    /// The contacts of the answer being given; kept to save its allocation.
+    /// The contacts of the answer being given or taken in; kept to save its allocation.
     named: Vec<Contact>,
     id_mismatches: u64,
 }
@@ -477,15 +477,11 @@ impl Node {
 
     /// `from` named contacts. Those whose id does not belong to their address are dropped.
     fn on_nodes(&mut self, lookup: LookupId, from: Contact, nodes: &Nodes<'_>, now: Time) {
-        let mut named = Vec::with_capacity(NODE_ENTRIES);
-        for contact in nodes.iter().take(NODE_ENTRIES) {
-            if self.overlay.knows(lookup, &contact) || self.settings.ids.admit(&contact) {
-                named.push(contact);
-            } else {
-                self.id_mismatches += 1;
-            }
-        }
-        self.overlay.named(lookup, from, &named, now);
+        let ids = self.settings.ids;
+        self.named.clear();
+        self.named.extend(nodes.iter().take(NODE_ENTRIES));
+        let mismatches = self.overlay.named(lookup, from, &self.named, |contact| ids.admit(contact), now);
+        self.id_mismatches += mismatches as u64;
         if let Some(job) = self.overlay.owner(lookup).and_then(|id| self.get_job(id)) {
             job.tally.add(from.id.distance(&job.key), None);
         }
@@ -493,7 +489,7 @@ impl Node {
 
     /// `from` holds a value of the key looked up. A certified one ends the lookup; of others the nearest nodes decide.
     fn on_value(&mut self, lookup: LookupId, from: Contact, value: &[u8], now: Time) {
-        self.overlay.named(lookup, from, &[], now);
+        self.overlay.named(lookup, from, &[], |_| true, now);
         let Some(id) = self.overlay.owner(lookup) else {
             return;
         };
