@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
-use crate::dialect::sealed::node::{Node, Settings};
+use crate::dialect::sealed::node::Node;
 use crate::dialect::sealed::session::Wire;
+use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, StoreLimits};
 use crate::engine::buffer::BufferPool;
 use crate::engine::conn::{Conn, Origin, State};

@@ -322,10 +322,14 @@ impl Overlay {
         }
     }
 
-    /// The source of a request that only nodes send. It is probed if the table would have it and the address allows it.
+    /// The source of a request that only nodes send. It is probed if the table has a place for it and the address allows
+    /// it.
     pub fn candidate(&mut self, contact: Contact, now: Time) {
-        let known_failure = self.probed.iter().any(|&(addr, until)| addr == contact.addr && now < until);
-        if known_failure || self.probing + self.probes_wanted.len() >= PROBES || !self.table.wants(&contact) {
+        // Most are known, or their bucket is full of others.
+        if !self.table.wants(&contact) || self.probing + self.probes_wanted.len() >= PROBES {
+            return;
+        }
+        if self.probed.iter().any(|&(addr, until)| addr == contact.addr && now < until) {
             return;
         }
         if !admissible(self.own.addr.ip(), contact.addr) {

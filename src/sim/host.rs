@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::contact::Contact;
 use crate::dialect::sealed::contact_at;
-use crate::dialect::sealed::node::{Node, Settings};
+use crate::dialect::sealed::node::Node;
+use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, StoreLimits};
 use crate::sim::watch::Watch;
 use crate::time::Time;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::contact::Contact;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
 use crate::dialect::sealed::contact_at;
-use crate::dialect::sealed::node::Ids;
+use crate::dialect::sealed::settings::Ids;
 use crate::id::Id;
 use crate::limits::{K, NODE_ENTRIES_STRIKE};
 use crate::sim::host::address_of;

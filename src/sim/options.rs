@@ -1,6 +1,6 @@
 //! What a run of the world is made of: sizes, shares of faults, and the seed that decides the rest. Numbers only.
 
-use crate::dialect::sealed::node::Settings;
+use crate::dialect::sealed::settings::Settings;
 use crate::sim::check::Canary;
 use crate::sim::delay::Delays;
 

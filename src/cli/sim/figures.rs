@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::{Outcome, Stop, exit, tell};
 use super::percent;
 use super::plot::{Axes, Series, svg};
-use crate::dialect::sealed::node::Ids;
+use crate::dialect::sealed::settings::Ids;
 use crate::sim::delay::Delays;
 use crate::sim::options::{Build, Churn, Lie, Options};
 use crate::sim::report::Report;

@@ -11,7 +11,7 @@ use getopts::{Matches, Options as Flags};
 
 use super::json::Object;
 use super::{Outcome, Stop, exit, number, parse, print, tell};
-use crate::dialect::sealed::node::Ids;
+use crate::dialect::sealed::settings::Ids;
 use crate::limits::{ALPHA, ALPHA_MAX, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX};
 use crate::sim::crowd;
 use crate::sim::delay::Delays;

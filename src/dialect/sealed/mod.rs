@@ -3,10 +3,12 @@
 
 pub mod api;
 pub mod codec;
+mod coordinate;
 pub mod job;
 pub mod node;
 pub mod request;
 pub mod session;
+pub mod settings;
 pub mod store;
 
 use std::net::SocketAddr;

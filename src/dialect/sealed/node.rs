@@ -1,5 +1,5 @@
-//! The verbs of the sealed dialect: what each request means, and the jobs that coordinate a PUT or a GET over the
-//! network. Works on messages. In: requests, answers, failures, the time. Out: [`Output`]s, drained until there are none.
+//! The verbs of the sealed dialect: what each request means, and what it asks of others.
+//! Works on messages. In: requests, answers, failures, the time. Out: [`Output`]s, drained until there are none.
 //! Never sees a connection, a byte of framing or a clock.
 
 use std::collections::VecDeque;
@@ -8,68 +8,18 @@ use std::net::SocketAddr;
 use crate::arena::Arena;
 use crate::contact::Contact;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
-use crate::dialect::sealed::job::{GetJob, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::contact_at;
+use crate::dialect::sealed::job::{Job, JobId, Outcome, Put, Ticket};
 use crate::dialect::sealed::request::{Request, Via};
+use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
-use crate::dialect::sealed::{contact_at, is_genuine};
 use crate::id::Id;
-use crate::kad::Parameters;
 use crate::kad::lookup::Goal;
-use crate::kad::overlay::{Ask, Ended, LookupId, Overlay};
+use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::{Overdue, RequestId, Requests};
-use crate::limits::{
-    GET_TRIES, GET_TRY_MS, JOB_MARGIN_MS, JOB_MS, JOBS, NODE_ENTRIES, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION,
-    REPLICATION_MAX, SPARE_HOLDERS,
-};
+use crate::limits::NODE_ENTRIES;
 use crate::time::Time;
 use crate::wheel::Wheel;
-
-/// Which ids of contacts are believed.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Ids {
-    /// Only the hash of the contact's address (sealed.md, "Who is who").
-    Bound,
-    /// Any, as in networks where a node chooses its id: for comparison with the literature, in the simulator only.
-    #[cfg(feature = "sim")]
-    Minted,
-}
-
-impl Ids {
-    fn admit(self, contact: &Contact) -> bool {
-        match self {
-            Ids::Bound => is_genuine(contact),
-            #[cfg(feature = "sim")]
-            Ids::Minted => true,
-        }
-    }
-}
-
-/// What a person may set of a node.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// k, alpha and paths.
-    pub kademlia: Parameters,
-    /// Holders of a value whose PUT leaves it to us (API, replication 0).
-    pub replication: usize,
-    /// Holders that must agree on a value that is not certified by its key.
-    pub quorum: usize,
-    /// Lookups that a GET may take.
-    pub tries: usize,
-    /// Which ids are believed.
-    pub ids: Ids,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            kademlia: Parameters::default(),
-            replication: REPLICATION,
-            quorum: 1,
-            tries: GET_TRIES,
-            ids: Ids::Bound,
-        }
-    }
-}
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,7 +68,7 @@ pub enum Failure {
 }
 
 #[derive(Copy, Clone, Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     Find(LookupId),
     Store(JobId),
     Probe { nonce: u32, verify: bool },
@@ -126,7 +76,7 @@ enum Purpose {
 }
 
 #[derive(Copy, Clone, Debug)]
-enum Alarm {
+pub(super) enum Alarm {
     Deadline(JobId),
     /// A PUT must have found its holders.
     HoldersDue(JobId),
@@ -135,16 +85,16 @@ enum Alarm {
 /// One node of the sealed dialect, on one listening address.
 #[derive(Debug)]
 pub struct Node {
-    overlay: Overlay,
-    requests: Requests<Purpose>,
-    jobs: Arena<Job>,
+    pub(super) overlay: Overlay,
+    pub(super) requests: Requests<Purpose>,
+    pub(super) jobs: Arena<Job>,
     /// PUTs of which a holder has answered or failed since they were looked at.
-    puts_to_drive: VecDeque<JobId>,
-    alarms: Wheel<Alarm>,
-    outputs: VecDeque<Output>,
+    pub(super) puts_to_drive: VecDeque<JobId>,
+    pub(super) alarms: Wheel<Alarm>,
+    pub(super) outputs: VecDeque<Output>,
     /// Of the probes in flight.
     nonces: Vec<u32>,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// The contacts of the answer being given or taken in; kept to save its allocation.
     named: Vec<Contact>,
     id_mismatches: u64,
@@ -243,44 +193,6 @@ impl Node {
             | Message::Node(_)
             | Message::Value { .. } => Answer::Now(ErrorCode::UnknownType.message()),
         }
-    }
-
-    /// Starts storing a value on the nodes nearest to its key. Returns whether it did: too many jobs may be in progress.
-    pub fn start_put(&mut self, put: Put<'_>, ticket: Ticket, now: Time) -> bool {
-        if self.jobs.len() >= JOBS {
-            return false;
-        }
-        let paths = self.settings.kademlia.paths;
-        let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
-        let id = self.jobs.vacant_key();
-        let lookup = self.overlay.start_lookup(put.key, Goal::Nodes(replication + SPARE_HOLDERS), paths, id, &[]);
-        self.alarms.arm(now, now.after(PUT_LOOKUP_MS), Alarm::HoldersDue(id));
-        let job = PutJob {
-            key: put.key,
-            value: put.value.into(),
-            ttl_s: put.ttl_s,
-            replication: replication.min(REPLICATION_MAX),
-            source: put.source,
-            candidates: Vec::new(),
-            waiting: 0,
-            stored: 0,
-            lookup: Some(lookup),
-        };
-        self.register(Work::Put(job), ticket, now);
-        true
-    }
-
-    /// Starts looking for the value of `key`. Returns whether it did: too many jobs may be in progress.
-    pub fn start_get(&mut self, key: Id, store: &Store, ticket: Ticket, now: Time) -> bool {
-        if self.jobs.len() >= JOBS {
-            return false;
-        }
-        let tally = self.own_tally(&key, store, now);
-        let paths = self.settings.kademlia.paths;
-        let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key(), &[]);
-        let get = GetJob { key, tally, lookup, tries: 1 };
-        self.register(Work::Get(get), ticket, now);
-        true
     }
 
     /// An answer of the right kind to a request of ours, of which nothing is known any more if it came too late.
@@ -386,37 +298,9 @@ impl Node {
         Message::Node(Nodes::Contacts(&self.named))
     }
 
-    /// What a GET begins with: this node's own value counts as one holder's.
-    fn own_tally(&self, key: &Id, store: &Store, now: Time) -> Tally {
-        let mut tally = Tally::default();
-        let own = self.overlay.own().id.distance(key);
-        store.get(key, now).into_iter().for_each(|value| tally.add(own, Some(value)));
-        tally
-    }
-
     /// Whether a GET of `key` is answered by the value that is here, without asking the network.
     fn suffices(&self, key: &Id, value: &[u8]) -> bool {
         self.settings.quorum <= 1 || is_certified(key, value)
-    }
-
-    fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
-        let at = ticket.since.after(JOB_MS - JOB_MARGIN_MS);
-        let deadline = self.alarms.arm(now, at, Alarm::Deadline(self.jobs.vacant_key()));
-        self.jobs.insert(Job { work, ticket, deadline });
-    }
-
-    fn put_job(&mut self, id: JobId) -> Option<&mut PutJob> {
-        match &mut self.jobs.get_mut(id)?.work {
-            Work::Put(put) => Some(put),
-            Work::Get(_) => None,
-        }
-    }
-
-    fn get_job(&mut self, id: JobId) -> Option<&mut GetJob> {
-        match &mut self.jobs.get_mut(id)?.work {
-            Work::Get(get) => Some(get),
-            Work::Put(_) => None,
-        }
     }
 
     fn ask(&mut self, ask: Ask, now: Time) {
@@ -442,7 +326,7 @@ impl Node {
         self.send(contact, purpose, message, via, now);
     }
 
-    fn send(&mut self, contact: Contact, purpose: Purpose, message: Request, via: Via, now: Time) {
+    pub(super) fn send(&mut self, contact: Contact, purpose: Purpose, message: Request, via: Via, now: Time) {
         let request = self.requests.start(contact, purpose, now);
         self.outputs.push_back(Output::Send { request, to: contact.addr, message, via });
     }
@@ -485,153 +369,6 @@ impl Node {
         if let Some(job) = self.overlay.owner(lookup).and_then(|id| self.get_job(id)) {
             job.tally.add(from.id.distance(&job.key), None);
         }
-    }
-
-    /// `from` holds a value of the key looked up. A certified one ends the lookup; of others the nearest nodes decide.
-    fn on_value(&mut self, lookup: LookupId, from: Contact, value: &[u8], now: Time) {
-        self.overlay.named(lookup, from, &[], |_| true, now);
-        let Some(id) = self.overlay.owner(lookup) else {
-            return;
-        };
-        match self.get_job(id) {
-            Some(job) if is_certified(&job.key, value) => self.finish(id, Outcome::Found(value.into()), now),
-            Some(job) => job.tally.add(from.id.distance(&job.key), Some(value)),
-            None => {}
-        }
-    }
-
-    /// Ends a GET for which values were named once the nodes nearest to its key have been heard. (sealed.md: once the
-    /// requests in flight have answered, or 250 ms later; but then whoever is asked on the way, a fifth of liars say, may
-    /// make up four values of five, as `make sim` shows.)
-    fn judge(&mut self, lookup: LookupId, now: Time) {
-        let Settings { replication, quorum, .. } = self.settings;
-        let Some(id) = self.overlay.owner(lookup) else {
-            return;
-        };
-        let Some(job) = self.get_job(id).filter(|job| job.tally.has_values()) else {
-            return;
-        };
-        let winner = job.tally.winner(replication, quorum).cloned();
-        if let Some(value) = winner.filter(|_| self.overlay.has_heard_nearest(lookup, replication)) {
-            self.finish(id, Outcome::Found(value), now);
-        }
-    }
-
-    /// One chosen holder of a PUT has answered or failed.
-    fn on_holder(&mut self, job: JobId, stored: bool) {
-        if let Some(put) = self.put_job(job) {
-            put.waiting -= 1;
-            self.puts_to_drive.push_back(job);
-            if stored {
-                self.count_copy(job);
-            }
-        }
-    }
-
-    /// A PUT has one more holder.
-    fn count_copy(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get_mut(id) else {
-            return;
-        };
-        if let Work::Put(put) = &mut job.work {
-            put.stored += 1;
-            if put.stored == 1 {
-                self.outputs.push_back(Output::FirstCopy { ticket: job.ticket });
-            }
-        }
-    }
-
-    fn on_ended(&mut self, ended: Ended, store: &mut Store, now: Time) {
-        let id = ended.owner;
-        let nobody_answered = ended.closest.is_empty();
-        let was_busy = nobody_answered && ended.passed_over;
-        // Where nobody else is alive, what is left of the network is this node.
-        let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
-        let own = counts_itself.then_some(self.overlay.own());
-        let Settings { replication, quorum, .. } = self.settings;
-        if let Some(put) = self.put_job(id) {
-            put.lookup = None;
-            put.candidates = ended.closest;
-            put.candidates.extend(own);
-            // Farthest first, so that the nearest is popped.
-            put.candidates.sort_unstable_by_key(|c| std::cmp::Reverse(c.id.distance(&put.key)));
-            self.drive_put(id, store, now);
-        } else if let Some(get) = self.get_job(id) {
-            let found = get.tally.winner(replication, quorum).cloned();
-            match found {
-                Some(value) => self.finish(id, Outcome::Found(value), now),
-                None if was_busy => self.finish(id, Outcome::Busy, now),
-                None if self.retry(id, &ended.heard, now) => {}
-                None => self.finish(id, Outcome::Missing, now),
-            }
-        }
-    }
-
-    /// Looks once more, over disjoint paths and without those who were `heard`, as the lookup before may have been led
-    /// astray. Returns whether it did: there may be no time left.
-    fn retry(&mut self, id: JobId, heard: &[Contact], now: Time) -> bool {
-        let paths = self.settings.kademlia.paths.max(PATHS_ON_RETRY);
-        let Some(Job { work: Work::Get(get), ticket, .. }) = self.jobs.get_mut(id) else {
-            return false;
-        };
-        let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(ticket.since));
-        if get.tries >= self.settings.tries || time_left < GET_TRY_MS {
-            return false;
-        }
-        get.tries += 1;
-        get.lookup = self.overlay.start_lookup(get.key, Goal::Value, paths, id, heard);
-        true
-    }
-
-    /// Chooses holders until enough have the value or are asked, and ends the job when that is settled.
-    fn drive_put(&mut self, id: JobId, store: &mut Store, now: Time) {
-        let own = self.overlay.own();
-        while let Some(put) = self.put_job(id) {
-            let Some(holder) = put.next_holder() else {
-                if put.is_done() {
-                    self.conclude(id, now);
-                }
-                return;
-            };
-            if holder.id == own.id {
-                if store.put(put.key, &put.value, put.ttl_s, Some(put.source), now).is_ok() {
-                    self.count_copy(id);
-                }
-                continue;
-            }
-            put.waiting += 1;
-            let message = Request::Put { ttl_s: put.ttl_s, replication: 1, key: put.key, value: put.value.clone() };
-            self.send(holder, Purpose::Store(id), message, Via::Shared, now);
-        }
-    }
-
-    /// Ends a job with what has been reached so far.
-    fn conclude(&mut self, id: JobId, now: Time) {
-        let outcome = match self.jobs.get(id).map(|job| &job.work) {
-            None => return,
-            Some(Work::Put(put)) if put.stored > 0 => Outcome::Stored,
-            Some(Work::Put(_)) => Outcome::Unreachable,
-            Some(Work::Get(get)) => match get.tally.winner(self.settings.replication, self.settings.quorum) {
-                Some(value) => Outcome::Found(value.clone()),
-                None => Outcome::Missing,
-            },
-        };
-        self.finish(id, outcome, now);
-    }
-
-    fn finish(&mut self, id: JobId, outcome: Outcome, now: Time) {
-        let Some(job) = self.jobs.remove(id) else {
-            return;
-        };
-        self.alarms.cancel(job.deadline);
-        let lookup = match job.work {
-            Work::Put(put) => put.lookup,
-            Work::Get(get) => Some(get.lookup),
-        };
-        if let Some(lookup) = lookup {
-            self.overlay.enough(lookup, now);
-        }
-        self.outputs.push_back(Output::Done { ticket: job.ticket, outcome });
     }
 }
 
