@@ -8,9 +8,10 @@
 //! * [`dialect`]: the wires. [`dialect::sealed`] is the only one yet: codec, session, node, store, and the VoidPhone API.
 //! * [`engine`]: connections without sockets, the guard, the pool: bytes in, bytes and dials out.
 //! * [`net`]: the only sockets and the only clock: one poll loop around one engine.
+//! * `sim`: a world without sockets for the nodes and engines, with the feature `sim`.
 //! * [`cli`]: words to settings, outcomes to exit codes.
 //!
-//! All but the last two are pure: time, bytes and seeds come in as arguments, what is to be done goes out as values.
+//! All but [`net`] and [`cli`] are pure: time, bytes and seeds come in as arguments, what is to be done goes out as values.
 
 pub mod arena;
 pub mod cli;

@@ -51,9 +51,13 @@ pub const NETWORK_PER_TABLE: usize = 10;
 pub const CONTACT_FAILURES: u8 = 2;
 /// A bucket in which no lookup ended for this long is refreshed. Values live 10 s, so this only keeps contacts fresh.
 pub const BUCKET_REFRESH_MS: u64 = 600_000;
-/// The same for the bucket of our own neighbours: they decide who holds a value, so who joined at the same time as we
-/// must be found soon.
-pub const NEIGHBOURS_REFRESH_MS: u64 = 30_000;
+/// How soon after a join a node asks its neighbours about itself again, for those that joined at the same moment; the
+/// pause grows by the factor.
+pub const NEIGHBOURS_REFRESH_MS: u64 = 1_000;
+/// By how much the pause grows.
+pub const NEIGHBOURS_REFRESH_FACTOR: u64 = 4;
+/// The longest pause: neighbours decide who holds a value, so newcomers among them must be known soon.
+pub const NEIGHBOURS_REFRESH_MAX_MS: u64 = 30_000;
 /// Buckets that are refreshed at once after a join: more would open dozens of connections in a moment.
 pub const REFRESHES: usize = 3;
 /// How often the overlay looks for stale buckets and silent contacts.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Sealed};
 use dayfly::dialect::sealed::job::Outcome;
-use dayfly::dialect::sealed::node::Ids;
+use dayfly::dialect::sealed::settings::Ids;
 use dayfly::engine::EngineSettings;
 use dayfly::id::Id;
 use dayfly::sim::check::Canary;
@@ -93,6 +93,8 @@ fn a_healthy_network_finds_everything_and_agrees_on_who_is_closest() {
 fn dead_contacts_and_liars_hide_little() {
     let half_dead = run(&Options { dead: 0.6, placed: true, ..Options::new(1_000, 300, 8) });
     assert!(half_dead.found >= 299, "{} of 300 found among 60 % dead", half_dead.found);
+    let put_among_dead = run(&Options { dead: 0.6, ..Options::new(1_000, 300, 8) });
+    assert!(put_among_dead.found >= 297, "{} of 300 put and found among 60 % dead", put_among_dead.found);
     for (lie, ids, liars) in [
         (Lie::Collude, Ids::Minted, 0.3),
         (Lie::Collude, Ids::Bound, 0.5),
@@ -107,6 +109,13 @@ fn dead_contacts_and_liars_hide_little() {
         let report = run(&options);
         assert!(report.found >= 291, "{lie:?} {ids:?}: {} of 300 found", report.found);
     }
+}
+
+#[test]
+fn of_made_up_values_the_nodes_nearest_to_the_key_decide() {
+    let lie = Lie::WrongValue;
+    let report = run(&Options { lie, liars: 0.2, certified: false, ..Options::new(1_000, 300, 10) });
+    assert!(report.found >= 240, "{} of 300 found, {} fooled", report.found, report.fooled);
 }
 
 /// Machines of both levels: the same addresses, and so the same ids.

@@ -191,6 +191,64 @@ fn when_slots_run_out_the_oldest_silent_one_goes_first() {
     assert_eq!((bench.count(Counter::Evicted), bench.count(Counter::TooManyConnections)), (1, 1));
 }
 
+fn limited(max_connections: usize) -> Bench {
+    Bench::new("127.0.0.1:6500", EngineSettings { max_connections, ..EngineSettings::default() })
+}
+
+/// Asks a node of which nothing is known yet, over a connection that is dialled for that if there is room.
+fn call(bench: &mut Bench, port: u16) {
+    bench.engine.call(Some(0), ([127, 0, 0, 1], port).into(), Request::Ping(7), bench.now);
+    bench.settle();
+}
+
+/// Found by the swarm: clients that stayed took every place, and the node could reach nobody any more.
+#[test]
+fn clients_that_stay_leave_room_for_those_we_dial() {
+    let mut bench = limited(8);
+    let mut taken = 0;
+    for port in 1..=20 {
+        if let Some(client) = bench.accept(&format!("127.0.0.1:{port}")) {
+            bench.feed(client, &ping(1), usize::MAX);
+            taken += 1;
+        }
+    }
+    assert_eq!(taken, 6);
+    call(&mut bench, 7_000);
+    call(&mut bench, 7_001);
+    assert_eq!((bench.dials.len(), bench.replies.len()), (2, 0));
+}
+
+/// Found by the swarm: with all places taken, a node held on to idle connections and asked nobody else.
+#[test]
+fn where_all_places_are_taken_the_oldest_idle_link_makes_room() {
+    let mut bench = limited(2);
+    for port in [7_000, 7_001, 7_002] {
+        call(&mut bench, port);
+        let (dial, ..) = *bench.dials.last().unwrap();
+        bench.engine.dialled(dial, bench.now);
+        bench.take(dial);
+        bench.feed(dial, &pong(7), usize::MAX);
+        bench.pass(1_000);
+    }
+    assert_eq!((bench.dials.len(), bench.closed.as_slice()), (3, &[bench.dials[0].0][..]));
+    assert_eq!(bench.engine.connections(), 2);
+}
+
+/// Found by the swarm (seed 4947 of that day): evicting a silent peer on whose connection a request of ours waited dialled
+/// it anew, and the limit was exceeded by one.
+#[test]
+fn a_silent_peer_that_we_have_asked_something_is_not_evicted() {
+    let mut bench = limited(3);
+    let asked = bench.accept("127.0.0.1:7000").unwrap();
+    call(&mut bench, 7_000);
+    bench.take(asked);
+    let silent = bench.accept("127.0.0.1:2").unwrap();
+    bench.accept("127.0.0.1:3").unwrap();
+    bench.accept("127.0.0.1:4").unwrap();
+    assert_eq!((bench.closed.as_slice(), bench.dials.len()), (&[silent][..], 0));
+    assert!(bench.engine.connections() <= 3);
+}
+
 #[test]
 fn deadlines_close_the_silent_the_slow_and_the_stalled() {
     let mut bench = bench("127.0.0.1:6500");

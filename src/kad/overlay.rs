@@ -13,7 +13,8 @@ use crate::kad::lookup::{Goal, Lookup};
 use crate::kad::routing_table::{Added, RoutingTable};
 use crate::limits::{
     BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, MIRROR_MS, MIRRORS,
-    NEIGHBOURS_REFRESH_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, REFRESHES, UPKEEP_MS, UPKEEP_PROBES,
+    NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, NEIGHBOURS_REFRESH_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES,
+    REFRESHES, UPKEEP_MS, UPKEEP_PROBES,
 };
 use crate::time::Time;
 
@@ -125,6 +126,9 @@ pub struct Overlay {
     bootstrap_at: Option<Time>,
     bootstrap_failures: u32,
     upkeep_at: Time,
+    /// When to ask our neighbours about ourselves, and how long after that again.
+    neighbours_at: Option<Time>,
+    neighbours_ms: u64,
     /// Buckets below this one are to be refreshed one after the other.
     to_refresh: usize,
     /// An answer of another has named us: others can find us.
@@ -155,6 +159,8 @@ impl Overlay {
             bootstrap_at: None,
             bootstrap_failures: 0,
             upkeep_at: now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS)),
+            neighbours_at: None,
+            neighbours_ms: NEIGHBOURS_REFRESH_MAX_MS,
             to_refresh: 0,
             named_by_others: false,
             mirror_at: None,
@@ -385,7 +391,7 @@ impl Overlay {
 
     /// When [`Overlay::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Time {
-        [self.bootstrap_at, self.mirror_at].into_iter().flatten().fold(self.upkeep_at, Time::min)
+        [self.bootstrap_at, self.mirror_at, self.neighbours_at].into_iter().flatten().fold(self.upkeep_at, Time::min)
     }
 
     /// Bootstraps, refreshes and probes what is due at `now`.
@@ -394,6 +400,9 @@ impl Overlay {
         if self.upkeep_at <= now {
             self.upkeep_at = now.after(self.random.u64(UPKEEP_MS * 3 / 4..UPKEEP_MS * 5 / 4));
             self.upkeep(now);
+        }
+        if self.neighbours_at.is_some_and(|at| at <= now) {
+            self.refresh_neighbours(now);
         }
         if self.mirror_at.is_some_and(|at| at <= now) {
             self.look_into_mirror(now);
@@ -428,16 +437,28 @@ impl Overlay {
             }
             return;
         }
-        let before = |ms: u64| Time::from_ms(now.as_ms().saturating_sub(ms));
-        let stale = self.table.stale_bucket(before(BUCKET_REFRESH_MS), before(NEIGHBOURS_REFRESH_MS));
-        stale.into_iter().for_each(|bucket| self.refresh(bucket, now));
+        self.neighbours_at.get_or_insert(now.after(NEIGHBOURS_REFRESH_MAX_MS));
+        let since = Time::from_ms(now.as_ms().saturating_sub(BUCKET_REFRESH_MS));
+        if let Some(bucket) = self.table.stale_bucket(since) {
+            self.refresh(bucket, now);
+        }
+    }
+
+    /// Our neighbours decide with us who holds a value, and must know us: they are asked about ourselves, soon after a join
+    /// for those who joined at the same moment, and now and then for those who come later.
+    fn refresh_neighbours(&mut self, now: Time) {
+        if self.table.is_empty() {
+            self.neighbours_at = None;
+            return;
+        }
+        self.neighbours_ms = (self.neighbours_ms * NEIGHBOURS_REFRESH_FACTOR).min(NEIGHBOURS_REFRESH_MAX_MS);
+        self.neighbours_at = Some(now.after(self.neighbours_ms));
+        self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Refresh, &[]);
     }
 
     fn refresh(&mut self, bucket: usize, now: Time) {
         let random = Id(std::array::from_fn(|_| self.random.u8(..)));
-        let is_last = bucket + 1 == self.table.bucket_count();
-        // Our neighbours are those that must know us, so they are asked about ourselves.
-        let target = if is_last { self.own.id } else { self.table.id_in_bucket(bucket, random) };
+        let target = self.table.id_in_bucket(bucket, random);
         self.table.looked_up(&target, now);
         self.start(target, Goal::Nodes(self.parameters.k), 1, Owner::Refresh, &[]);
     }
@@ -494,6 +515,8 @@ impl Overlay {
                 self.bootstrap_failures = 0;
                 // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
                 self.to_refresh = self.table.bucket_count() - 1;
+                self.neighbours_ms = NEIGHBOURS_REFRESH_MS;
+                self.neighbours_at = Some(now.after(NEIGHBOURS_REFRESH_MS));
                 (0..REFRESHES).for_each(|_| self.refresh_next(now));
             }
             Owner::Bootstrap => self.bootstrap_failed(now),
@@ -609,6 +632,54 @@ mod tests {
         assert!(asks(&mut overlay, Time::from_ms(59_000)).is_empty());
         overlay.candidate(contact(5), Time::from_ms(60_000));
         assert_eq!(asks(&mut overlay, Time::from_ms(60_000)).len(), 1);
+    }
+
+    /// Answers every ask of `overlay` with nothing, until `end`; whom it asked about its own id meanwhile.
+    fn asked_about_itself(overlay: &mut Overlay, now: &mut Time, end: Time) -> Vec<SocketAddr> {
+        let mut asked = Vec::new();
+        while overlay.next_deadline() <= end {
+            *now = overlay.next_deadline();
+            overlay.on_timeout(*now);
+            while let Some(ask) = overlay.poll_ask(*now) {
+                if let Ask::Find { lookup, contact, target, .. } = ask {
+                    overlay.named(lookup, contact, &[], |_| true, *now);
+                    if target == overlay.own().id {
+                        asked.push(contact.addr);
+                    }
+                }
+            }
+        }
+        asked
+    }
+
+    /// Three nodes that joined through the first at once never learned of each other (tests/connections.rs); of two
+    /// swarms that lost each other while their machines were restarted, neither did (found by the swarm).
+    #[test]
+    fn after_a_join_neighbours_are_asked_again_soon_and_an_island_asks_its_bootstraps() {
+        let mut overlay = overlay();
+        let mut now = Time::ZERO;
+        overlay.add_bootstrap(contact(2), now);
+        overlay.add_bootstrap(contact(3), now);
+        let asked = asked_about_itself(&mut overlay, &mut now, Time::from_ms(6_000));
+        assert_eq!(asked.len(), 2 * 3, "at once, after a second and after five");
+        let gone = contact(3);
+        overlay.dead(gone);
+        overlay.dead(gone);
+        assert_eq!(overlay.table().len(), 1);
+        let asked = asked_about_itself(&mut overlay, &mut now, Time::from_ms(120_000));
+        assert!(asked.contains(&gone.addr), "who was lost is found again");
+    }
+
+    #[test]
+    fn our_own_address_is_not_asked_under_another_id() {
+        let mut overlay = overlay();
+        overlay.alive(contact(2), Time::ZERO);
+        let lookup = overlay.start_lookup(Id::default(), Goal::Value, 1, Key::from_bits(0), &[]);
+        asks(&mut overlay, Time::ZERO);
+        let disguised = Contact { addr: contact(1).addr, ..contact(9) };
+        overlay.named(lookup, contact(2), &[disguised], |_| true, Time::ZERO);
+        assert!(asks(&mut overlay, Time::ZERO).is_empty());
+        assert_eq!(overlay.tallies().martians, 1);
     }
 
     #[test]

@@ -135,13 +135,10 @@ impl RoutingTable {
         self.buckets[bucket].looked_up_at = now;
     }
 
-    /// The bucket whose last lookup lies farthest back, if that is before `since`; for the last one, which holds our own
-    /// neighbours, before `neighbours_since`.
-    pub fn stale_bucket(&self, since: Time, neighbours_since: Time) -> Option<usize> {
-        let last = self.buckets.len() - 1;
-        let stale = |i: usize, at: Time| at < if i == last { neighbours_since } else { since };
+    /// The bucket whose last lookup lies farthest back, if that is before `since`.
+    pub fn stale_bucket(&self, since: Time) -> Option<usize> {
         let ages = self.buckets.iter().map(|b| b.looked_up_at).enumerate();
-        ages.filter(|&(i, at)| stale(i, at)).min_by_key(|&(_, at)| at).map(|(i, _)| i)
+        ages.filter(|&(_, at)| at < since).min_by_key(|&(_, at)| at).map(|(i, _)| i)
     }
 
     /// The id in bucket `index`'s range that `random` chooses.
@@ -286,6 +283,29 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_knows_all_corners_of_its_range() {
+        let mut table = filled(2_000);
+        let own = Id::default();
+        // A thousand close to each other, as one lookup hears of them, for an early bucket that has lost its own.
+        let emptied: Vec<Id> = table.entries().map(|e| e.contact.id).filter(|id| id.common_prefix(&own) == 0).collect();
+        for id in emptied.iter().chain(&emptied) {
+            table.failed(id);
+        }
+        let corner = (10_000..40_000).map(contact).filter(|c| c.id.0[0] >> 3 == 0b10101);
+        corner.take(1_000).for_each(|c| {
+            table.answered(c, Time::ZERO);
+        });
+        let inside = table.entries().filter(|e| e.contact.id.0[0] >> 3 == 0b10101).count();
+        assert!((1..=20usize.div_ceil(1 << BUCKET_PARTS_BITS)).contains(&inside), "{inside} of one corner");
+        let before = table.len();
+        let others = (50_000..60_000).map(contact).filter(|c| c.id.0[0] >> 7 == 1);
+        others.take(1_000).for_each(|c| {
+            table.answered(c, Time::ZERO);
+        });
+        assert!(table.len() > before + 10, "there is room for the other corners");
+    }
+
+    #[test]
     fn the_own_id_never_enters() {
         let mut table = filled(3);
         let own = Contact { id: Id::default(), ..contact(1) };
@@ -296,9 +316,9 @@ mod tests {
     #[test]
     fn only_a_stale_bucket_is_named_for_refresh() {
         let mut table = filled(200);
-        assert_eq!(table.stale_bucket(Time::ZERO, Time::ZERO), None);
+        assert_eq!(table.stale_bucket(Time::ZERO), None);
         table.looked_up(&Id([255; 32]), Time::from_ms(50));
-        assert_eq!(table.stale_bucket(Time::from_ms(10), Time::from_ms(10)), Some(1));
+        assert_eq!(table.stale_bucket(Time::from_ms(10)), Some(1));
     }
 
     proptest! {

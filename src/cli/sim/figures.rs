@@ -94,70 +94,101 @@ const CHURN: &str = "Churn: median session 10 min, Weibull 0.5";
 
 /// All networks. Smaller by `scale`.
 fn cells(scale: usize) -> Vec<Cell> {
-    let mut cells = Vec::new();
     let nodes = NODES / scale;
-    let mut add =
-        |table, row: String, x: f64, options: Options| cells.push(Cell { table, row, x, options, bytes: false });
-    for build in [Build::Drawn, Build::Joined] {
-        let name = if build == Build::Drawn { "tables drawn" } else { "joined one by one" };
-        // Joining 100,000 takes ten minutes and 5 GB: see `dayfly sim --nodes 100000 --joined`.
-        let sizes: &[usize] = if build == Build::Drawn {
-            &[100, 300, 1_000, 3_000, 10_000, 30_000, 100_000]
-        } else {
-            &[100, 300, 1_000, 3_000, 10_000]
-        };
-        for size in sizes.iter().map(|size| (size / scale).max(50)) {
-            let lookups = LOOKUPS.min(10 * size);
-            add(SIZES, name.into(), size as f64, Options { build, ..Options::new(size, lookups, 1) });
-        }
-    }
-    let plain = |nodes| Options { watch: false, ..Options::new(nodes, LOOKUPS, 1) };
-    for (name, ids, paths, tries) in [
+    [sizes(scale), liars(nodes), dead(nodes), wrong_values(nodes), through(nodes), churn(nodes), latency(nodes)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// A network in which keys are not looked up before they are put.
+fn plain(nodes: usize) -> Options {
+    Options { watch: false, ..Options::new(nodes, LOOKUPS, 1) }
+}
+
+fn cell(table: &'static str, row: &str, x: f64, options: Options) -> Cell {
+    Cell { table, row: row.into(), x, options, bytes: false }
+}
+
+fn sizes(scale: usize) -> Vec<Cell> {
+    let drawn = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000].map(|size| ("tables drawn", Build::Drawn, size));
+    // Joining 100,000 takes ten minutes and 5 GB: see `dayfly sim --nodes 100000 --joined`.
+    let joined = [100, 300, 1_000, 3_000, 10_000].map(|size| ("joined one by one", Build::Joined, size));
+    let all = drawn.into_iter().chain(joined);
+    all.map(|(row, build, size)| {
+        let size = (size / scale).max(50);
+        cell(SIZES, row, size as f64, Options { build, ..Options::new(size, LOOKUPS.min(10 * size), 1) })
+    })
+    .collect()
+}
+
+fn liars(nodes: usize) -> Vec<Cell> {
+    let rows = [
         ("bound ids, 8 paths", Ids::Bound, 8, 3),
         ("bound ids, as shipped", Ids::Bound, 1, 3),
         ("minted ids, 8 paths", Ids::Minted, 8, 3),
         ("minted ids, as shipped", Ids::Minted, 1, 3),
         ("minted ids, single path, one try", Ids::Minted, 1, 1),
-    ] {
-        for liars in [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6] {
-            let mut options = Options { liars, placed: true, ..plain(nodes) };
-            options.settings.ids = ids;
-            options.settings.kademlia.paths = paths;
-            options.settings.tries = tries;
-            add(LIARS, name.into(), 100.0 * liars, options);
-        }
-    }
-    for dead in [0.0, 0.2, 0.4, 0.6, 0.7, 0.8] {
-        add(DEAD, "placed".into(), 100.0 * dead, Options { dead, placed: true, ..plain(nodes) });
-        add(DEAD, "put through the network".into(), 100.0 * dead, Options { dead, ..plain(nodes) });
-    }
-    for (replication, quorum) in [(3, 1), (3, 2), (3, 3), (5, 1), (5, 2), (5, 3)] {
+    ];
+    let at = |row: &str, ids, paths, tries, liars: f64| {
+        let mut options = Options { liars, placed: true, ..plain(nodes) };
+        options.settings.ids = ids;
+        options.settings.kademlia.paths = paths;
+        options.settings.tries = tries;
+        cell(LIARS, row, 100.0 * liars, options)
+    };
+    let shares = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6];
+    let row = |(row, ids, paths, tries)| shares.map(|share| at(row, ids, paths, tries, share));
+    rows.into_iter().flat_map(row).collect()
+}
+
+fn dead(nodes: usize) -> Vec<Cell> {
+    let both = |dead: f64| {
+        [("placed", true), ("put through the network", false)]
+            .map(|(row, placed)| cell(DEAD, row, 100.0 * dead, Options { dead, placed, ..plain(nodes) }))
+    };
+    [0.0, 0.2, 0.4, 0.6, 0.7, 0.8].into_iter().flat_map(both).collect()
+}
+
+fn wrong_values(nodes: usize) -> Vec<Cell> {
+    let at = |(replication, quorum)| {
         let mut options = Options { liars: 0.2, lie: Lie::WrongValue, certified: false, replication, ..plain(nodes) };
         options.settings.replication = replication;
         options.settings.quorum = quorum;
-        add(QUORUM, format!("replication {replication}"), quorum as f64, options);
-    }
-    for (row, ids, liars) in [
-        ("bound ids, 8 paths", Ids::Bound, 0.2),
-        ("bound ids, 8 paths", Ids::Bound, 0.5),
-        ("minted ids, 8 paths", Ids::Minted, 0.2),
-    ] {
+        cell(QUORUM, &format!("replication {replication}"), quorum as f64, options)
+    };
+    [(3, 1), (3, 2), (3, 3), (5, 1), (5, 2), (5, 3)].into_iter().map(at).collect()
+}
+
+fn through(nodes: usize) -> Vec<Cell> {
+    let at = |(row, ids, liars)| {
         let mut options = Options { liars, ..plain(nodes) };
         options.settings.ids = ids;
         options.settings.kademlia.paths = 8;
-        add(THROUGH, row.into(), 100.0 * liars, options);
-    }
-    let churn = Some(Churn { median_ms: 600_000.0, shape: 0.5, warmup_ms: 1_200_000 });
-    add(CHURN, "20 min of it, then measured".into(), 0.0, Options { churn, ..plain(nodes / 10) });
-    for delays in [Delays::WideArea, Delays::Median(PLANETLAB_MS)] {
-        let options = Options { dead: 0.2, delays, ..plain(nodes) };
-        let median = delays.quantile(0.5);
-        let cell =
-            |bytes, row: &str| Cell { table: LATENCY, row: row.into(), x: median, options: options.clone(), bytes };
-        cells.push(cell(false, "messages"));
-        cells.push(cell(true, "bytes, with TCP's round trips"));
-    }
-    cells
+        cell(THROUGH, row, 100.0 * liars, options)
+    };
+    let (bound, minted) = ("bound ids, 8 paths", "minted ids, 8 paths");
+    [(bound, Ids::Bound, 0.2), (bound, Ids::Bound, 0.5), (minted, Ids::Minted, 0.2)].into_iter().map(at).collect()
+}
+
+/// At a fresh start everybody is young, and the young leave first: a fifth are gone after the first minute.
+fn churn(nodes: usize) -> Vec<Cell> {
+    let rows = [("after 20 min of it", 1_200_000, nodes / 10), ("after its first minute", 60_000, nodes)];
+    let at = |(row, warmup_ms, nodes)| {
+        let churn = Some(Churn { median_ms: 600_000.0, shape: 0.5, warmup_ms });
+        cell(CHURN, row, 0.0, Options { churn, ..plain(nodes) })
+    };
+    rows.into_iter().map(at).collect()
+}
+
+fn latency(nodes: usize) -> Vec<Cell> {
+    let both = |delays: Delays| {
+        [("messages", false), ("bytes, with TCP's round trips", true)].map(|(row, bytes)| Cell {
+            bytes,
+            ..cell(LATENCY, row, delays.quantile(0.5), Options { dead: 0.2, delays, ..plain(nodes) })
+        })
+    };
+    [Delays::WideArea, Delays::Median(PLANETLAB_MS)].into_iter().flat_map(both).collect()
 }
 
 /// Hops to the closest node that a table of buckets of `k` should give among `nodes`: each hop's best of k contacts is
@@ -178,13 +209,21 @@ const PLOTS: &[(&str, &Axes, &str, Value)] = &[
             y: "found, %",
             log_x: false,
             y_max: 100.0,
+            grows: false,
         },
         LIARS,
         |report| 100.0 * report.found_share(),
     ),
     (
         "liars-time.svg",
-        &Axes { title: "Time to find, median, by liars", x: "liars, %", y: "ms", log_x: false, y_max: 2_000.0 },
+        &Axes {
+            title: "Time to find, median, by liars",
+            x: "liars, %",
+            y: "ms",
+            log_x: false,
+            y_max: 2_500.0,
+            grows: true,
+        },
         LIARS,
         |report| report.found_ms.quantile(0.5) as f64,
     ),
@@ -196,31 +235,60 @@ const PLOTS: &[(&str, &Axes, &str, Value)] = &[
             y: "found, %",
             log_x: false,
             y_max: 100.0,
+            grows: false,
         },
         DEAD,
         |report| 100.0 * report.found_share(),
     ),
     (
         "dead-time.svg",
-        &Axes { title: "Time to find, median, by dead contacts", x: "dead, %", y: "ms", log_x: false, y_max: 2_500.0 },
+        &Axes {
+            title: "Time to find, median, by dead contacts",
+            x: "dead, %",
+            y: "ms",
+            log_x: false,
+            y_max: 2_500.0,
+            grows: true,
+        },
         DEAD,
         |report| report.found_ms.quantile(0.5) as f64,
     ),
     (
         "size.svg",
-        &Axes { title: "Values found, by network size", x: "nodes", y: "found, %", log_x: true, y_max: 100.0 },
+        &Axes {
+            title: "Values found, by network size",
+            x: "nodes",
+            y: "found, %",
+            log_x: true,
+            y_max: 100.0,
+            grows: false,
+        },
         SIZES,
         |report| 100.0 * report.found_share(),
     ),
     (
         "size-time.svg",
-        &Axes { title: "Time to find, median, by network size", x: "nodes", y: "ms", log_x: true, y_max: 600.0 },
+        &Axes {
+            title: "Time to find, median, by network size",
+            x: "nodes",
+            y: "ms",
+            log_x: true,
+            y_max: 600.0,
+            grows: true,
+        },
         SIZES,
         |report| report.found_ms.quantile(0.5) as f64,
     ),
     (
         "hops.svg",
-        &Axes { title: "Hops to the closest node, by network size", x: "nodes", y: "hops", log_x: true, y_max: 4.0 },
+        &Axes {
+            title: "Hops to the closest node, by network size",
+            x: "nodes",
+            y: "hops",
+            log_x: true,
+            y_max: 4.0,
+            grows: true,
+        },
         SIZES,
         |report| report.hops.mean(),
     ),
@@ -256,7 +324,7 @@ fn tables(done: &[Done]) -> String {
             SIZES => "nodes",
             QUORUM => "quorum",
             LATENCY => "median round trip, ms",
-            CHURN => "-",
+            CHURN => "",
             _ => "share, %",
         };
         // Writing to a String can't fail.

@@ -19,6 +19,8 @@ pub(super) struct Axes {
     pub log_x: bool,
     /// Where the y axis ends; from 0.
     pub y_max: f64,
+    /// The curves rise, so the legend stands above them.
+    pub grows: bool,
 }
 
 const SIZE: (u32, u32) = (640, 400);
@@ -69,7 +71,7 @@ fn draw(text: &mut String, axes: &Axes, series: &[Series]) -> Result<(), Box<dyn
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
+        .position(if axes.grows { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::LowerLeft })
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .draw()?;
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_plot_has_its_words_and_its_curves() {
-        let axes = Axes { title: "Found", x: "liars", y: "percent", log_x: true, y_max: 100.0 };
+        let axes = Axes { title: "Found", x: "liars", y: "percent", log_x: true, y_max: 100.0, grows: false };
         let curve = Series { name: "eight paths".into(), points: vec![(10.0, 99.0), (1_000.0, 42.0)] };
         let svg = svg(&axes, &[curve]).unwrap();
         for word in ["<svg", "Found", "liars", "percent", "eight paths", "polyline"] {
