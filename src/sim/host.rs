@@ -42,9 +42,8 @@ pub struct Body {
 }
 
 impl Host {
-    /// The living host with this number, in a network (/24) of its own.
-    pub fn new(number: usize, settings: Settings, seed: u64, now: Time) -> Host {
-        let addr = address_of(number);
+    /// A living host at this address.
+    pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Host {
         let body = Body { node: Node::new(addr, settings, seed, now), store: Store::new(StoreLimits::default()) };
         Host {
             contact: contact_at(addr),
@@ -62,9 +61,15 @@ impl Host {
     }
 }
 
-/// The address of a host: its number is its network (/24).
+/// The address of a host that is alone in its network (/24): its number is that network.
 pub fn address_of(number: usize) -> SocketAddr {
     let ip = (FIRST_OCTET << 24) + ((number as u32) << 8) + 1;
+    (Ipv4Addr::from(ip), PORT).into()
+}
+
+/// The address of the `member`th (0 to 250) other host in the network (/24) of host `number`.
+pub fn neighbour_of(number: usize, member: u8) -> SocketAddr {
+    let ip = (FIRST_OCTET << 24) + ((number as u32) << 8) + 2 + u32::from(member.min(250));
     (Ipv4Addr::from(ip), PORT).into()
 }
 

@@ -20,8 +20,9 @@ pub struct Liars {
     lie: Lie,
     /// Whether their ids are their addresses' or as they like.
     ids: Ids,
+    /// By their places in `contacts`.
     ring: Ring,
-    hosts: Vec<u32>,
+    contacts: Vec<Contact>,
     random: fastrand::Rng,
     named: Vec<Contact>,
 }
@@ -30,11 +31,10 @@ pub struct Liars {
 pub const WRONG_VALUE: &[u8] = b"a lie";
 
 impl Liars {
-    /// The liars `hosts`, with their ids.
-    pub fn new(lie: Lie, ids: Ids, hosts: Vec<(Id, u32)>, seed: u64) -> Liars {
-        let numbers = hosts.iter().map(|(_, host)| *host).collect();
-        let random = fastrand::Rng::with_seed(seed);
-        Liars { lie, ids, ring: Ring::new(hosts.into_iter()), hosts: numbers, random, named: Vec::new() }
+    /// The liars that listen as `contacts`.
+    pub fn new(lie: Lie, ids: Ids, contacts: Vec<Contact>, seed: u64) -> Liars {
+        let ring = Ring::new(contacts.iter().zip(0..).map(|(contact, place)| (contact.id, place)));
+        Liars { lie, ids, ring, contacts, random: fastrand::Rng::with_seed(seed), named: Vec::new() }
     }
 
     /// What a liar answers; `None` for nothing.
@@ -58,13 +58,13 @@ impl Liars {
         match (self.lie, self.ids) {
             (Lie::Collude | Lie::WrongValue | Lie::Silent, Ids::Bound) => {
                 let nearest = self.ring.closest(key, K, |_| true);
-                self.named.extend(nearest.into_iter().map(|host| contact_at(address_of(host as usize))));
+                self.named.extend(nearest.into_iter().map(|place| self.contacts[place as usize]));
             }
             (Lie::Collude | Lie::WrongValue | Lie::Silent, Ids::Minted) => {
                 for _ in 0..K {
-                    let host = self.hosts[self.random.usize(..self.hosts.len())];
+                    let addr = self.contacts[self.random.usize(..self.contacts.len())].addr;
                     let id = self.next_to(key);
-                    self.named.push(Contact { id, addr: address_of(host as usize) });
+                    self.named.push(Contact { id, addr });
                 }
             }
             (Lie::Endless, _) => {

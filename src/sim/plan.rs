@@ -3,10 +3,8 @@
 
 use crate::contact::Contact;
 use crate::dialect::sealed::job::Outcome;
-use crate::dialect::sealed::node_id;
 use crate::id::Id;
 use crate::limits::{JOB_MS, REPLICATION};
-use crate::sim::host::address_of;
 use crate::sim::options::{Build, Churn, Options};
 use crate::sim::report::Report;
 use crate::sim::schedule::Schedule;
@@ -274,7 +272,7 @@ impl Run {
         }
         let (op, mut heard) = (watch.op, watch.answered);
         heard.retain(|host| self.world.hosts[*host as usize].is_honest());
-        heard.sort_unstable_by_key(|host| node_id(address_of(*host as usize)).distance(&watch.target));
+        heard.sort_unstable_by_key(|host| self.world.hosts[*host as usize].contact.id.distance(&watch.target));
         heard.truncate(self.world.options.replication.max(REPLICATION));
         self.ops[op].heard = heard;
     }

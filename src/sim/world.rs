@@ -1,6 +1,7 @@
 //! The message level: real nodes, real stores, and messages that take their time, get lost, or come from liars. Holds
 //! every host and the schedule; never looks into a node but through what any caller can see.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::id::Id;
 use crate::kad::requests::RequestId;
 use crate::limits::LIFETIME_MAX_MS;
 use crate::sim::check::{Canary, Checks};
-use crate::sim::host::{Body, Host, number_of};
+use crate::sim::host::{Body, Host, address_of, number_of};
 use crate::sim::liar::Liars;
 use crate::sim::options::Options;
 use crate::sim::ring::Ring;
@@ -66,6 +67,8 @@ pub struct World {
     pub options: Options,
     /// Everybody who ever lived.
     pub hosts: Vec<Host>,
+    /// Hosts that are not alone in their networks, by address.
+    crowded: BTreeMap<SocketAddr, u32>,
     /// The living.
     pub ring: Ring,
     /// Every choice that is the world's own.
@@ -90,6 +93,7 @@ impl World {
             checks: options.checked.then(Checks::default),
             options,
             hosts: Vec::new(),
+            crowded: BTreeMap::new(),
             ring: Ring::default(),
             now: Time::ZERO,
             schedule: Schedule::default(),
@@ -151,8 +155,16 @@ impl World {
 
     /// Adds a living host that knows nobody; returns its number.
     pub fn add_host(&mut self) -> usize {
+        self.add_host_at(address_of(self.hosts.len()))
+    }
+
+    /// The same at this address, which nobody has.
+    pub fn add_host_at(&mut self, addr: SocketAddr) -> usize {
         let number = self.hosts.len();
-        let host = Host::new(number, self.options.settings, self.random.u64(..), self.now);
+        let host = Host::new(addr, self.options.settings, self.random.u64(..), self.now);
+        if number_of(addr) != Some(number) {
+            self.crowded.insert(addr, number as u32);
+        }
         self.ring.insert(host.contact.id, number as u32);
         self.hosts.push(host);
         number
@@ -161,7 +173,7 @@ impl World {
     /// Adds `count` living hosts that know nobody.
     pub fn add_hosts(&mut self, count: usize) {
         for number in self.hosts.len()..self.hosts.len() + count {
-            self.hosts.push(Host::new(number, self.options.settings, self.random.u64(..), self.now));
+            self.hosts.push(Host::new(address_of(number), self.options.settings, self.random.u64(..), self.now));
         }
         let living = self.hosts.iter().enumerate().filter(|(_, host)| host.body.is_some());
         self.ring = Ring::new(living.map(|(number, host)| (host.contact.id, number as u32)));
@@ -198,7 +210,7 @@ impl World {
         for (number, host) in self.hosts.iter_mut().enumerate() {
             host.lies = host.body.is_some() && which(number);
             if host.lies {
-                liars.push((host.contact.id, number as u32));
+                liars.push(host.contact);
             }
         }
         let seed = self.random.u64(..);
@@ -271,6 +283,12 @@ impl World {
         self.settle(host as u32);
     }
 
+    /// `from` asks `to` about `key` without any lookup of its own, as an attacker does who wants to be noticed.
+    pub fn pester(&mut self, from: usize, to: usize, key: Id) {
+        let (from, to, id) = (from as u32, to as u32, Key::from_bits(u64::MAX));
+        self.send(from, to, Event::Request { from, to, id, message: Request::FindNode(key), is_ephemeral: false });
+    }
+
     /// Watches the lookup of `target` that `host` is about to begin.
     pub fn watch(&mut self, host: usize, op: usize, target: Id) {
         let closest = self.closest_honest(&target, 2);
@@ -337,7 +355,8 @@ impl World {
         if let Some(watch) = &mut host.watch {
             match &reply {
                 Reply::Nodes(nodes) => {
-                    let named = nodes.iter().filter_map(|contact| number_of(contact.addr)).map(|host| host as u32);
+                    let crowded = &self.crowded;
+                    let named = nodes.iter().filter_map(|contact| host_at(crowded, contact.addr));
                     watch.answers(from, named, now);
                 }
                 Reply::Value(_) => watch.answers(from, [].into_iter(), now),
@@ -418,7 +437,7 @@ impl World {
     }
 
     fn ask(&mut self, from: u32, id: RequestId, to: SocketAddr, message: Request, via: Via) {
-        let Some(to) = number_of(to).filter(|to| *to < self.hosts.len()).map(|to| to as u32) else {
+        let Some(to) = host_at(&self.crowded, to).filter(|to| (*to as usize) < self.hosts.len()) else {
             return;
         };
         if let Some(watch) = &mut self.hosts[from as usize].watch {
@@ -451,6 +470,11 @@ impl World {
         let delay = self.options.delays.one_way_ms(self.options.seed, from as usize, to as usize);
         self.schedule.add(self.now.after(delay.max(1)), event);
     }
+}
+
+/// Who is at this address, if anybody ever was.
+fn host_at(crowded: &BTreeMap<SocketAddr, u32>, addr: SocketAddr) -> Option<u32> {
+    crowded.get(&addr).copied().or_else(|| number_of(addr).map(|number| number as u32))
 }
 
 fn reply_of(answer: &Message<'_>, mut list: Vec<Contact>) -> Option<Reply> {
