@@ -235,3 +235,27 @@ fn a_bootstrap_given_by_name_is_resolved_off_the_loop() {
     let second = Node::start(&["--bootstrap", &name]);
     eventually("the name leads to the node", || second.counter("contacts") == 1);
 }
+
+#[test]
+#[cfg(feature = "sim")]
+fn a_simulation_tells_what_came_of_it_and_does_so_again() {
+    let run = ["sim", "--nodes", "200", "--lookups", "40", "--seed", "5", "--liars", "10", "--json"];
+    let first: serde_json::Value = serde_json::from_str(&stdout(&dayfly(&run))).unwrap();
+    let again: serde_json::Value = serde_json::from_str(&stdout(&dayfly(&run))).unwrap();
+    assert_eq!(first["trace"], again["trace"]);
+    assert_eq!((&first["gets"], &first["nodes"], &first["seed"]), (&40.into(), &200.into(), &5.into()));
+    assert!(first["found_share"].as_f64().unwrap() > 0.7, "{first}");
+    let table = stdout(&dayfly(&["sim", "--nodes", "100", "--lookups", "20", "--bytes", "--dead", "20"]));
+    assert!(table.contains("values looked for") && table.contains("found 20 (100.00 %)"), "{table}");
+    fails(&["sim", "--lie", "white"], 64, "--lie takes one of collude, wrong-value");
+    fails(&["sim", "--liars", "100"], 64, "leave nobody");
+    fails(&["sim", "--nodes", "1"], 64, "--nodes takes a number from 2");
+    fails(&["sim", "now"], 64, "'sim' takes no 'now'");
+    fails(&["sim", "--figures", "/proc/nowhere", "--scale", "1000"], 71, "can't make /proc/nowhere");
+}
+
+#[test]
+#[cfg(not(feature = "sim"))]
+fn a_build_without_the_simulator_says_so() {
+    fails(&["sim"], 64, "takes the cargo feature 'sim'");
+}

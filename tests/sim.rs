@@ -41,10 +41,25 @@ fn drawn(seed: u64) -> Options {
 
 #[test]
 fn whatever_a_seed_draws_nothing_forbidden_happens() {
-    for seed in 0..24 {
+    let only = std::env::var("SIM_SEED").ok().map(|seed| seed.parse().expect("SIM_SEED is a number"));
+    for seed in only.map_or(0..24, |seed| seed..seed + 1) {
         let options = drawn(seed);
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(&options)));
-        let report = outcome.unwrap_or_else(|_| panic!("seed {seed} fails (see above): {options:?}"));
+        let mut world = None;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let run = world.insert(plan::Run::new(options.clone()));
+            run.build(&mut |_| {});
+            run.spoil();
+            run.live(&mut |_| {});
+        }));
+        let run = world.take().expect("a world was made");
+        let step = run.world.messages();
+        outcome.unwrap_or_else(|_| {
+            panic!(
+                "seed {seed} fails after {step} messages (see above): {options:?}\nreplay: SIM_SEED={seed} cargo test \
+                 --features sim --test sim whatever"
+            )
+        });
+        let report = run.finish();
         // A job on a host that dies is not told of.
         assert!(report.unfinished == 0 || options.churn.is_some(), "seed {seed}: {} jobs never end", report.unfinished);
         if options.liars == 0.0 || options.lie != Lie::WrongValue {
@@ -116,6 +131,38 @@ fn of_made_up_values_the_nodes_nearest_to_the_key_decide() {
     let lie = Lie::WrongValue;
     let report = run(&Options { lie, liars: 0.2, certified: false, ..Options::new(1_000, 300, 10) });
     assert!(report.found >= 240, "{} of 300 found, {} fooled", report.found, report.fooled);
+}
+
+#[test]
+fn nodes_that_can_only_dial_out_are_served_and_never_listed() {
+    let mut run = plan::Run::new(Options { build: Build::Joined, ..Options::new(100, 0, 11) });
+    run.build(&mut |_| {});
+    let mut world = run.world;
+    for n in 0..20 {
+        let hidden = world.add_host();
+        world.hosts[hidden].behind_nat = true;
+        world.join(hidden, n);
+    }
+    world.run_until(world.now().after(60_000));
+    for hidden in 100..120 {
+        world.put(hidden, hidden, key(hidden), b"from behind");
+    }
+    world.run_until(world.now().after(5_000));
+    world.take_done();
+    for hidden in 100..120 {
+        world.get(hidden, hidden, key(100 + (hidden + 7) % 20));
+    }
+    world.run_until(world.now().after(4_500));
+    let found = world.take_done().iter().filter(|done| matches!(done.outcome, Outcome::Found(_))).count();
+    assert_eq!(found, 20);
+    let hidden: Vec<_> = world.hosts[100..].iter().map(|host| host.contact.addr).collect();
+    for host in &world.hosts {
+        let table = host.body.as_ref().unwrap().node.overlay().table();
+        assert!(
+            table.entries().all(|entry| !hidden.contains(&entry.contact.addr)),
+            "one that can't be dialled is listed"
+        );
+    }
 }
 
 /// Machines of both levels: the same addresses, and so the same ids.

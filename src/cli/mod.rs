@@ -105,6 +105,7 @@ fn dispatch(words: &[String]) -> Outcome {
         Some(first) if first.starts_with('-') => node::run(words),
         Some(first) => match COMMANDS.iter().find(|command| command.name == first) {
             Some(command) => (command.run)(&words[1..]),
+            None if first == "sim" => Err(Stop::usage("this build has no simulator: it takes the cargo feature 'sim'")),
             None => Err(Stop::usage(format_args!("unknown command '{first}'"))),
         },
     }

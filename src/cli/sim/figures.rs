@@ -40,12 +40,13 @@ struct Done {
 
 /// Simulates all networks and writes `figures.md` and the plots into `folder`.
 pub(super) fn write_all(folder: &str, jobs: usize, scale: usize) -> Outcome {
+    // Before the work, so that it is not done in vain.
+    std::fs::create_dir_all(folder).map_err(|e| Stop::new(exit::SYSTEM, format!("can't make {folder}: {e}")))?;
     let done = simulate(cells(scale), jobs);
     let write = |name: &str, text: &str| {
         let path = format!("{folder}/{name}");
         std::fs::write(&path, text).map_err(|e| Stop::new(exit::SYSTEM, format!("can't write {path}: {e}")))
     };
-    std::fs::create_dir_all(folder).map_err(|e| Stop::new(exit::SYSTEM, format!("can't make {folder}: {e}")))?;
     write("figures.md", &tables(&done))?;
     for (name, axes, table, value) in PLOTS {
         write(name, &svg(axes, &curves(&done, table, *value))?)?;

@@ -72,7 +72,7 @@ fn flags() -> Flags {
     flags.optopt("", "paths", &format!("disjoint paths of a first lookup (default {PATHS})"), "N");
     flags.optopt("", "tries", &format!("lookups that a GET may take (default {GET_TRIES})"), "N");
     flags.optopt("", "alpha", &format!("requests that a lookup keeps in flight (default {ALPHA})"), "N");
-    flags.optopt("", "bucket", &format!("contacts per bucket and answer: k (default {K})"), "N");
+    flags.optopt("k", "", &format!("contacts per bucket and answer (default {K})"), "N");
     flags.optopt("", "replication", &format!("holders of a value (default {REPLICATION})"), "N");
     flags.optopt("", "quorum", "holders that must agree on a value that its key does not certify (default 1)", "N");
     flags.optopt("", "liars", "share of hosts that lie, in percent (default 0)", "PERCENT");
@@ -114,7 +114,7 @@ fn options(matches: &Matches) -> Result<Options, Stop> {
     }
     let settings = &mut options.settings;
     settings.kademlia.paths = number(matches, "paths", PATHS, 1, PATHS_MAX)?;
-    settings.kademlia.k = number(matches, "bucket", K, 1, K_MAX)?;
+    settings.kademlia.k = number(matches, "k", K, 1, K_MAX)?;
     settings.kademlia.alpha = number(matches, "alpha", ALPHA, 1, ALPHA_MAX)?;
     settings.tries = number(matches, "tries", GET_TRIES, 1, GET_TRIES)?;
     settings.quorum = number(matches, "quorum", 1, 1, REPLICATION_MAX)?;
