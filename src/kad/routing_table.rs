@@ -117,7 +117,7 @@ impl RoutingTable {
             }
             let entries = self.buckets[range].iter().flat_map(|b| b.entries());
             out.extend(entries.filter(|e| admit(e)).map(|e| e.contact));
-            out[from..].sort_unstable_by_key(|c| c.id.distance(target));
+            out[from..].sort_unstable_by(|a, b| target.compare(&a.id, &b.id));
             out.truncate(end);
         }
     }

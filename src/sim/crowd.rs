@@ -71,15 +71,7 @@ impl Crowd {
     fn exchange(&mut self, op: usize, options: &Options, puts: bool) {
         let value = Id::hash_of(&[b"value", &options.seed.to_be_bytes(), &op.to_be_bytes()]).0.to_vec();
         let key = Id::hash_of(&[&value]);
-        let machines = self.swarm.machines.len();
-        let mut any = || self.swarm.random.usize(..machines);
-        let mut machine = any();
-        for _ in 0..1_000 {
-            if self.swarm.machines[machine].engine.is_some() {
-                break;
-            }
-            machine = self.swarm.random.usize(..machines);
-        }
+        let machine = self.any_living();
         let client = self.swarm.connect(machine);
         let mut frame = Vec::new();
         let replication = options.replication as u8;
@@ -94,6 +86,13 @@ impl Crowd {
         self.report.puts += puts_now;
         self.report.gets += gets_now;
         self.wait(STAGE_MS / options.lookups.max(1) as u64);
+    }
+
+    /// A machine that is up, chosen at random; some other if hardly any is.
+    fn any_living(&mut self) -> usize {
+        let machines = self.swarm.machines.len();
+        let mut tries = (0..1_000).map(|_| self.swarm.random.usize(..machines));
+        tries.find(|machine| self.swarm.machines[*machine].engine.is_some()).unwrap_or(0)
     }
 
     /// Lets time pass and takes in the answers that come.

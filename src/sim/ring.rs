@@ -78,7 +78,7 @@ impl Ring {
         loop {
             let mut found: Vec<(Id, u32)> = self.sharing(key, bits).iter().filter(|h| admit(h.1)).copied().collect();
             if found.len() >= n || bits == 0 {
-                found.sort_unstable_by_key(|(id, _)| id.distance(key));
+                found.sort_unstable_by(|(a, _), (b, _)| key.compare(a, b));
                 found.truncate(n);
                 return found.into_iter().map(|(_, host)| host).collect();
             }
