@@ -26,8 +26,8 @@ pub const LOOKUP_BUDGET_ALL_PATHS: usize = 240;
 pub const PATH_HORIZON: usize = 4;
 /// Lookups that a GET may take; those after the first use [`PATHS_ON_RETRY`] and ask nobody again.
 pub const GET_TRIES: usize = 3;
-/// Time that must be left of a GET for another lookup.
-pub const GET_TRY_MS: u64 = 500;
+/// Time that a lookup of a job must have at least to be worth its requests.
+pub const LOOKUP_LEAST_MS: u64 = 500;
 /// A PUT looks for this many more living nodes than are to hold the value, so that the closest are among them.
 pub const SPARE_HOLDERS: usize = 5;
 /// A PUT that has not found its holders by then takes the closest it knows to be alive.
@@ -58,6 +58,9 @@ pub const NEIGHBOURS_REFRESH_MS: u64 = 1_000;
 pub const NEIGHBOURS_REFRESH_FACTOR: u64 = 4;
 /// The longest pause: neighbours decide who holds a value, so newcomers among them must be known soon.
 pub const NEIGHBOURS_REFRESH_MAX_MS: u64 = 30_000;
+/// One in so many of these asks a bootstrap too, though the table is not small: two networks that lost each other find
+/// together again within minutes.
+pub const ISLAND_ODDS: u32 = 10;
 /// Buckets that are refreshed at once after a join: more would open dozens of connections in a moment.
 pub const REFRESHES: usize = 3;
 /// How often the overlay looks for stale buckets and silent contacts.
@@ -98,10 +101,10 @@ pub const DIAL_TIMEOUT_MS: u64 = 3_000;
 pub const JOB_MS: u64 = 4_000;
 /// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
 pub const JOB_MARGIN_MS: u64 = 200;
-/// Jobs of one node at once; each holds at most one value.
+/// Jobs of one node at once. A PUT holds one value; what GETs hold together is bounded by [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
-/// Different values of one key that a GET compares.
-pub const TALLY: usize = 8;
+/// Values that all GETs in progress compare, in bytes; those beyond it don't count.
+pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
 
 // ---- The sealed dialect and its API ----
 
@@ -235,7 +238,7 @@ const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);
 const _: () = assert!(SHORT_TIMEOUT_MIN_MS < LONG_TIMEOUT_MS && LONG_TIMEOUT_MS < DIAL_TIMEOUT_MS);
 const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS);
 const _: () = assert!(LOOKUP_BUDGET >= 2 * K && LOOKUP_BUDGET_ALL_PATHS >= PATHS_MAX * PATH_HORIZON);
-const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16);
+const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_BYTES >= VALUE_MAX);
 const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);
 const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);
 const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS);

@@ -77,7 +77,9 @@ fn every_canary_is_caught() {
         (Canary::AsksForEver, "beyond its budget"),
     ];
     for (canary, complaint) in rows {
-        let options = Options { checked: true, canary, ..Options::new(100, 20, 1) };
+        // Late enough that only who serves what is past its time has anything to serve.
+        let pause_ms = if canary == Canary::ServesStale { 15_000 } else { 5_000 };
+        let options = Options { checked: true, canary, pause_ms, ..Options::new(1_500, 20, 1) };
         let caught = catch_unwind(AssertUnwindSafe(|| run(&options))).expect_err("the canary is caught");
         let why = caught.downcast_ref::<String>().cloned().unwrap_or_default();
         assert!(why.contains(complaint), "{canary:?} was caught as something else: {why}");
@@ -131,6 +133,14 @@ fn of_made_up_values_the_nodes_nearest_to_the_key_decide() {
     let lie = Lie::WrongValue;
     let report = run(&Options { lie, liars: 0.2, certified: false, ..Options::new(1_000, 300, 10) });
     assert!(report.found >= 240, "{} of 300 found, {} fooled", report.found, report.fooled);
+    // Of a key that nobody holds, one liar among the three nearest is enough: that needs a quorum.
+    let few = Options { lie, liars: 0.02, certified: false, ..Options::new(1_000, 300, 10) };
+    let report = run(&few);
+    assert!(report.invented <= 36, "{} of 300 made up by a fiftieth", report.invented);
+    let mut agreed = Options { liars: 0.1, ..few };
+    agreed.settings.quorum = 2;
+    let report = run(&agreed);
+    assert!(report.invented <= 30, "{} of 300 made up by two of a tenth", report.invented);
 }
 
 #[test]

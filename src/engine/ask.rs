@@ -109,6 +109,12 @@ impl Engine {
         has_room || self.evict_oldest_silent(now) || self.close_oldest_link(now)
     }
 
+    /// Closes the connection to a node that was idle longest, if there are more than the places kept for them; whether it
+    /// did.
+    pub(super) fn close_spare_link(&mut self, now: Time) -> bool {
+        self.links() > self.places_for_links() && self.close_oldest_link(now)
+    }
+
     /// Closes the connection to a node that was idle longest; whether there was one.
     fn close_oldest_link(&mut self, now: Time) -> bool {
         let idle = |id: &&Key| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && conn.inbox.is_empty());

@@ -246,6 +246,16 @@ impl Engine {
         self.conns.len() - self.closed.len()
     }
 
+    /// Places that are for those we dial, or clients that stay would cut us off from the network.
+    fn places_for_links(&self) -> usize {
+        (self.settings.max_connections / DIALLED_SHARE).min(NODE_CONNECTIONS)
+    }
+
+    fn has_room_for_inbound(&self) -> bool {
+        let kept_free = self.places_for_links().saturating_sub(self.links());
+        self.open_connections() + kept_free < self.settings.max_connections
+    }
+
     /// Connections that carry requests of ours.
     pub fn links(&self) -> usize {
         self.pool.links().len()
@@ -269,9 +279,7 @@ impl Engine {
             self.guard.fault(counter, peer, now);
             return None;
         }
-        // Some places are for those we dial, or clients that stay would cut us off from the network.
-        let kept_free = (self.settings.max_connections / DIALLED_SHARE).min(NODE_CONNECTIONS);
-        if self.open_connections() + kept_free >= self.settings.max_connections && !self.evict_oldest_silent(now) {
+        if !self.has_room_for_inbound() && !self.evict_oldest_silent(now) && !self.close_spare_link(now) {
             self.guard.left(peer.ip());
             self.guard.fault(Counter::TooManyConnections, peer, now);
             return None;

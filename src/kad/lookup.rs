@@ -25,6 +25,8 @@ enum State {
     Slow,
     Answered,
     Failed,
+    /// Could not be asked just now: it has had no say.
+    PassedOver,
 }
 
 /// A set of paths, a bit each.
@@ -130,7 +132,8 @@ impl Lookup {
 
     /// Whether the `n` nearest candidates have answered, but for those that are slow or failed.
     pub fn has_heard_nearest(&self, n: usize) -> bool {
-        let living = self.shortlist.iter().filter(|c| !matches!(c.state, State::Slow | State::Failed));
+        let living =
+            self.shortlist.iter().filter(|c| !matches!(c.state, State::Slow | State::Failed | State::PassedOver));
         living.take(n).all(|c| c.state == State::Answered)
     }
 
@@ -144,8 +147,11 @@ impl Lookup {
             // Where some are slow, many are likely to be dead: their places are filled twice over.
             path.waiting < self.alpha_per_path + path.slow
         };
-        let mut paths = (0..self.paths.len() as u8).filter(with_room);
-        let (path, at) = paths.find_map(|path| Some((path, self.askable(path)?)))?;
+        let paths = (0..self.paths.len() as u8).filter(with_room);
+        let askable = paths.filter_map(|path| Some((path, self.askable(path)?)));
+        // The one with the least in flight, so that no path takes the places of the others.
+        let in_flight = |path: u8| self.paths[usize::from(path)].waiting + self.paths[usize::from(path)].slow;
+        let (path, at) = askable.min_by_key(|(path, _)| in_flight(*path))?;
         let candidate = &mut self.shortlist[at];
         candidate.state = State::Waiting;
         candidate.asked_on = path;
@@ -169,6 +175,11 @@ impl Lookup {
     /// `from` did not answer, refused, or could not be reached.
     pub fn failed(&mut self, from: &Id) {
         self.end(from, State::Failed);
+    }
+
+    /// `from` could not be asked just now, which says nothing of it.
+    pub fn passed_over(&mut self, from: &Id) {
+        self.end(from, State::PassedOver);
     }
 
     /// `from` is past its short timeout: its place in flight is free for another, but it may yet answer.
@@ -207,7 +218,8 @@ impl Lookup {
 
     /// Everybody who was asked: they have had their say, or failed. Those that were to be avoided are among them.
     pub fn heard(&self) -> Vec<Contact> {
-        self.shortlist.iter().filter(|c| c.state != State::Fresh).map(|c| c.contact).collect()
+        let is_heard = |c: &&Candidate| !matches!(c.state, State::Fresh | State::PassedOver);
+        self.shortlist.iter().filter(is_heard).map(|c| c.contact).collect()
     }
 
     /// Contacts that answered.
@@ -228,7 +240,7 @@ impl Lookup {
                 State::Fresh => return Some(at),
                 State::Waiting | State::Answered => alive += 1,
                 State::Slow => alive += usize::from(self.goal == Goal::Value),
-                State::Failed => {}
+                State::Failed | State::PassedOver => {}
             }
             if alive >= self.horizon {
                 return None;
@@ -245,7 +257,7 @@ impl Lookup {
         match candidate.state {
             State::Waiting => self.paths[usize::from(path)].waiting -= 1,
             State::Slow => self.paths[usize::from(path)].slow -= 1,
-            State::Fresh | State::Answered | State::Failed => return None,
+            State::Fresh | State::Answered | State::Failed | State::PassedOver => return None,
         }
         candidate.state = state;
         self.in_flight -= 1;

@@ -12,9 +12,9 @@ use crate::kad::Parameters;
 use crate::kad::lookup::{Goal, Lookup};
 use crate::kad::routing_table::{Added, RoutingTable};
 use crate::limits::{
-    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, MIRROR_MS, MIRRORS,
-    NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, NEIGHBOURS_REFRESH_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES,
-    REFRESHES, UPKEEP_MS, UPKEEP_PROBES,
+    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, ISLAND_ODDS,
+    MIRROR_MS, MIRRORS, NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, NEIGHBOURS_REFRESH_MS, PROBE_MEMORY,
+    PROBE_MEMORY_MS, PROBES, REFRESHES, UPKEEP_MS, UPKEEP_PROBES,
 };
 use crate::time::Time;
 
@@ -98,6 +98,8 @@ enum Owner {
     Bootstrap,
     /// Looks up an id in some bucket's range.
     Refresh,
+    /// Looks up the own id again.
+    Neighbours,
 }
 
 #[derive(Debug)]
@@ -223,7 +225,7 @@ impl Overlay {
     pub fn owner(&self, lookup: LookupId) -> Option<Key> {
         match self.lookups.get(lookup)?.owner {
             Owner::Dialect(owner) => Some(owner),
-            Owner::Bootstrap | Owner::Refresh => None,
+            Owner::Bootstrap | Owner::Refresh | Owner::Neighbours => None,
         }
     }
 
@@ -288,7 +290,7 @@ impl Overlay {
     pub fn passed_over(&mut self, lookup: LookupId, contact: Contact) {
         if let Some(running) = self.lookups.get_mut(lookup) {
             running.passed_over = true;
-            running.lookup.failed(&contact.id);
+            running.lookup.passed_over(&contact.id);
             self.changed.push_back(lookup);
         }
     }
@@ -452,8 +454,9 @@ impl Overlay {
             return;
         }
         self.neighbours_ms = (self.neighbours_ms * NEIGHBOURS_REFRESH_FACTOR).min(NEIGHBOURS_REFRESH_MAX_MS);
-        self.neighbours_at = Some(now.after(self.neighbours_ms));
-        self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Refresh, &[]);
+        let pause_ms = self.random.u64(self.neighbours_ms * 3 / 4..self.neighbours_ms * 5 / 4);
+        self.neighbours_at = Some(now.after(pause_ms));
+        self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Neighbours, &[]);
     }
 
     fn refresh(&mut self, bucket: usize, now: Time) {
@@ -483,10 +486,13 @@ impl Overlay {
             let missing = k - seeds.len();
             self.table.closest(&target, missing, |e| e.failures > 0 && !avoided.contains(&e.contact), &mut seeds);
         }
-        // Two islands that know none of each other find together again through whom both were told of.
-        let may_be_island = owner == Owner::Refresh && seeds.len() < k;
-        if owner == Owner::Bootstrap || seeds.is_empty() || may_be_island {
+        if owner == Owner::Bootstrap || seeds.is_empty() {
             seeds.extend_from_slice(&self.bootstraps);
+        } else if owner == Owner::Neighbours && !self.bootstraps.is_empty() {
+            // Two islands that know none of each other find together again through whom both were told of.
+            if seeds.len() < k || self.random.u32(..ISLAND_ODDS) == 0 {
+                seeds.push(self.bootstraps[self.random.usize(..self.bootstraps.len())]);
+            }
         }
         let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds, avoided);
         let id = self.lookups.insert(Running { lookup, owner, passed_over: false });
@@ -509,6 +515,7 @@ impl Overlay {
                 heard: running.lookup.heard(),
                 passed_over: running.passed_over,
             }),
+            Owner::Neighbours => {}
             Owner::Refresh => self.refresh_next(now),
             Owner::Bootstrap if running.lookup.answers() > 0 => {
                 log::info!("joined contacts={}", self.table.len());
@@ -660,8 +667,8 @@ mod tests {
         let mut now = Time::ZERO;
         overlay.add_bootstrap(contact(2), now);
         overlay.add_bootstrap(contact(3), now);
-        let asked = asked_about_itself(&mut overlay, &mut now, Time::from_ms(6_000));
-        assert_eq!(asked.len(), 2 * 3, "at once, after a second and after five");
+        let asked = asked_about_itself(&mut overlay, &mut now, Time::from_ms(8_000));
+        assert_eq!(asked.len(), 2 * 3, "at once, after about a second and about five");
         let gone = contact(3);
         overlay.dead(gone);
         overlay.dead(gone);

@@ -83,9 +83,11 @@ impl RoutingTable {
     /// Records that the contact `id` did not answer. Returns whether it left the table.
     pub fn failed(&mut self, id: &Id) -> bool {
         let index = self.bucket_of(id);
-        // Those who wait have passed the limit on their network in the bucket, not the one in the table.
+        // Those who wait have passed the limit on their network in the bucket, not the one in the table, nor the one on
+        // their part of the bucket's range.
         let waiting = self.buckets[index].cache().iter().map(|e| e.contact);
-        let barred: Vec<Contact> = waiting.filter(|contact| self.has_enough_of_network(contact)).collect();
+        let is_barred = |contact: &Contact| self.has_enough_of_network(contact) || self.is_crowded(&contact.id);
+        let barred: Vec<Contact> = waiting.filter(is_barred).collect();
         let left = self.buckets[index].failed(id, |contact| !barred.contains(contact));
         self.debug_check();
         left

@@ -2,6 +2,7 @@
 //! more requests than a lookup may send, somebody asked twice. Panics where it is; the caller names the seed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::id::Id;
 use crate::limits::{GET_TRIES, JOB_MS, LIFETIME_MAX_MS, LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS};
@@ -59,6 +60,19 @@ impl Checks {
         self.asking.entry((host, key)).or_default().jobs += 1;
         if let Some(value) = put {
             self.stored(host, key, value, now.after(JOB_MS));
+        }
+    }
+
+    /// What a broken holder serves for `key`: what it held at any time, or another key's value.
+    pub fn broken(&self, host: u32, key: &Id, canary: Canary) -> Option<Arc<[u8]>> {
+        let of = |wanted: &dyn Fn(&Id) -> bool| {
+            let mut held = self.copies.iter().filter(|((holder, held), _)| *holder == host && wanted(held));
+            held.find_map(|(_, copies)| copies.last()).map(|copy| Arc::from(&*copy.value))
+        };
+        match canary {
+            Canary::ServesStale => of(&|held| held == key),
+            Canary::WrongValue => of(&|held| held != key),
+            Canary::None | Canary::AsksTwice | Canary::AsksForEver | Canary::LosesJobs => None,
         }
     }
 

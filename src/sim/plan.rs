@@ -264,6 +264,7 @@ impl Run {
             return;
         };
         let report = &mut self.report;
+        report.invented += usize::from(matches!(done.outcome, Outcome::Found(_)));
         report.asked.add(watch.asked.len() as u64);
         if let (Some(at), Some(hops)) = (watch.closest_at, watch.closest_hops) {
             report.reached += 1;

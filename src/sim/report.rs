@@ -66,6 +66,8 @@ pub struct Report {
     pub stored_ms: Sample,
     /// Watched lookups, of a key that nobody holds yet.
     pub watched: usize,
+    /// ... to which somebody answered with a value nonetheless.
+    pub invented: usize,
     /// ... that heard from the closest living honest node.
     pub reached: usize,
     /// Milliseconds until they did.

@@ -14,7 +14,6 @@ use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::settings::Ids;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
-use crate::limits::LIFETIME_MAX_MS;
 use crate::sim::check::{Canary, Checks};
 use crate::sim::host::{Body, Host, address_of, number_of};
 use crate::sim::liar::Liars;
@@ -326,14 +325,16 @@ impl World {
                 }
             }
         };
+        let reply = match (&self.checks, &message, self.options.canary) {
+            (Some(checks), Message::FindValue { key }, canary) if !host.lies => {
+                checks.broken(to, key, canary).map(Reply::Value).or(reply)
+            }
+            _ => reply,
+        };
         if let Some(checks) = self.checks.as_mut().filter(|_| !host.lies) {
             match (&message, &reply) {
                 (Message::Put { key, value, .. }, Some(Reply::Success(_))) => checks.stored(to, *key, value, now),
-                (Message::FindValue { key }, Some(Reply::Value(value))) => match self.options.canary {
-                    Canary::ServesStale => checks.served(to, key, value, now.after(LIFETIME_MAX_MS)),
-                    Canary::WrongValue => checks.served(to, key, b"another", now),
-                    _ => checks.served(to, key, value, now),
-                },
+                (Message::FindValue { key }, Some(Reply::Value(value))) => checks.served(to, key, value, now),
                 _ => {}
             }
         }
@@ -448,19 +449,20 @@ impl World {
             }
         }
         let is_ephemeral = via == Via::Ephemeral;
-        // With minted ids one host is many contacts.
-        let checks = self.checks.as_mut().filter(|_| self.options.settings.ids == Ids::Bound);
-        if let (Some(checks), Request::FindNode(key) | Request::FindValue(key)) = (checks, &message) {
-            let times = match self.options.canary {
-                Canary::AsksTwice => 2,
-                Canary::AsksForEver => 1_000,
-                _ => 1,
-            };
-            // One that asks for ever asks somebody new each time.
-            let everybody = if self.options.canary == Canary::AsksForEver { times } else { 1 };
-            (0..times).for_each(|n| checks.asks(from, *key, to + (n % everybody) * 1_000_000));
+        // A broken node sends it again, or to everybody.
+        let others = match (self.options.canary, &message) {
+            (Canary::AsksTwice, Request::FindValue(_)) => vec![to],
+            (Canary::AsksForEver, Request::FindValue(_)) => (0..self.hosts.len() as u32).filter(|n| *n != to).collect(),
+            _ => Vec::new(),
+        };
+        for to in std::iter::once(to).chain(others) {
+            // With minted ids one host is many contacts.
+            let checks = self.checks.as_mut().filter(|_| self.options.settings.ids == Ids::Bound);
+            if let (Some(checks), Request::FindNode(key) | Request::FindValue(key)) = (checks, &message) {
+                checks.asks(from, *key, to);
+            }
+            self.send(from, to, Event::Request { from, to, id, message: message.clone(), is_ephemeral });
         }
-        self.send(from, to, Event::Request { from, to, id, message, is_ephemeral });
     }
 
     fn send(&mut self, from: u32, to: u32, event: Event) {

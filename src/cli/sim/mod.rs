@@ -189,6 +189,7 @@ fn table(report: &Report, wall_s: f64) -> String {
     if report.watched > 0 {
         rows.extend([
             ("lookups of absent keys", report.watched.to_string()),
+            ("  something came back nonetheless", report.invented.to_string()),
             ("  heard from the closest node", percent(report.reached_share())),
             ("  hops to it", format!("{:.2}", report.hops.mean())),
             ("  time to it", quantiles(&report.reached_ms)),
@@ -206,7 +207,7 @@ fn table(report: &Report, wall_s: f64) -> String {
 
 /// The report for machines: one flat object. Times in milliseconds, shares from 0 to 1.
 fn json(options: &Options, report: &Report, wall_s: f64) -> String {
-    let numbers: [(&str, f64); 28] = [
+    let numbers: [(&str, f64); 29] = [
         ("nodes", options.nodes as f64),
         ("seed", options.seed as f64),
         ("living", report.living as f64),
@@ -224,6 +225,7 @@ fn json(options: &Options, report: &Report, wall_s: f64) -> String {
         ("found_ms_median", report.found_ms.quantile(0.5) as f64),
         ("found_ms_99", report.found_ms.quantile(0.99) as f64),
         ("watched", report.watched as f64),
+        ("invented", report.invented as f64),
         ("reached", report.reached as f64),
         ("reached_share", report.reached_share()),
         ("reached_ms_median", report.reached_ms.quantile(0.5) as f64),

@@ -11,7 +11,8 @@ use crate::id::Id;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ended, LookupId};
 use crate::limits::{
-    GET_TRY_MS, JOB_MARGIN_MS, JOB_MS, JOBS, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION_MAX, SPARE_HOLDERS,
+    JOB_MARGIN_MS, JOB_MS, JOBS, LOOKUP_LEAST_MS, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION_MAX, SPARE_HOLDERS,
+    TALLY_BYTES,
 };
 use crate::time::Time;
 
@@ -25,7 +26,9 @@ impl Node {
         let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
         let id = self.jobs.vacant_key();
         let lookup = self.overlay.start_lookup(put.key, Goal::Nodes(replication + SPARE_HOLDERS), paths, id, &[]);
-        self.alarms.arm(now, now.after(PUT_LOOKUP_MS), Alarm::HoldersDue(id));
+        // Counted from when the request came, as its end is; but some time it must have.
+        let due_at = ticket.since.after(PUT_LOOKUP_MS).max(now.after(LOOKUP_LEAST_MS));
+        let holders_due = self.alarms.arm(now, due_at, Alarm::HoldersDue(id));
         let job = PutJob {
             key: put.key,
             value: put.value.into(),
@@ -36,6 +39,7 @@ impl Node {
             waiting: 0,
             stored: 0,
             lookup: Some(lookup),
+            holders_due,
         };
         self.register(Work::Put(job), ticket, now);
         true
@@ -46,20 +50,27 @@ impl Node {
         if self.jobs.len() >= JOBS {
             return false;
         }
-        let tally = self.own_tally(&key, store, now);
-        let paths = self.settings.kademlia.paths;
-        let lookup = self.overlay.start_lookup(key, Goal::Value, paths, self.jobs.vacant_key(), &[]);
-        let get = GetJob { key, tally, lookup, tries: 1 };
+        let Settings { kademlia, replication, quorum, .. } = self.settings;
+        let id = self.jobs.vacant_key();
+        let lookup = self.overlay.start_lookup(key, Goal::Value, kademlia.paths, id, &[]);
+        let get = GetJob { key, tally: Tally::new(replication, quorum), lookup, tries: 1 };
         self.register(Work::Get(get), ticket, now);
+        // This node's own value counts as one holder's.
+        let own = self.overlay.own().id;
+        store.get(&key, now).into_iter().for_each(|value| self.count_vote(id, &own, Some(value)));
         true
     }
 
-    /// What a GET begins with: this node's own value counts as one holder's.
-    fn own_tally(&self, key: &Id, store: &Store, now: Time) -> Tally {
-        let mut tally = Tally::default();
-        let own = self.overlay.own().id.distance(key);
-        store.get(key, now).into_iter().for_each(|value| tally.add(own, Some(value)));
-        tally
+    /// `from` answered the GET `id`: with a value, or that it has none. Beyond what all GETs may hold, a value counts as
+    /// none.
+    pub(super) fn count_vote(&mut self, id: JobId, from: &Id, value: Option<&[u8]>) {
+        let room = TALLY_BYTES - self.tallied_bytes;
+        if let Some(get) = self.get_job(id) {
+            let before = get.tally.bytes();
+            get.tally.add(from.distance(&get.key), value.filter(|value| value.len() <= room));
+            let after = get.tally.bytes();
+            self.tallied_bytes = self.tallied_bytes - before + after;
+        }
     }
 
     fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
@@ -90,8 +101,7 @@ impl Node {
         };
         match self.get_job(id) {
             Some(job) if is_certified(&job.key, value) => self.finish(id, Outcome::Found(value.into()), now),
-            Some(job) => job.tally.add(from.id.distance(&job.key), Some(value)),
-            None => {}
+            _ => self.count_vote(id, &from.id, Some(value)),
         }
     }
 
@@ -99,15 +109,15 @@ impl Node {
     /// requests in flight have answered, or 250 ms later; but then whoever is asked on the way, a fifth of liars say, may
     /// make up four values of five, as `make sim` shows.)
     pub(super) fn judge(&mut self, lookup: LookupId, now: Time) {
-        let Settings { replication, quorum, .. } = self.settings;
+        let quorum = self.settings.quorum;
         let Some(id) = self.overlay.owner(lookup) else {
             return;
         };
-        let Some(job) = self.get_job(id).filter(|job| job.tally.has_values()) else {
+        let Some(tally) = self.get_job(id).map(|get| &get.tally) else {
             return;
         };
-        let winner = job.tally.winner(replication, quorum).cloned();
-        if let Some(value) = winner.filter(|_| self.overlay.has_heard_nearest(lookup, replication)) {
+        let (winner, electorate) = (tally.winner(quorum).cloned(), tally.electorate());
+        if let Some(value) = winner.filter(|_| self.overlay.has_heard_nearest(lookup, electorate)) {
             self.finish(id, Outcome::Found(value), now);
         }
     }
@@ -143,7 +153,7 @@ impl Node {
         // Where nobody else is alive, what is left of the network is this node.
         let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
         let own = counts_itself.then_some(self.overlay.own());
-        let Settings { replication, quorum, .. } = self.settings;
+        let quorum = self.settings.quorum;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
             put.candidates = ended.closest;
@@ -152,7 +162,7 @@ impl Node {
             put.candidates.sort_unstable_by_key(|c| std::cmp::Reverse(c.id.distance(&put.key)));
             self.drive_put(id, store, now);
         } else if let Some(get) = self.get_job(id) {
-            let found = get.tally.winner(replication, quorum).cloned();
+            let found = get.tally.winner(quorum).cloned();
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
@@ -170,7 +180,7 @@ impl Node {
             return false;
         };
         let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(ticket.since));
-        if get.tries >= self.settings.tries || time_left < GET_TRY_MS {
+        if get.tries >= self.settings.tries || time_left < LOOKUP_LEAST_MS {
             return false;
         }
         get.tries += 1;
@@ -206,7 +216,7 @@ impl Node {
             None => return,
             Some(Work::Put(put)) if put.stored > 0 => Outcome::Stored,
             Some(Work::Put(_)) => Outcome::Unreachable,
-            Some(Work::Get(get)) => match get.tally.winner(self.settings.replication, self.settings.quorum) {
+            Some(Work::Get(get)) => match get.tally.winner(self.settings.quorum) {
                 Some(value) => Outcome::Found(value.clone()),
                 None => Outcome::Missing,
             },
@@ -220,8 +230,14 @@ impl Node {
         };
         self.alarms.cancel(job.deadline);
         let lookup = match job.work {
-            Work::Put(put) => put.lookup,
-            Work::Get(get) => Some(get.lookup),
+            Work::Put(put) => {
+                self.alarms.cancel(put.holders_due);
+                put.lookup
+            }
+            Work::Get(get) => {
+                self.tallied_bytes -= get.tally.bytes();
+                Some(get.lookup)
+            }
         };
         if let Some(lookup) = lookup {
             self.overlay.enough(lookup, now);

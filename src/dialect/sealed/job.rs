@@ -7,7 +7,6 @@ use crate::arena::Key;
 use crate::contact::Contact;
 use crate::id::{Distance, Id};
 use crate::kad::overlay::LookupId;
-use crate::limits::TALLY;
 use crate::time::Time;
 use crate::wheel::TimerKey;
 
@@ -83,6 +82,8 @@ pub(super) struct PutJob {
     /// Copies stored.
     pub stored: usize,
     pub lookup: Option<LookupId>,
+    /// Ends the lookup when its time is up.
+    pub holders_due: TimerKey,
 }
 
 impl PutJob {
@@ -108,43 +109,57 @@ pub(super) struct GetJob {
 
 /// What those who were asked for a value said, nearest to the key first. A value that its key does not certify can be
 /// made up by anybody who is asked on the way, so only those count that are where the holders should be: the nearest.
-#[derive(Debug, Default)]
+/// Nobody else is remembered.
+#[derive(Debug)]
 pub(super) struct Tally {
-    /// Different values, at most [`TALLY`].
-    values: Vec<Arc<[u8]>>,
-    /// Who answered, and which of the values.
-    answers: Vec<(Distance, Option<usize>)>,
+    /// Nodes that should hold the value, if it was stored as this node would.
+    holders: usize,
+    /// How far who answered is from the key, and the value it named; at most twice the holders.
+    answers: Vec<(Distance, Option<Arc<[u8]>>)>,
 }
 
 impl Tally {
+    /// Of a value of which `replication` nodes should have copies, and `quorum` of them must agree.
+    pub fn new(replication: usize, quorum: usize) -> Tally {
+        Tally { holders: replication.max(quorum), answers: Vec::new() }
+    }
+
     /// Counts the answer of one who is this far from the key: its value, or that it has none.
     pub fn add(&mut self, distance: Distance, value: Option<&[u8]>) {
-        let known = value.and_then(|value| self.values.iter().position(|held| **held == *value));
-        let vote = match (value, known) {
-            (Some(value), None) if self.values.len() < TALLY => {
-                self.values.push(value.into());
-                Some(self.values.len() - 1)
-            }
-            (_, known) => known,
+        let Err(at) = self.answers.binary_search_by_key(&distance, |(distance, _)| *distance) else {
+            return;
         };
-        if let Err(at) = self.answers.binary_search_by_key(&distance, |(distance, _)| *distance) {
-            self.answers.insert(at, (distance, vote));
-        }
+        let known = value.and_then(|value| self.values().find(|held| ***held == *value).cloned());
+        self.answers.insert(at, (distance, known.or_else(|| value.map(Arc::from))));
+        self.answers.truncate(2 * self.holders);
     }
 
-    /// Whether anybody named a value.
-    pub fn has_values(&self) -> bool {
-        !self.values.is_empty()
+    /// Bytes of the values held; those of equal values counted each time.
+    pub fn bytes(&self) -> usize {
+        self.values().map(|value| value.len()).sum()
     }
 
-    /// The value that most of the `holders` nearest named, the nearest one's among equals, if they are at least `quorum`.
-    /// Where none of them named any, of twice as many, as nearer nodes may have joined since it was stored.
-    pub fn winner(&self, holders: usize, quorum: usize) -> Option<&Arc<[u8]>> {
-        let nearest = |n: usize| self.answers[..n.min(self.answers.len())].iter().filter_map(|(_, vote)| *vote);
-        let among = if nearest(holders).next().is_some() { holders } else { 2 * holders };
-        let votes = |value: usize| nearest(among).filter(|vote| *vote == value).count();
-        let most = nearest(among).rev().max_by_key(|value| votes(*value))?;
-        (votes(most) >= quorum).then(|| &self.values[most])
+    /// How many of the nearest nodes must have been heard for [`Tally::winner`] to be final: the holders, or, where none of
+    /// those named a value, twice as many, as nearer nodes may have joined since it was stored.
+    pub fn electorate(&self) -> usize {
+        let nearest = self.answers.iter().take(self.holders);
+        if nearest.clone().any(|(_, vote)| vote.is_some()) { self.holders } else { 2 * self.holders }
+    }
+
+    /// The value that most of the electorate named, the nearest one's among equals, if they are at least `quorum`; at least
+    /// two where they are not the holders themselves.
+    pub fn winner(&self, quorum: usize) -> Option<&Arc<[u8]>> {
+        let electorate = self.electorate();
+        let named = || self.answers.iter().take(electorate).filter_map(|(_, vote)| vote.as_ref());
+        let votes = |value: &Arc<[u8]>| named().filter(|vote| *vote == value).count();
+        let named: Vec<&Arc<[u8]>> = named().collect();
+        let most = named.into_iter().rev().max_by_key(|value| votes(value))?;
+        let least = if electorate > self.holders { quorum.max(2) } else { quorum };
+        (votes(most) >= least).then_some(most)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Arc<[u8]>> {
+        self.answers.iter().filter_map(|(_, vote)| vote.as_ref())
     }
 }
 
@@ -152,36 +167,61 @@ impl Tally {
 mod tests {
     use super::*;
 
-    fn tally(answers: &[(u8, Option<&[u8]>)]) -> Tally {
-        let mut tally = Tally::default();
+    fn tally(replication: usize, quorum: usize, answers: &[(u8, Option<&[u8]>)]) -> Tally {
+        let mut tally = Tally::new(replication, quorum);
         for (n, value) in answers {
             tally.add(Id([*n; 32]).distance(&Id::default()), *value);
         }
         tally
     }
 
+    fn winner(quorum: usize, answers: &[(u8, Option<&[u8]>)]) -> Option<Vec<u8>> {
+        tally(3, quorum, answers).winner(quorum).map(|value| value.to_vec())
+    }
+
+    const TRUE: Option<&[u8]> = Some(b"true");
+    const LIE: Option<&[u8]> = Some(b"lie");
+
     #[test]
     fn the_nearest_decide_and_most_of_them() {
-        let (true_, lie): (Option<&[u8]>, Option<&[u8]>) = (Some(b"true"), Some(b"lie"));
-        assert_eq!(tally(&[]).winner(3, 1), None);
-        let far_liars = tally(&[(90, lie), (80, lie), (70, lie), (1, true_), (2, None), (3, None)]);
-        assert_eq!(far_liars.winner(3, 1).map(|v| &**v), true_);
-        assert_eq!(far_liars.winner(3, 2), None, "who wants two does not get them from afar");
-        let outvoted = tally(&[(1, lie), (2, true_), (3, true_)]);
-        assert_eq!(outvoted.winner(3, 1).map(|v| &**v), true_);
-        assert_eq!(outvoted.winner(3, 3), None);
-        assert_eq!(tally(&[(2, lie), (1, true_)]).winner(3, 1).map(|v| &**v), true_, "the nearest among equals");
-        let late = tally(&[(1, None), (2, None), (3, None), (4, true_), (7, lie)]);
-        assert_eq!(late.winner(3, 1).map(|v| &**v), true_, "newcomers are nearer than the holders");
+        let (true_, lie) = (TRUE.map(<[u8]>::to_vec), LIE.map(<[u8]>::to_vec));
+        assert_eq!(winner(1, &[]), None);
+        let far_liars = [(90, LIE), (80, LIE), (70, LIE), (1, TRUE), (2, None), (3, None)];
+        assert_eq!(winner(1, &far_liars), true_);
+        assert_eq!(winner(2, &far_liars), None, "who wants two does not get them from afar");
+        let outvoted = [(1, LIE), (2, TRUE), (3, TRUE)];
+        assert_eq!(winner(1, &outvoted), true_);
+        assert_eq!(winner(3, &outvoted), None);
+        assert_eq!(winner(1, &[(2, LIE), (1, TRUE)]), true_, "the nearest among equals");
+        assert_eq!(winner(1, &[(1, LIE), (2, None), (3, None)]), lie, "one is enough where one is asked for");
     }
 
     #[test]
-    fn a_liar_with_endless_values_fills_eight_places_and_nobody_votes_twice() {
-        let mut tally = Tally::default();
-        for n in 0..100u8 {
-            tally.add(Id([n; 32]).distance(&Id::default()), Some(&[n]));
-            tally.add(Id([n; 32]).distance(&Id::default()), Some(&[n]));
+    fn behind_newcomers_two_must_agree_and_all_be_heard() {
+        let newcomers = [(1, None), (2, None), (3, None)];
+        let late = [&newcomers[..], &[(4, TRUE), (5, TRUE), (7, LIE)]].concat();
+        assert_eq!(winner(1, &late), TRUE.map(<[u8]>::to_vec));
+        assert_eq!(tally(3, 1, &late).electorate(), 6);
+        let invented = [&newcomers[..], &[(90, LIE)]].concat();
+        assert_eq!(winner(1, &invented), None, "a key that nobody holds, and one liar on the way");
+    }
+
+    #[test]
+    fn a_quorum_above_the_replication_can_be_met() {
+        let all: Vec<(u8, Option<&[u8]>)> = (1..=20).map(|n| (n, TRUE)).collect();
+        assert!(tally(3, 4, &all).winner(4).is_some());
+    }
+
+    #[test]
+    fn far_liars_leave_neither_bytes_nor_votes_behind() {
+        let mut tally = Tally::new(3, 1);
+        for n in (10..100u8).rev() {
+            tally.add(Id([n; 32]).distance(&Id::default()), Some(&[n; 100]));
         }
-        assert_eq!((tally.values.len(), tally.answers.len()), (TALLY, 100));
+        assert_eq!((tally.answers.len(), tally.bytes()), (6, 600));
+        for n in 1..=3 {
+            tally.add(Id([n; 32]).distance(&Id::default()), TRUE);
+        }
+        assert_eq!(tally.winner(1).map(|value| &**value), TRUE);
     }
 }

@@ -92,6 +92,8 @@ pub struct Node {
     pub(super) puts_to_drive: VecDeque<JobId>,
     pub(super) alarms: Wheel<Alarm>,
     pub(super) outputs: VecDeque<Output>,
+    /// Bytes of the values that GETs in progress compare.
+    pub(super) tallied_bytes: usize,
     /// Of the probes in flight.
     nonces: Vec<u32>,
     pub(super) settings: Settings,
@@ -110,6 +112,7 @@ impl Node {
             puts_to_drive: VecDeque::new(),
             alarms: Wheel::new(),
             outputs: VecDeque::new(),
+            tallied_bytes: 0,
             nonces: Vec::new(),
             settings,
             named: Vec::new(),
@@ -366,8 +369,8 @@ impl Node {
         self.named.extend(nodes.iter().take(NODE_ENTRIES));
         let mismatches = self.overlay.named(lookup, from, &self.named, |contact| ids.admit(contact), now);
         self.id_mismatches += mismatches as u64;
-        if let Some(job) = self.overlay.owner(lookup).and_then(|id| self.get_job(id)) {
-            job.tally.add(from.id.distance(&job.key), None);
+        if let Some(id) = self.overlay.owner(lookup) {
+            self.count_vote(id, &from.id, None);
         }
     }
 }
