@@ -234,6 +234,29 @@ fn where_all_places_are_taken_the_oldest_idle_link_makes_room() {
     assert_eq!(bench.engine.connections(), 2);
 }
 
+/// Found by a review: idle links and what is kept free for more of them left no place for anybody else.
+#[test]
+fn idle_links_beyond_their_share_make_room_for_clients() {
+    let mut bench = limited(8);
+    for port in 7_000..7_008 {
+        call(&mut bench, port);
+        let (dial, ..) = *bench.dials.last().unwrap();
+        bench.engine.dialled(dial, bench.now);
+        bench.take(dial);
+        bench.feed(dial, &pong(7), usize::MAX);
+        bench.pass(10);
+    }
+    assert_eq!((bench.engine.links(), bench.engine.connections()), (8, 8));
+    let mut served = 0;
+    for port in 1..=20 {
+        if let Some(client) = bench.accept(&format!("127.0.0.1:{port}")) {
+            bench.feed(client, &ping(1), usize::MAX);
+            served += 1;
+        }
+    }
+    assert_eq!((served, bench.engine.links(), bench.engine.connections()), (6, 2, 8));
+}
+
 /// Found by the swarm (seed 4947 of that day): evicting a silent peer on whose connection a request of ours waited dialled
 /// it anew, and the limit was exceeded by one.
 #[test]

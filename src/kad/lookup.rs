@@ -452,6 +452,38 @@ mod tests {
     }
 
     #[test]
+    fn a_path_among_the_dead_does_not_take_the_places_of_the_others() {
+        let seeds: Vec<Contact> = (60..68).map(near).collect();
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(20), parameters(20, 3), 8, &seeds, &[]);
+        assert_eq!(ask_all(&mut lookup).len(), 8);
+        let dead: Vec<Contact> = (1..=20).map(near).collect();
+        lookup.answered(&seeds[0].id, &dead, |_| true);
+        for _ in 0..6 {
+            for silent in ask_all(&mut lookup) {
+                lookup.slow(&silent.id);
+            }
+        }
+        let named: Vec<Contact> = (100..108).map(near).collect();
+        for (seed, named) in seeds[1..].iter().zip(&named) {
+            lookup.answered(&seed.id, &[*named], |_| true);
+        }
+        let asked = ask_all(&mut lookup);
+        assert!(asked.iter().filter(|c| named.contains(c)).count() >= 6, "{asked:?}");
+    }
+
+    #[test]
+    fn who_could_not_be_asked_just_now_has_had_no_say() {
+        let seeds = [near(1), near(2), near(3)];
+        let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 1, &seeds, &[]);
+        ask_all(&mut lookup);
+        lookup.passed_over(&seeds[0].id);
+        lookup.failed(&seeds[1].id);
+        lookup.answered(&seeds[2].id, &[], |_| true);
+        assert!(lookup.is_finished());
+        assert_eq!(lookup.heard(), seeds[1..]);
+    }
+
+    #[test]
     fn few_nodes_wanted_end_a_lookup_early() {
         let seeds: Vec<Contact> = (1..=10).map(near).collect();
         let mut lookup = Lookup::new(Id::default(), Goal::Nodes(4), parameters(20, 3), 1, &seeds, &[]);
