@@ -9,7 +9,7 @@ use dayfly::dialect::sealed::node::Answer;
 use dayfly::id::Id;
 use dayfly::limits::{NETWORK_PER_TABLE, STORE_BYTES, STORE_SOURCE_SHARE};
 use dayfly::sim::host::neighbour_of;
-use dayfly::sim::options::{Lie, Options};
+use dayfly::sim::options::Options;
 use dayfly::sim::plan::Run;
 use dayfly::sim::world::World;
 
@@ -17,10 +17,22 @@ const HONEST: usize = 500;
 const VALUES: usize = 100;
 
 /// A network of honest nodes, in the middle of its life.
-fn honest_network(lie: Lie) -> World {
-    let mut run = Run::new(Options { lie, ..Options::new(HONEST, 0, 3) });
+fn honest_network() -> World {
+    let mut run = Run::new(Options::new(HONEST, 0, 3));
     run.build(&mut |_| {});
     run.world
+}
+
+/// The same, which `liars` join that then begin to lie, each in a network of its own.
+fn network_with_liars(liars: usize) -> World {
+    let mut world = honest_network();
+    for _ in 0..liars {
+        let liar = world.add_host();
+        world.join(liar, liar % 50);
+        world.run_until(world.now().after(100));
+    }
+    world.corrupt(|host| host >= HONEST);
+    world
 }
 
 fn value(n: usize) -> Vec<u8> {
@@ -52,7 +64,7 @@ fn liars_known_to(world: &World, host: usize) -> (usize, usize) {
 
 #[test]
 fn two_hundred_sybils_of_one_network_take_nothing_over() {
-    let mut world = honest_network(Lie::Collude);
+    let mut world = honest_network();
     for member in 0..200 {
         let sybil = world.add_host_at(neighbour_of(0, member));
         world.join(sybil, 1 + usize::from(member) % 50);
@@ -72,13 +84,7 @@ fn two_hundred_sybils_of_one_network_take_nothing_over() {
 
 #[test]
 fn sybils_of_many_networks_hide_little() {
-    let mut world = honest_network(Lie::Collude);
-    for _ in 0..200 {
-        let sybil = world.add_host();
-        world.join(sybil, sybil % 50);
-        world.run_until(world.now().after(100));
-    }
-    world.corrupt(|host| host >= HONEST);
+    let mut world = network_with_liars(200);
     world.run_until(world.now().after(30_000));
     let found = found_by(&mut world, |n| n * 5 % HONEST);
     assert!(found >= 98, "{found} of {VALUES} found");
@@ -86,13 +92,7 @@ fn sybils_of_many_networks_hide_little() {
 
 #[test]
 fn a_joining_victim_whom_every_liar_pesters_still_finds_values() {
-    let mut world = honest_network(Lie::Collude);
-    for _ in 0..200 {
-        let sybil = world.add_host();
-        world.join(sybil, sybil % 50);
-        world.run_until(world.now().after(100));
-    }
-    world.corrupt(|host| host >= HONEST);
+    let mut world = network_with_liars(200);
     let liars = HONEST..world.hosts.len();
     let victim = world.add_host();
     world.join(victim, 7);
@@ -112,13 +112,7 @@ fn a_joining_victim_whom_every_liar_pesters_still_finds_values() {
 
 #[test]
 fn a_liar_as_first_bootstrap_is_outvoted_by_an_honest_second() {
-    let mut world = honest_network(Lie::Collude);
-    for _ in 0..100 {
-        let sybil = world.add_host();
-        world.join(sybil, sybil % 50);
-        world.run_until(world.now().after(100));
-    }
-    world.corrupt(|host| host >= HONEST);
+    let mut world = network_with_liars(100);
     let victim = world.add_host();
     world.join(victim, HONEST + 3);
     world.join(victim, 7);
@@ -131,7 +125,7 @@ fn a_liar_as_first_bootstrap_is_outvoted_by_an_honest_second() {
 
 #[test]
 fn a_flood_of_puts_displaces_nothing_and_one_source_gets_its_share_only() {
-    let mut world = honest_network(Lie::Collude);
+    let mut world = honest_network();
     let now = world.now();
     let body = world.hosts[0].body.as_mut().unwrap();
     let ticket = Ticket { waiter: dayfly::arena::Key::from_bits(1), since: now };
