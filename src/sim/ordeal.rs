@@ -78,7 +78,13 @@ impl Ordeal {
         settings.store.bytes = random.usize(2_000..200_000);
         settings.node.kademlia.paths = random.usize(1..=4);
         let stands_still = weather.gaps > 0.0 || weather.partitions > 0.0;
-        let slowest_copy_ms = DIAL_TIMEOUT_MS + if stands_still { LONGEST_GAP_MS } else { 0 };
+        let sends_again = weather.lost_connects > 0.0 || weather.late_bytes > 0.0 || weather.resets > 0.0;
+        let slowest_copy_ms = match (stands_still, sends_again || weather.churn > 0.0) {
+            (true, _) => DIAL_TIMEOUT_MS + LONGEST_GAP_MS,
+            (false, true) => DIAL_TIMEOUT_MS,
+            // Connecting and asking.
+            (false, false) => 2 * weather.delays.quantile(1.0) as u64,
+        };
         let mut swarm = Swarm::new(settings, weather, seed);
         swarm.canary = canary;
         let mut ordeal = Ordeal {

@@ -52,7 +52,8 @@ pub(super) enum Event {
     Thaw(usize),
 }
 
-/// Deliberately broken nodes, one for each checker, to show that it would catch them.
+/// Faults of a test's own making, one for each checker, to show that it would catch them: in the machines where that can be
+/// done from outside, else in what comes back from them.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Canary {
     /// All is well.
