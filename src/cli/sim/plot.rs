@@ -50,6 +50,7 @@ fn draw(text: &mut String, axes: &Axes, series: &[Series]) -> Result<(), Box<dyn
     let mut chart = ChartBuilder::on(&area)
         .caption(axes.title, ("sans-serif", 18))
         .margin(12)
+        .margin_right(32)
         .x_label_area_size(42)
         .y_label_area_size(56)
         .build_cartesian_2d(low..high.max(low + 1.0), 0.0..axes.y_max)?;
