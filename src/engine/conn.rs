@@ -156,10 +156,9 @@ impl Conn {
         self.state == State::Open && self.session.has_room() && reads_on
     }
 
-    /// Whether a whole frame waits in the inbox.
+    /// Whether a whole frame waits in the inbox, or what can't become one.
     pub fn has_frame(&self) -> bool {
-        let unread = self.inbox.unread();
-        self.session.frame_len(unread).is_some_and(|len| len <= unread.len())
+        self.session.can_judge(self.inbox.unread())
     }
 
     /// Whether the socket should be read. Lingering connections are, so that the kernel need not reset them.

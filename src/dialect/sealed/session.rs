@@ -241,6 +241,14 @@ impl<A> Session<A> {
         self.measure(bytes).ok().flatten()
     }
 
+    /// Whether `bytes` begin with a whole frame, or with what no frame can begin with: there is something to be said of them.
+    pub fn can_judge(&self, bytes: &[u8]) -> bool {
+        match self.measure(bytes) {
+            Ok(len) => len.is_some_and(|len| len <= bytes.len()),
+            Err(_) => true,
+        }
+    }
+
     /// Whether `bytes`, an incomplete first frame, look like another protocol (faults.md, row 5).
     pub fn looks_foreign(&self, bytes: &[u8]) -> bool {
         self.wire == Wire::Sealed && !self.saw_frame && bytes.len() >= HEADER && is_foreign(bytes)
@@ -348,13 +356,19 @@ impl<A> Session<A> {
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
     pub fn next_startable(&mut self) -> Option<Held> {
-        if self.waiting == 0 || self.running >= OWED_JOBS || self.settled_bytes >= OWED_BYTES {
+        if self.waiting == 0 || self.running >= OWED_JOBS {
             return None;
         }
         let at = (0..self.owed.len()).find(|&at| match &self.owed[at] {
             Owed::Waiting { access, .. } => !self.is_blocked(*access, at),
             Owed::Settled(_) | Owed::Running { .. } => false,
         })?;
+        // Where much is to be sent already, only what holds it back may start, or nothing would ever be sent.
+        let holds_back =
+            |owed: &Owed| matches!(owed, Owed::Running { silent: false, .. } | Owed::Waiting { silent: false, .. });
+        if self.settled_bytes >= OWED_BYTES && self.owed.iter().take(at).any(holds_back) {
+            return None;
+        }
         let place = self.first_place() + at as u64;
         let Owed::Waiting { frame, access, silent, since } = &mut self.owed[at] else {
             return None;
