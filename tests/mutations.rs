@@ -30,11 +30,11 @@ struct Target {
 }
 
 const TARGETS: [Target; 5] = [
-    Target { name: "sealed_codec", run: drive::sealed_codec, mutations: 20_000 },
-    Target { name: "voidphone_codec", run: drive::voidphone_codec, mutations: 20_000 },
-    Target { name: "session", run: drive::session, mutations: 4_000 },
-    Target { name: "stream", run: drive::stream, mutations: 700 },
-    Target { name: "engine", run: drive::engine, mutations: 1_500 },
+    Target { name: "sealed_codec", run: drive::sealed_codec, mutations: 100_000 },
+    Target { name: "voidphone_codec", run: drive::voidphone_codec, mutations: 100_000 },
+    Target { name: "session", run: drive::session, mutations: 40_000 },
+    Target { name: "stream", run: drive::stream, mutations: 5_000 },
+    Target { name: "engine", run: drive::engine, mutations: 8_000 },
 ];
 
 #[test]
