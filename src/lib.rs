@@ -7,6 +7,7 @@
 //! * [`kad`]: Kademlia itself: buckets, routing table, lookups, requests in flight, the overlay over them all.
 //! * [`dialect`]: the wires. [`dialect::sealed`] is the only one yet: codec, session, node, store, and the VoidPhone API.
 //! * [`engine`]: connections without sockets, the guard, the pool: bytes in, bytes and dials out.
+//! * `load`: what `dayfly bench` asks and how it judges the answers, with the feature `bench`.
 //! * [`net`]: the only sockets and the only clock: one poll loop around one engine.
 //! * `sim`: a world without sockets for the nodes and engines, with the feature `sim`.
 //! * [`cli`]: words to settings, outcomes to exit codes.
@@ -21,6 +22,8 @@ pub mod engine;
 pub mod id;
 pub mod kad;
 pub mod limits;
+#[cfg(feature = "bench")]
+pub mod load;
 pub mod net;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -40,7 +40,8 @@ impl Client {
         let Some(matches) = parse(&mut options, words, help)? else {
             return Ok(None);
         };
-        let timeout_ms = matches.opt_str("timeout").map_or(Ok(DEFAULT_TIMEOUT_MS), |text| duration_ms(&text))?;
+        let timeout_ms =
+            matches.opt_str("timeout").map_or(Ok(DEFAULT_TIMEOUT_MS), |text| duration_ms("timeout", &text))?;
         Ok(Some(Client { json: matches.opt_present("json"), timeout_ms, matches }))
     }
 
@@ -83,8 +84,8 @@ impl Client {
     }
 }
 
-/// Milliseconds in `5`, `5s` or `500ms`.
-fn duration_ms(text: &str) -> Result<u64, Stop> {
+/// Milliseconds in `5`, `5s` or `500ms`; an error names the option.
+pub(super) fn duration_ms(name: &str, text: &str) -> Result<u64, Stop> {
     let (digits, unit_ms) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(digits), _) => (digits, 1),
         (None, Some(digits)) => (digits, 1_000),
@@ -92,7 +93,7 @@ fn duration_ms(text: &str) -> Result<u64, Stop> {
     };
     match digits.parse::<u32>() {
         Ok(n) if n > 0 => Ok(u64::from(n) * unit_ms),
-        _ => Err(Stop::usage(format_args!("--timeout takes a time like 5 or 500ms, not '{text}'"))),
+        _ => Err(Stop::usage(format_args!("--{name} takes a time like 5 or 500ms, not '{text}'"))),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The command line: one file per command, and what they share. Turns words into settings and outcomes into exit codes;
 //! never speaks a protocol itself.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod client;
 mod config;
 mod find;
@@ -77,6 +79,8 @@ const COMMANDS: &[Command] = &[
     Command { name: "find-node", run: find::run_node },
     Command { name: "find-value", run: find::run_value },
     Command { name: "status", run: status::run },
+    #[cfg(feature = "bench")]
+    Command { name: "bench", run: bench::run },
     #[cfg(feature = "sim")]
     Command { name: "sim", run: sim::run },
 ];
@@ -105,7 +109,9 @@ fn dispatch(words: &[String]) -> Outcome {
         Some(first) if first.starts_with('-') => node::run(words),
         Some(first) => match COMMANDS.iter().find(|command| command.name == first) {
             Some(command) => (command.run)(&words[1..]),
-            None if first == "sim" => Err(Stop::usage("this build has no simulator: it takes the cargo feature 'sim'")),
+            None if ["bench", "sim"].contains(&first) => {
+                Err(Stop::usage(format_args!("this build has no '{first}': it takes the cargo feature '{first}'")))
+            }
             None => Err(Stop::usage(format_args!("unknown command '{first}'"))),
         },
     }

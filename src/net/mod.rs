@@ -6,7 +6,11 @@
 //! the clock.
 
 pub mod clock;
+#[cfg(feature = "bench")]
+pub mod load;
 pub mod names;
+#[cfg(feature = "bench")]
+pub mod process;
 pub mod signals;
 pub mod socket;
 pub mod status;

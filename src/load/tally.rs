@@ -1,0 +1,120 @@
+//! What a load test counted: answers by verdict, and latencies. Never reads a clock.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use crate::load::Verdict;
+
+/// Latencies are told apart up to a minute; longer ones count as that.
+const LONGEST_NS: u64 = 60_000_000_000;
+/// Error codes told apart; strangers choose them.
+const CODES: usize = 16;
+
+/// Counts and latencies of one run.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Answers that were right.
+    pub good: u64,
+    /// Answers that said the value is not there.
+    pub missing: u64,
+    /// Errors, by code.
+    pub refused: BTreeMap<u32, u64>,
+    /// Answers that were not to what was asked, or damaged.
+    pub wrong: u64,
+    /// Requests whose connection ended before their answer.
+    pub broken: u64,
+    /// Failures before measuring began.
+    pub failures_before: u64,
+    /// Bytes of answers.
+    pub bytes: u64,
+    /// Nanoseconds from sending a request, or from when it was due, to its answer.
+    pub latency_ns: Histogram<u64>,
+    /// Seconds measured.
+    pub seconds: f64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        // These bounds are valid ones (hdrhistogram: 1 <= low, high >= 2 * low, at most 5 digits).
+        let latency_ns = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("valid bounds");
+        Tally {
+            good: 0,
+            missing: 0,
+            refused: BTreeMap::new(),
+            wrong: 0,
+            broken: 0,
+            failures_before: 0,
+            bytes: 0,
+            latency_ns,
+            seconds: 0.0,
+        }
+    }
+}
+
+impl Tally {
+    /// Counts an answer of `bytes` bytes that came `nanos` after its request.
+    pub fn add(&mut self, verdict: Verdict, bytes: usize, nanos: u64) {
+        self.judged(verdict);
+        self.bytes += bytes as u64;
+        self.latency_ns.saturating_record(nanos.clamp(1, LONGEST_NS));
+    }
+
+    /// Counts a verdict only.
+    pub fn judged(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Good => self.good += 1,
+            Verdict::Missing => self.missing += 1,
+            Verdict::Wrong => self.wrong += 1,
+            Verdict::Refused(code) => {
+                let code = if self.refused.len() < CODES { code } else { u32::MAX };
+                *self.refused.entry(code).or_default() += 1;
+            }
+        }
+    }
+
+    /// Answers, right or not.
+    pub fn answers(&self) -> u64 {
+        self.good + self.missing + self.wrong + self.refused.values().sum::<u64>()
+    }
+
+    /// Requests that did not come to what was asked for.
+    pub fn failures(&self) -> u64 {
+        self.answers() - self.good + self.broken + self.failures_before
+    }
+
+    /// Answers per second.
+    pub fn per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.answers() as f64 / self.seconds } else { 0.0 }
+    }
+
+    /// The latency that this share of the answers, in percent, did not exceed, in microseconds.
+    pub fn micros_at(&self, percent: f64) -> f64 {
+        self.latency_ns.value_at_percentile(percent) as f64 / 1_000.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_is_counted_once_and_only_good_ones_are_no_failures() {
+        let mut tally = Tally::default();
+        for (verdict, nanos) in [
+            (Verdict::Good, 1_000),
+            (Verdict::Good, 3_000),
+            (Verdict::Missing, 0),
+            (Verdict::Wrong, u64::MAX),
+            (Verdict::Refused(5), 2_000),
+        ] {
+            tally.add(verdict, 10, nanos);
+        }
+        tally.broken += 1;
+        (0..100).for_each(|code| tally.judged(Verdict::Refused(code)));
+        assert_eq!((tally.answers(), tally.failures(), tally.bytes), (105, 104, 50));
+        assert!(tally.refused.len() <= CODES + 1, "codes that strangers make up take no memory");
+        assert_eq!(tally.latency_ns.len(), 5);
+        assert!((tally.micros_at(100.0) - 6e7).abs() < 1e5, "longest: {}", tally.micros_at(100.0));
+    }
+}
