@@ -15,6 +15,11 @@ impl Key {
         self.index as usize
     }
 
+    /// Tells the values apart that a slot has held.
+    pub fn serial(self) -> u32 {
+        self.serial
+    }
+
     /// Slot and serial in one number, for tokens of the kernel.
     pub fn to_bits(self) -> u64 {
         u64::from(self.serial) << 32 | u64::from(self.index)

@@ -1,22 +1,26 @@
 //! The clock as the pure modules see it: a number that is handed in. Never reads a clock; only `net/` does.
 
+use std::fmt;
+use std::num::NonZeroU64;
+
 /// A moment, in milliseconds since the process (or the simulated world) started. All arithmetic saturates, so that
-/// no ttl and no gap in the clock can wrap it.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
-pub struct Time(u64);
+/// no ttl and no gap in the clock can wrap it. Kept as one more than that, so that an `Option` of it is no larger:
+/// a connection has many.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(NonZeroU64);
 
 impl Time {
     /// The start of time.
-    pub const ZERO: Time = Time(0);
+    pub const ZERO: Time = Time(NonZeroU64::MIN);
 
     /// The moment `ms` milliseconds after the start.
     pub const fn from_ms(ms: u64) -> Time {
-        Time(ms)
+        Time(NonZeroU64::MIN.saturating_add(ms))
     }
 
     /// Milliseconds since the start.
     pub const fn as_ms(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The moment `ms` milliseconds after this one.
@@ -27,7 +31,19 @@ impl Time {
 
     /// Milliseconds from `earlier` to this moment; 0 if `earlier` is in fact later.
     pub const fn since(self, earlier: Time) -> u64 {
-        self.0.saturating_sub(earlier.0)
+        self.0.get().saturating_sub(earlier.0.get())
+    }
+}
+
+impl Default for Time {
+    fn default() -> Time {
+        Time::ZERO
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.as_ms())
     }
 }
 

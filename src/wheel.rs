@@ -1,6 +1,8 @@
 //! The timer wheel: a hashed wheel with O(1) arm and cancel, for whoever has timers. Never reads a clock, never fires
 //! early, and holds no memory while it is empty.
 
+use std::num::NonZeroU32;
+
 use slab::Slab;
 
 use crate::time::Time;
@@ -27,17 +29,29 @@ pub struct Wheel<T> {
 #[derive(Debug)]
 struct Timer<T> {
     item: T,
-    tick: u64,
+    at: Time,
     prev: u32,
     next: u32,
-    serial: u32,
+    serial: NonZeroU32,
+}
+
+impl<T> Timer<T> {
+    /// The tick in which it fires: never before its time.
+    fn tick(&self) -> u64 {
+        self.at.as_ms().div_ceil(TICK_MS)
+    }
+
+    fn slot(&self) -> usize {
+        (self.tick() % SLOTS as u64) as usize
+    }
 }
 
 /// Names one armed timer. A key outlives its timer safely: cancelling it then does nothing.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct TimerKey {
     index: u32,
-    serial: u32,
+    /// Never 0, so that an `Option` of a key is no larger.
+    serial: NonZeroU32,
 }
 
 impl<T> Default for Wheel<T> {
@@ -68,28 +82,52 @@ impl<T> Wheel<T> {
             self.done = self.done.max(now.as_ms() / TICK_MS);
             self.heads.resize(SLOTS, NONE);
         }
-        let tick = at.as_ms().div_ceil(TICK_MS).max(self.done + 1);
-        let slot = (tick % SLOTS as u64) as usize;
-        self.armed = self.armed.wrapping_add(1);
-        let next = self.heads[slot];
-        let index = self.timers.insert(Timer { item, tick, prev: NONE, next, serial: self.armed }) as u32;
-        if next != NONE {
-            self.timers[next as usize].prev = index;
+        let serial = NonZeroU32::new(self.armed.wrapping_add(1)).unwrap_or(NonZeroU32::MIN);
+        self.armed = serial.get();
+        let at = self.ahead(at);
+        let index = self.timers.insert(Timer { item, at, prev: NONE, next: NONE, serial }) as u32;
+        self.link(index);
+        TimerKey { index, serial }
+    }
+
+    /// Moves a timer to `at`; whether it was still armed.
+    pub fn rearm(&mut self, key: TimerKey, at: Time) -> bool {
+        if self.get(key).is_none() {
+            return false;
         }
-        self.heads[slot] = index;
-        self.occupied[slot / 64] |= 1 << (slot % 64);
-        TimerKey { index, serial: self.armed }
+        self.unlink(key.index);
+        self.timers[key.index as usize].at = self.ahead(at);
+        self.link(key.index);
+        true
     }
 
     /// Disarms a timer and hands back what it carried; `None` if it has fired or was cancelled.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
-        let timer = self.timers.get(key.index as usize)?;
-        if timer.serial != key.serial {
-            return None;
-        }
-        let item = self.unlink(key.index);
+        self.get(key)?;
+        let item = self.remove(key.index);
         self.release_if_empty();
         Some(item)
+    }
+
+    /// What an armed timer carries.
+    pub fn get(&self, key: TimerKey) -> Option<&T> {
+        self.timers.get(key.index as usize).filter(|timer| timer.serial == key.serial).map(|timer| &timer.item)
+    }
+
+    /// What an armed timer carries.
+    pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
+        let timer = self.timers.get_mut(key.index as usize)?;
+        Some(&mut timer.item).filter(|_| timer.serial == key.serial)
+    }
+
+    /// What is carried by all armed timers, in no order that matters.
+    pub fn items(&self) -> impl Iterator<Item = &T> {
+        self.timers.iter().map(|(_, timer)| &timer.item)
+    }
+
+    /// When an armed timer is due.
+    pub fn due_at(&self, key: TimerKey) -> Option<Time> {
+        self.timers.get(key.index as usize).filter(|timer| timer.serial == key.serial).map(|timer| timer.at)
     }
 
     /// When [`Wheel::expire`] next has something to look at; `None` while empty. Never earlier than the tick after the
@@ -103,6 +141,11 @@ impl<T> Wheel<T> {
 
     /// Moves what is due at `now` to the end of `due`.
     pub fn expire(&mut self, now: Time, due: &mut Vec<T>) {
+        self.expire_each(now, |_, item| due.push(item));
+    }
+
+    /// Hands out what is due at `now`, with the keys that no longer name it.
+    pub fn expire_each(&mut self, now: Time, mut fired: impl FnMut(TimerKey, T)) {
         let now_tick = now.as_ms() / TICK_MS;
         let last_slot = self.done + SLOTS as u64;
         while !self.timers.is_empty() && self.done < now_tick {
@@ -114,8 +157,9 @@ impl<T> Wheel<T> {
             while index != NONE {
                 let timer = &self.timers[index as usize];
                 let next = timer.next;
-                if timer.tick <= now_tick {
-                    due.push(self.unlink(index));
+                if timer.tick() <= now_tick {
+                    let key = TimerKey { index, serial: timer.serial };
+                    fired(key, self.remove(index));
                 }
                 index = next;
             }
@@ -146,21 +190,41 @@ impl<T> Wheel<T> {
         tick + 1
     }
 
-    fn unlink(&mut self, index: u32) -> T {
-        let timer = self.timers.remove(index as usize);
-        let slot = (timer.tick % SLOTS as u64) as usize;
-        if timer.prev == NONE {
-            self.heads[slot] = timer.next;
-        } else {
-            self.timers[timer.prev as usize].next = timer.next;
+    /// `at`, or if that is past the next tick that has not fired: when a timer armed for `at` is due.
+    pub fn ahead(&self, at: Time) -> Time {
+        at.max(Time::from_ms(self.done.saturating_mul(TICK_MS).saturating_add(1)))
+    }
+
+    fn link(&mut self, index: u32) {
+        let slot = self.timers[index as usize].slot();
+        let next = std::mem::replace(&mut self.heads[slot], index);
+        let timer = &mut self.timers[index as usize];
+        (timer.prev, timer.next) = (NONE, next);
+        if next != NONE {
+            self.timers[next as usize].prev = index;
         }
-        if timer.next != NONE {
-            self.timers[timer.next as usize].prev = timer.prev;
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let timer = &self.timers[index as usize];
+        let (slot, prev, next) = (timer.slot(), timer.prev, timer.next);
+        if prev == NONE {
+            self.heads[slot] = next;
+        } else {
+            self.timers[prev as usize].next = next;
+        }
+        if next != NONE {
+            self.timers[next as usize].prev = prev;
         }
         if self.heads[slot] == NONE {
             self.occupied[slot / 64] &= !(1 << (slot % 64));
         }
-        timer.item
+    }
+
+    fn remove(&mut self, index: u32) -> T {
+        self.unlink(index);
+        self.timers.remove(index as usize).item
     }
 
     fn release_if_empty(&mut self) {
@@ -182,8 +246,8 @@ impl<T> Wheel<T> {
             let (mut prev, mut index) = (NONE, head);
             while index != NONE {
                 let timer = &self.timers[index as usize];
-                assert_eq!((timer.prev, timer.tick as usize % SLOTS), (prev, slot));
-                assert!(timer.tick > self.done, "no armed timer is due");
+                assert_eq!((timer.prev, timer.slot()), (prev, slot));
+                assert!(timer.tick() > self.done, "no armed timer is due");
                 linked += 1;
                 (prev, index) = (index, timer.next);
             }
@@ -244,6 +308,14 @@ mod tests {
                     0 | 1 => {
                         let key = wheel.arm(Time::from_ms(now), Time::from_ms(now + value), i);
                         model.push((now + value, i, key));
+                    }
+                    2 if !model.is_empty() && value % 2 == 0 => {
+                        let at = value as usize % model.len();
+                        let (due, item, key) = model[at];
+                        prop_assert_eq!(wheel.get(key), Some(&item));
+                        prop_assert!(wheel.due_at(key).is_some_and(|at| at.as_ms() >= due));
+                        prop_assert!(wheel.rearm(key, Time::from_ms(now + 1 + value)));
+                        model[at].0 = now + 1 + value;
                     }
                     2 if !model.is_empty() => {
                         let (_, item, key) = model.swap_remove(value as usize % model.len());

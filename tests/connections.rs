@@ -21,7 +21,7 @@ fn node_in_process(seed: u64) -> (Net, SocketAddr) {
     let clock = Clock::start();
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.addr;
-    let mut engine = Engine::new(EngineSettings::default());
+    let mut engine = Engine::new(EngineSettings::default(), 7);
     let number = engine.add_node(addr, seed, clock.now());
     let mut net = Net::new(engine, clock).unwrap();
     net.add_door(Door::Sealed(number), listener).unwrap();

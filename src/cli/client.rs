@@ -11,6 +11,7 @@ use crate::dialect::sealed::request::Request;
 use crate::engine::{Engine, EngineSettings, Reply};
 use crate::net::Net;
 use crate::net::clock::Clock;
+use crate::net::socket::seed;
 
 /// Where a node listens unless told otherwise.
 pub(super) const DEFAULT_NODE: &str = "127.0.0.1:6500";
@@ -63,7 +64,7 @@ impl Client {
     pub fn call(&self, node: SocketAddr, request: Request) -> Result<Reply, Stop> {
         super::node::start_logging("error");
         let failed = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't poll: {e}"));
-        let mut net = Net::new(Engine::new(EngineSettings::default()), Clock::start()).map_err(failed)?;
+        let mut net = Net::new(Engine::new(EngineSettings::default(), seed()), Clock::start()).map_err(failed)?;
         match net.call(None, node, request, self.timeout_ms).map_err(failed)? {
             None => Err(Stop::new(exit::TRY_AGAIN, format!("no answer from {node} within {} ms", self.timeout_ms))),
             Some(Reply::Unreachable) => Err(Stop::new(

@@ -230,7 +230,7 @@ fn describe(plan: &Plan) -> String {
 
 fn serve(plan: &Plan) -> Outcome {
     let clock = Clock::start();
-    let mut engine = Engine::new(plan.engine);
+    let mut engine = Engine::new(plan.engine, seed());
     let mut doors = Vec::new();
     let mut announcements = String::new();
     for addr in &plan.listen {

@@ -45,7 +45,7 @@ impl Engine {
 
     fn send(&mut self, asked: Asked<Asker>, node: Option<usize>, to: SocketAddr, via: Via, now: Time) {
         let shared = match (via, node) {
-            (Via::Shared, Some(node)) => self.pool.find(node, to).filter(|&id| self.is_usable(id, now)),
+            (Via::Shared, Some(node)) => self.pool.find(&self.conns, node, to).filter(|&id| self.is_usable(id, now)),
             (Via::Shared, None) | (Via::Ephemeral, _) => None,
         };
         match shared {
@@ -66,7 +66,7 @@ impl Engine {
     /// Whether a connection of the pool is alive, and not a stopgap that is due to be replaced.
     fn is_usable(&self, id: ConnId, now: Time) -> bool {
         self.conns.get(id).is_some_and(|conn| {
-            let is_stopgap = conn.origin == Origin::Fallback && now.since(conn.opened_at) >= REDIAL_MS;
+            let is_stopgap = conn.origin == Origin::Fallback && now.since(conn.since) >= REDIAL_MS;
             matches!(conn.state, State::Open | State::Dialling) && !conn.eof && !is_stopgap
         })
     }
@@ -161,8 +161,9 @@ impl Engine {
             return;
         };
         conn.origin = Origin::Yielding;
-        conn.opened_at = now;
-        let theirs = conn.node.and_then(|node| self.pool.find(node, conn.peer)).filter(|&theirs| theirs != id);
+        conn.since = now;
+        let (node, peer) = (conn.node(), conn.peer);
+        let theirs = node.and_then(|node| self.pool.find(&self.conns, node, peer)).filter(|&theirs| theirs != id);
         match theirs {
             Some(theirs) => self.supersede(id, theirs, now),
             None => self.settle(id, now),
@@ -173,7 +174,7 @@ impl Engine {
     pub(super) fn fall_back(&mut self, id: ConnId, now: Time) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.origin = Origin::Fallback;
-            conn.opened_at = now;
+            conn.since = now;
             self.outputs.push_back(Output::Dial { conn: id, from: None, to: conn.peer });
             self.settle(id, now);
         }
@@ -181,8 +182,8 @@ impl Engine {
 
     /// `id` is from now on the connection that our node shares with `peer`.
     pub(super) fn share(&mut self, node: usize, peer: SocketAddr, id: ConnId, now: Time) {
-        let older = self.pool.find(node, peer);
-        self.pool.set(node, peer, id);
+        let older = self.pool.find(&self.conns, node, peer);
+        self.pool.set(&self.conns, node, peer, id);
         older.into_iter().for_each(|older| self.supersede(older, id, now));
     }
 
@@ -215,7 +216,7 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let (node, peer) = (conn.node, conn.peer);
+        let (node, peer) = (conn.node(), conn.peer);
         for asked in conn.session.take_asked() {
             if asked.on_reused && node.is_some() && now.since(asked.at) < LONG_TIMEOUT_MS {
                 self.guard.count(Counter::RequestsResent);
@@ -229,7 +230,7 @@ impl Engine {
     /// Sends a request over a connection that is dialled now, if one to `peer` is not being dialled already.
     fn send_fresh(&mut self, asked: Asked<Asker>, node: Option<usize>, peer: SocketAddr, now: Time) {
         let dialling = |id: &ConnId| self.conns.get(*id).is_some_and(|conn| conn.state == State::Dialling);
-        let id = node.and_then(|node| self.pool.find(node, peer)).filter(dialling);
+        let id = node.and_then(|node| self.pool.find(&self.conns, node, peer)).filter(dialling);
         match id {
             Some(id) => self.send_on(id, asked, now),
             None => self.send_dialling(asked, node, peer, Via::Shared, now),

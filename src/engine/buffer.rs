@@ -7,20 +7,20 @@ use crate::time::Time;
 /// Buffers that wait for the next connection that needs one: inboxes of two sizes, and outboxes.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+    small: Vec<Box<[u8]>>,
+    large: Vec<Box<[u8]>>,
     outboxes: Vec<Vec<u8>>,
 }
 
 impl BufferPool {
-    fn take(&mut self, least: usize) -> Vec<u8> {
+    fn take(&mut self, least: usize) -> Box<[u8]> {
         let (shelf, size) =
             if least <= BUFFER_SMALL { (&mut self.small, BUFFER_SMALL) } else { (&mut self.large, BUFFER_LARGE) };
-        shelf.pop().unwrap_or_else(|| vec![0; size])
+        shelf.pop().unwrap_or_else(|| vec![0; size].into())
     }
 
     /// Takes `buffer` back; one of an odd size, or one too many, is freed.
-    fn give(&mut self, buffer: Vec<u8>) {
+    fn give(&mut self, buffer: Box<[u8]>) {
         let shelf = match buffer.len() {
             BUFFER_SMALL => &mut self.small,
             BUFFER_LARGE => &mut self.large,
@@ -35,15 +35,15 @@ impl BufferPool {
 /// Bytes that came and are not handled yet.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    buffer: Vec<u8>,
-    head: usize,
-    tail: usize,
+    buffer: Box<[u8]>,
+    head: u32,
+    tail: u32,
 }
 
 impl Inbox {
     /// What is not handled yet.
     pub fn unread(&self) -> &[u8] {
-        &self.buffer[self.head..self.tail]
+        &self.buffer[self.head as usize..self.tail as usize]
     }
 
     /// Whether everything is handled.
@@ -61,29 +61,30 @@ impl Inbox {
         if self.buffer.is_empty() {
             self.buffer = pool.take(BUFFER_SMALL);
         }
-        if self.tail == self.buffer.len() {
-            if self.head > 0 {
-                self.buffer.copy_within(self.head..self.tail, 0);
+        let (head, tail) = (self.head as usize, self.tail as usize);
+        if tail == self.buffer.len() {
+            if head > 0 {
+                self.buffer.copy_within(head..tail, 0);
             } else {
                 let mut larger = pool.take(self.buffer.len() + 1);
-                larger[..self.tail].copy_from_slice(&self.buffer);
+                larger[..tail].copy_from_slice(&self.buffer);
                 pool.give(std::mem::replace(&mut self.buffer, larger));
             }
             (self.head, self.tail) = (0, self.tail - self.head);
         }
-        &mut self.buffer[self.tail..]
+        &mut self.buffer[self.tail as usize..]
     }
 
     /// `n` bytes of [`Inbox::space`] were filled.
     pub fn filled(&mut self, n: usize) {
-        self.tail = self.tail.saturating_add(n).min(self.buffer.len());
+        self.tail = (self.tail as usize).saturating_add(n).min(self.buffer.len()) as u32;
     }
 
     /// The first `n` bytes of [`Inbox::unread`] are handled, or all if there are fewer; returns how many they were.
     pub fn consume(&mut self, n: usize) -> usize {
         let before = self.head;
-        self.head = self.head.saturating_add(n).min(self.tail);
-        self.head - before
+        self.head = (self.head as usize).saturating_add(n).min(self.tail as usize) as u32;
+        (self.head - before) as usize
     }
 
     /// Hands the memory back if nothing is left in it.
@@ -99,23 +100,25 @@ impl Inbox {
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    head: usize,
-    answer_bytes: usize,
+    head: u32,
+    answer_bytes: u32,
     /// Where in `bytes` the last answer ends.
-    answers_end: usize,
-    /// When it last ceased to be empty or shrank.
+    answers_end: u32,
+    /// The socket would not take all of it.
+    is_stuck: bool,
+    /// When it last ceased to be empty, shrank, or began to be stuck.
     moved_at: Time,
 }
 
 impl Outbox {
     /// What is to be written.
     pub fn unwritten(&self) -> &[u8] {
-        &self.bytes[self.head..]
+        &self.bytes[self.head as usize..]
     }
 
     /// Bytes to be written.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.head
+        self.bytes.len() - self.head as usize
     }
 
     /// Whether there is nothing to write.
@@ -130,18 +133,23 @@ impl Outbox {
 
     /// Queued bytes of answers; a little more than the truth while requests stand between them.
     pub fn answer_bytes(&self) -> usize {
-        self.answer_bytes
+        self.answer_bytes as usize
     }
 
-    /// When it last ceased to be empty or shrank: without progress since then it is stalled.
+    /// Whether a write left something over.
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck
+    }
+
+    /// When it last ceased to be empty, shrank, or began to be stuck: without progress since then it is stalled.
     pub fn moved_at(&self) -> Time {
         self.moved_at
     }
 
     /// Lets `encode` append answers.
     pub fn answers(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.answer_bytes += self.append(pool, now, encode);
-        self.answers_end = self.bytes.len();
+        self.answer_bytes += self.append(pool, now, encode) as u32;
+        self.answers_end = self.bytes.len() as u32;
     }
 
     /// Lets `encode` append requests of ours.
@@ -161,15 +169,18 @@ impl Outbox {
         self.bytes.len() - before
     }
 
-    /// The first `n` bytes of [`Outbox::unwritten`] were written.
+    /// The first `n` bytes of [`Outbox::unwritten`] were written; 0 if the socket took none.
     pub fn written(&mut self, n: usize, pool: &mut BufferPool, now: Time) {
-        self.moved_at = now;
-        self.head = self.head.saturating_add(n).min(self.bytes.len());
+        if n > 0 || !self.is_stuck {
+            self.moved_at = now;
+        }
+        self.is_stuck = true;
+        self.head = (self.head as usize).saturating_add(n).min(self.bytes.len()) as u32;
         self.answer_bytes = self.answer_bytes.min(self.answers_end.saturating_sub(self.head));
         if self.is_empty() {
             self.clear(pool);
-        } else if self.head >= self.bytes.len() / 2 {
-            self.bytes.drain(..self.head);
+        } else if self.head as usize >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.head as usize);
             self.answers_end = self.answers_end.saturating_sub(self.head);
             self.head = 0;
         }

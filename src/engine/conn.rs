@@ -38,7 +38,7 @@ pub enum State {
     /// Nothing more is read; closed once the outbox is empty.
     Closing,
     /// Our last words are written and our side is shut; the peer may read them before the socket goes.
-    Lingering(Time),
+    Lingering,
     /// Gone; the slot is freed at the end of the turn.
     Closed,
 }
@@ -73,13 +73,13 @@ pub enum Reading {
     Resumed,
 }
 
-/// A connection.
+/// A connection. Kept small, and what only busy ones need out of it: most are idle.
 #[derive(Debug)]
 pub struct Conn {
     /// The other end.
     pub peer: SocketAddr,
-    /// Which of our nodes it belongs to; `None` for a client that has none.
-    pub node: Option<usize>,
+    /// Which of our nodes it belongs to; see [`Conn::node`].
+    node: Option<u16>,
     /// How it came to be.
     pub origin: Origin,
     /// Where it is in its life.
@@ -90,8 +90,8 @@ pub struct Conn {
     pub inbox: Inbox,
     /// Bytes to go.
     pub outbox: Outbox,
-    /// When it was opened or dialled.
-    pub opened_at: Time,
+    /// When it was opened or dialled, or since when it lingers.
+    pub since: Time,
     /// When it last carried a request or an answer of ours.
     pub used_at: Time,
     /// When the incomplete frame in the inbox began.
@@ -111,9 +111,9 @@ pub struct Conn {
     /// It is in the list of inboxes to be handled.
     pub is_ready: bool,
     /// Memory of it that is counted in the engine's total.
-    pub counted_bytes: usize,
-    /// The one timer it has, and when that fires. Activity moves deadlines, not the timer.
-    pub timer: Option<(TimerKey, Time)>,
+    pub counted_bytes: u32,
+    /// The one timer it has. Activity moves deadlines, not the timer.
+    pub timer: Option<TimerKey>,
 }
 
 impl Conn {
@@ -121,13 +121,13 @@ impl Conn {
     pub fn new(peer: SocketAddr, node: Option<usize>, origin: Origin, wire: Wire, now: Time) -> Conn {
         Conn {
             peer,
-            node,
+            node: node.map(|node| node as u16),
             origin,
             state: if origin == Origin::Inbound { State::Open } else { State::Dialling },
             session: Session::new(wire),
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            opened_at: now,
+            since: now,
             used_at: now,
             frame_since: None,
             paused_at: None,
@@ -140,6 +140,11 @@ impl Conn {
             counted_bytes: 0,
             timer: None,
         }
+    }
+
+    /// Which of our nodes it belongs to; `None` for a client that has none.
+    pub fn node(&self) -> Option<usize> {
+        self.node.map(usize::from)
     }
 
     /// Whether the peer does not read its answers: no request of its is started then. Only answers count; if requests of
@@ -163,7 +168,7 @@ impl Conn {
 
     /// Whether the socket should be read. Lingering connections are, so that the kernel need not reset them.
     pub fn should_read(&self) -> bool {
-        let lingers = matches!(self.state, State::Lingering(_));
+        let lingers = self.state == State::Lingering;
         !self.eof && (lingers || (self.may_handle() && !self.is_ready))
     }
 
@@ -207,21 +212,21 @@ impl Conn {
     pub fn deadline(&self) -> Option<(Time, Expiry)> {
         match self.state {
             State::Dialling if self.origin == Origin::Yielding => {
-                return Some((self.opened_at.after(YIELD_MS), Expiry::Yield));
+                return Some((self.since.after(YIELD_MS), Expiry::Yield));
             }
-            State::Dialling => return Some((self.opened_at.after(DIAL_TIMEOUT_MS), Expiry::Dial)),
-            State::Lingering(since) => return Some((since.after(LINGER_MS), Expiry::Lingered)),
+            State::Dialling => return Some((self.since.after(DIAL_TIMEOUT_MS), Expiry::Dial)),
+            State::Lingering => return Some((self.since.after(LINGER_MS), Expiry::Lingered)),
             State::Closed => return None,
             State::Open | State::Closing => {}
         }
         let must_speak = self.is_silent() && self.session.wire() == Wire::Sealed;
         let probes = self.origin == Origin::Single && self.node.is_some();
         let idles = self.is_link && self.is_idle();
-        let stalls = !self.outbox.is_empty();
+        let stalls = self.outbox.is_stuck();
         [
-            must_speak.then(|| (self.opened_at.after(FIRST_FRAME_MS), Expiry::Silent)),
+            must_speak.then(|| (self.since.after(FIRST_FRAME_MS), Expiry::Silent)),
             self.frame_since.filter(|_| self.paused_at.is_none()).map(|at| (at.after(FRAME_MS), Expiry::Frame)),
-            probes.then(|| (self.opened_at.after(LONG_TIMEOUT_MS), Expiry::Idle)),
+            probes.then(|| (self.since.after(LONG_TIMEOUT_MS), Expiry::Idle)),
             stalls.then(|| (self.outbox.moved_at().after(STALL_MS), Expiry::Stalled)),
             self.session.oldest_asked().map(|at| (at.after(STALL_MS), Expiry::Stalled)),
             idles.then(|| (self.used_at.after(NODE_IDLE_MS), Expiry::Idle)),
@@ -255,3 +260,5 @@ impl Conn {
         }
     }
 }
+
+const _: () = assert!(size_of::<Conn>() <= 200, "thousands of idle connections cost little");

@@ -33,10 +33,12 @@ impl Engine {
             return self.close(id, now);
         }
         if conn.state == State::Closing && conn.outbox.is_empty() && !conn.session.owes() {
-            conn.state = State::Lingering(now);
+            conn.state = State::Lingering;
+            conn.since = now;
             self.outputs.push_back(Output::ShutdownWrite(id));
         }
-        if conn.wants_write() && !conn.is_dirty {
+        // Who is stuck is written once the socket takes more, which the driver knows.
+        if conn.wants_write() && !conn.is_dirty && !conn.outbox.is_stuck() {
             conn.is_dirty = true;
             self.dirty.push_back(id);
         }
@@ -65,13 +67,11 @@ impl Engine {
         let Some((deadline, _)) = conn.deadline() else {
             return;
         };
-        if conn.timer.is_some_and(|(_, at)| at <= deadline) {
-            return;
+        match conn.timer {
+            Some(timer) if self.wheel.due_at(timer).is_some_and(|at| at <= deadline) => {}
+            Some(timer) if self.wheel.rearm(timer, deadline) => {}
+            Some(_) | None => conn.timer = Some(self.wheel.arm(now, deadline, id)),
         }
-        if let Some((timer, _)) = conn.timer {
-            self.wheel.cancel(timer);
-        }
-        conn.timer = Some((self.wheel.arm(now, deadline, id), deadline));
     }
 
     fn count_memory(&mut self, id: ConnId, now: Time) {
@@ -79,8 +79,11 @@ impl Engine {
             return;
         };
         let bytes = conn.memory_bytes();
-        self.buffered_bytes = self.buffered_bytes - conn.counted_bytes + bytes;
-        conn.counted_bytes = bytes;
+        if bytes == conn.counted_bytes as usize {
+            return;
+        }
+        self.buffered_bytes = self.buffered_bytes - conn.counted_bytes as usize + bytes;
+        conn.counted_bytes = bytes as u32;
         if self.buffered_bytes > BUFFERED_BYTES {
             let fattest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
             if let Some((id, peer)) = fattest.map(|(id, conn)| (id, conn.peer)) {
@@ -132,12 +135,12 @@ impl Engine {
         self.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
         conn.inbox.release(&mut self.buffers);
         conn.outbox.clear(&mut self.buffers);
-        self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes);
-        if let Some((timer, _)) = conn.timer.take() {
+        self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes) as usize;
+        if let Some(timer) = conn.timer.take() {
             self.wheel.cancel(timer);
         }
-        if let Some(node) = conn.node {
-            self.pool.remove(node, conn.peer, id);
+        if let Some(node) = conn.node() {
+            self.pool.remove(node, conn.peer, id, conn.is_link);
         }
         if conn.origin == Origin::Inbound {
             self.guard.left(conn.peer.ip());
@@ -148,8 +151,12 @@ impl Engine {
     }
 
     pub(super) fn remember_silent(&mut self, id: ConnId) {
+        // The oldest are looked at first, and most have spoken by now: the list stays as short as it can.
+        let is_silent = |id: &ConnId| self.conns.get(*id).is_some_and(Conn::is_silent);
+        let spoke = self.silent.iter().take_while(|id| !is_silent(id)).count();
+        self.silent.drain(..spoke);
         if self.silent.len() >= 2 * self.settings.max_connections.max(1) {
-            self.silent.retain(|id| self.conns.get(*id).is_some_and(Conn::is_silent));
+            self.silent.retain(is_silent);
         }
         self.silent.push_back(id);
     }

@@ -167,14 +167,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without nodes: a client.
-    pub fn new(settings: EngineSettings) -> Engine {
+    /// An engine without nodes: a client. `seed` keeps what strangers choose from colliding in hash tables.
+    pub fn new(settings: EngineSettings, seed: u64) -> Engine {
         Engine {
             settings,
             conns: Arena::default(),
             nodes: Vec::new(),
-            store: Store::new(settings.store),
-            pool: Pool::default(),
+            store: Store::new(settings.store, seed),
+            pool: Pool::new(seed),
             guard: Guard::default(),
             buffers: BufferPool::default(),
             wheel: Wheel::new(),
@@ -323,7 +323,7 @@ impl Engine {
             return;
         };
         conn.eof = true;
-        if matches!(conn.state, State::Lingering(_)) {
+        if conn.state == State::Lingering {
             return self.close(id, now);
         }
         self.drop_asked(id, now);
@@ -333,7 +333,7 @@ impl Engine {
     /// The connection broke.
     pub fn broken(&mut self, id: ConnId, now: Time) {
         if let Some(conn) = self.conns.get(id) {
-            if !matches!(conn.state, State::Lingering(_)) {
+            if conn.state != State::Lingering {
                 self.guard.fault(Counter::Resets, conn.peer, now);
             }
             self.close(id, now);
@@ -345,7 +345,7 @@ impl Engine {
         self.conns.get(id).filter(|conn| conn.wants_write()).map_or(&[], |conn| conn.outbox.unwritten())
     }
 
-    /// The first `n` bytes of [`Engine::to_write`] were written.
+    /// The first `n` bytes of [`Engine::to_write`] were written; 0 if the socket took none.
     pub fn wrote(&mut self, id: ConnId, n: usize, now: Time) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.outbox.written(n, &mut self.buffers, now);
@@ -355,7 +355,8 @@ impl Engine {
 
     // ---- what to do ----
 
-    /// The next connection whose outbox is to be written; call until `None`, once per turn.
+    /// The next connection whose outbox is to be written; call until `None`, once per turn. What the socket does not take
+    /// then is to be written as soon as it does: the connection is not named again before.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         while let Some(id) = self.dirty.pop_front() {
             if let Some(conn) = self.conns.get_mut(id) {
@@ -455,10 +456,11 @@ impl Engine {
             assert_eq!(conn.is_dirty, self.dirty.contains(&id));
             assert_eq!(conn.is_ready, self.ready.contains(&id));
             assert!(conn.inbox.is_empty() || conn.inbox.capacity() > 0);
-            assert_eq!(conn.counted_bytes, conn.memory_bytes());
-            bytes += conn.counted_bytes;
+            assert_eq!(conn.counted_bytes as usize, conn.memory_bytes());
+            bytes += conn.memory_bytes();
             if let Some((deadline, _)) = conn.deadline() {
-                assert!(conn.timer.is_some_and(|(_, at)| at <= deadline), "a deadline has a timer");
+                let fires_at = conn.timer.and_then(|timer| self.wheel.due_at(timer));
+                assert!(fires_at.is_some_and(|at| at <= self.wheel.ahead(deadline)), "a deadline has a timer");
             }
             conn.session.check_invariants();
         }

@@ -1,28 +1,49 @@
-//! The pool: which connection leads to which address, so that a pair of nodes shares one. Holds keys only; who may be
-//! dialled, and how, is decided by whoever asks it.
+//! The pool: which connection leads to which address, so that a pair of nodes shares one. Holds keys only, a few bytes for
+//! each of many thousand connections; what they lead to stands in the connections themselves, which it is shown. Who may
+//! be dialled, and how, is decided by whoever asks it.
 
-use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
-use crate::arena::Key;
+use hashbrown::HashTable;
+
+use crate::arena::{Arena, Key};
+use crate::engine::conn::Conn;
 
 /// Connections by the node of ours they belong to and the peer's address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
-    by_peer: BTreeMap<(usize, SocketAddr), Key>,
+    by_peer: HashTable<Key>,
+    /// Mixed into the hash, as strangers choose their addresses.
+    seed: u64,
     /// Those over which requests of ours went, which are limited in number.
     links: Vec<Key>,
 }
 
 impl Pool {
+    /// An empty pool. `seed`: secret, so that nobody can choose addresses that collide.
+    pub fn new(seed: u64) -> Pool {
+        Pool { by_peer: HashTable::new(), seed, links: Vec::new() }
+    }
+
     /// The connection between our node and `peer`.
-    pub fn find(&self, node: usize, peer: SocketAddr) -> Option<Key> {
-        self.by_peer.get(&(node, peer)).copied()
+    pub fn find(&self, conns: &Arena<Conn>, node: usize, peer: SocketAddr) -> Option<Key> {
+        self.by_peer.find(self.hash(node, peer), |key| leads(conns, *key, node, peer)).copied()
     }
 
     /// `conn` is from now on the connection between our node and `peer`; an older one serves out its time unnamed.
-    pub fn set(&mut self, node: usize, peer: SocketAddr, conn: Key) {
-        self.by_peer.insert((node, peer), conn);
+    pub fn set(&mut self, conns: &Arena<Conn>, node: usize, peer: SocketAddr, conn: Key) {
+        let hash = self.hash(node, peer);
+        if let Some(key) = self.by_peer.find_mut(hash, |key| leads(conns, *key, node, peer)) {
+            *key = conn;
+            return;
+        }
+        let seed = self.seed;
+        let rehash = |key: &Key| {
+            let named = conns.get(*key).and_then(|conn| Some((conn.node()?, conn.peer)));
+            named.map_or(0, |(node, peer)| hash_of(seed, node, peer))
+        };
+        self.by_peer.insert_unique(hash, conn, rehash);
     }
 
     /// `conn` carries requests of ours.
@@ -37,11 +58,29 @@ impl Pool {
         &self.links
     }
 
-    /// `conn` is gone.
-    pub fn remove(&mut self, node: usize, peer: SocketAddr, conn: Key) {
-        if self.find(node, peer) == Some(conn) {
-            self.by_peer.remove(&(node, peer));
+    /// `conn` is gone. To be said before its slot is freed.
+    pub fn remove(&mut self, node: usize, peer: SocketAddr, conn: Key, is_link: bool) {
+        if let Ok(entry) = self.by_peer.find_entry(self.hash(node, peer), |key| *key == conn) {
+            entry.remove();
         }
-        self.links.retain(|link| *link != conn);
+        if is_link {
+            self.links.retain(|link| *link != conn);
+        }
     }
+
+    fn hash(&self, node: usize, peer: SocketAddr) -> u64 {
+        hash_of(self.seed, node, peer)
+    }
+}
+
+fn leads(conns: &Arena<Conn>, key: Key, node: usize, peer: SocketAddr) -> bool {
+    conns.get(key).is_some_and(|conn| conn.peer == peer && conn.node() == Some(node))
+}
+
+/// SipHash of both behind a secret.
+fn hash_of(seed: u64, node: usize, peer: SocketAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    (node, peer).hash(&mut hasher);
+    hasher.finish()
 }

@@ -48,17 +48,21 @@ impl Engine {
 
     /// Handles the first frame of an inbox; whether there was one.
     fn handle_frame(&mut self, id: ConnId, now: Time) -> bool {
-        let Engine { conns, nodes, store, guard, buffers, waiters, outputs, .. } = self;
+        let Engine { conns, nodes, store, guard, buffers, waiters, outputs, wheel, .. } = self;
         let Some(conn) = conns.get_mut(id) else {
             return false;
         };
-        let (peer, is_held_back) = (conn.peer, conn.is_held_back());
+        let (peer, node, is_held_back) = (conn.peer, conn.node(), conn.is_held_back());
+        if !conn.session.saw_frame() && conn.has_frame() {
+            // What it had to say in time is here: most connections need no timer from now on.
+            conn.timer.take().and_then(|timer| wheel.cancel(timer));
+        }
         let Conn { session, inbox, outbox, .. } = conn;
         match session.read(inbox.unread()) {
             Cut::Incomplete => return false,
             Cut::Request { len, message } => {
                 guard.count(Counter::Requests);
-                let asking = Asking { conn: id, node: conn.node, peer, place: None, since: now };
+                let asking = Asking { conn: id, node, peer, place: None, since: now };
                 let mut desk = Desk { nodes, store, guard, waiters, buffers };
                 if desk.is_from_ourselves(asking, &message, now) {
                     self.close(id, now);
@@ -181,7 +185,7 @@ impl Engine {
                 return;
             };
             let place = Some(held.place);
-            let asking = Asking { conn: id, node: conn.node, peer: conn.peer, place, since: held.since };
+            let asking = Asking { conn: id, node: conn.node(), peer: conn.peer, place, since: held.since };
             if let Some(message) = message_in(&held.frame, conn.session.wire()) {
                 let mut desk = Desk { nodes, store, guard, waiters, buffers };
                 desk.serve(asking, &mut conn.session, &mut conn.outbox, &message, now);

@@ -44,10 +44,11 @@ const STATUS: Token = Token(OWN_TOKENS + 2);
 /// The first door's; the others follow.
 const DOORS: usize = OWN_TOKENS + 16;
 
-/// The socket of a connection.
+/// The socket of a connection: few bytes, as there are thousands.
 struct Socket {
-    id: ConnId,
     stream: TcpStream,
+    /// Of the connection in this slot.
+    serial: u32,
     is_connecting: bool,
     is_readable: bool,
     is_writable: bool,
@@ -59,9 +60,9 @@ struct Socket {
 
 impl Socket {
     /// Puts it into the list of sockets to be read, once.
-    fn list(&mut self, readable: &mut VecDeque<ConnId>) {
+    fn list(&mut self, id: ConnId, readable: &mut VecDeque<ConnId>) {
         if !std::mem::replace(&mut self.is_listed, true) {
-            readable.push_back(self.id);
+            readable.push_back(id);
         }
     }
 }
@@ -249,7 +250,7 @@ impl Net {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             socket.is_readable = true;
             socket.is_read_closed |= event.is_read_closed() || event.is_error();
-            socket.list(&mut self.readable);
+            socket.list(id, &mut self.readable);
         }
         if event.is_writable() || event.is_error() {
             socket.is_writable = true;
@@ -335,6 +336,11 @@ impl Net {
             if let Some(socket) = socket_of(&mut self.sockets, id) {
                 socket.is_listed = false;
                 self.read(id, now);
+                // Its answers go out while what they were made of is still in the cache, from the one buffer that all
+                // connections use by turns.
+                while let Some(id) = self.engine.next_dirty() {
+                    self.write(id, now);
+                }
             }
         }
     }
@@ -350,7 +356,7 @@ impl Net {
         }
         while socket.is_readable {
             if budget == 0 {
-                return socket.list(&mut self.readable);
+                return socket.list(id, &mut self.readable);
             }
             let Some(space) = self.engine.read_space(id) else {
                 return; // The engine says when to resume.
@@ -391,7 +397,10 @@ impl Net {
             }
             match socket.stream.write(bytes) {
                 Ok(n) => self.engine.wrote(id, n, now),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => socket.is_writable = false,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    socket.is_writable = false;
+                    self.engine.wrote(id, 0, now);
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     socket.is_writable = false;
@@ -418,7 +427,7 @@ impl Net {
 
     fn drop_socket(&mut self, id: ConnId) {
         if let Some(slot) = self.sockets.get_mut(id.index()) {
-            slot.take_if(|socket| socket.id == id);
+            slot.take_if(|socket| socket.serial == id.serial());
         }
     }
 
@@ -427,7 +436,7 @@ impl Net {
             Output::Dial { conn, from, to } => self.dial(conn, from, to, now),
             Output::Resume(id) => {
                 if let Some(socket) = socket_of(&mut self.sockets, id).filter(|socket| socket.is_readable) {
-                    socket.list(&mut self.readable);
+                    socket.list(id, &mut self.readable);
                 }
             }
             Output::ShutdownWrite(id) => {
@@ -443,7 +452,7 @@ impl Net {
 }
 
 fn socket_of(sockets: &mut [Option<Socket>], id: ConnId) -> Option<&mut Socket> {
-    sockets.get_mut(id.index())?.as_mut().filter(|socket| socket.id == id)
+    sockets.get_mut(id.index())?.as_mut().filter(|socket| socket.serial == id.serial())
 }
 
 /// Registers a connection's socket, once and for all events, and files it under its slot.
@@ -460,8 +469,8 @@ fn keep(
         sockets.resize_with(id.index() + 1, || None);
     }
     sockets[id.index()] = Some(Socket {
-        id,
         stream,
+        serial: id.serial(),
         is_connecting,
         is_readable: false,
         // A fresh connection has room; a dial says when it has.

@@ -44,7 +44,7 @@ pub struct Body {
 impl Host {
     /// A living host at this address.
     pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Host {
-        let body = Body { node: Node::new(addr, settings, seed, now), store: Store::new(StoreLimits::default()) };
+        let body = Body { node: Node::new(addr, settings, seed, now), store: Store::new(StoreLimits::default(), seed) };
         Host {
             contact: contact_at(addr),
             lies: false,

@@ -190,6 +190,9 @@ impl Swarm {
             let n = bytes.len().min(wire.room(side));
             if n == 0 {
                 wire.ends[side].is_full = !bytes.is_empty();
+                if !bytes.is_empty() {
+                    engine.wrote(conn, 0, now);
+                }
                 return;
             }
             let bytes = bytes[..n].to_vec();

@@ -198,7 +198,7 @@ impl Swarm {
 
     /// Starts a machine that is down, with nothing in its memory.
     pub fn start(&mut self, number: usize) {
-        let mut engine = Engine::new(self.settings);
+        let mut engine = Engine::new(self.settings, self.random.u64(..));
         engine.add_node(address_of(number), self.random.u64(..), self.now);
         self.machines[number].engine = Some(engine);
         self.machines[number].bytes_read = 0;

@@ -113,7 +113,7 @@ pub struct Bench {
 impl Bench {
     /// An engine with a node on each of `own`, and its honest client.
     pub fn new(own: &[SocketAddr], settings: EngineSettings) -> Bench {
-        let mut engine = Engine::new(settings);
+        let mut engine = Engine::new(settings, 7);
         for (addr, seed) in own.iter().zip(1..) {
             engine.add_node(*addr, seed, Time::ZERO);
         }
@@ -227,6 +227,8 @@ impl Bench {
 
     /// A peer reads at most `most` bytes; how many there were.
     pub fn drain(&mut self, id: ConnId, most: usize) -> usize {
+        // The engine does not name a connection again that did not take all.
+        self.hear(id);
         let n = self.engine.to_write(id).len().min(most);
         if n > 0 {
             if let Some(peer) = self.peer(id) {

@@ -6,6 +6,7 @@ pub mod codec;
 mod coordinate;
 pub mod job;
 pub mod node;
+mod owed;
 pub mod request;
 pub mod session;
 pub mod settings;

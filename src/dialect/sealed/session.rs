@@ -9,9 +9,9 @@ use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
+use crate::dialect::sealed::owed::{Access, Held, Owing};
 use crate::dialect::sealed::request::Request;
-use crate::id::Id;
-use crate::limits::{ASKED, ASKED_BYTES, OWED_ANSWERS, OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
+use crate::limits::{ASKED, ASKED_BYTES, STRIKE_WINDOW_MS, STRIKES};
 use crate::time::Time;
 
 /// Which of the dialect's two wires a connection carries.
@@ -103,97 +103,30 @@ pub struct Asked<A> {
     pub on_reused: bool,
 }
 
-/// A request that could not be started yet, taken out to be started now.
+/// Requests of ours on one connection that await their answers.
 #[derive(Debug)]
-pub struct Held {
-    /// Its place in the order of answers.
-    pub place: u64,
-    /// Its frame.
-    pub frame: Vec<u8>,
-    /// When it came.
-    pub since: Time,
+struct Asking<A> {
+    /// With the bytes of each.
+    asked: VecDeque<(Asked<A>, usize)>,
+    bytes: usize,
 }
 
-/// One place in the order of answers. `silent`: it will be settled by saying nothing, so later answers need not wait.
-#[derive(Debug)]
-enum Owed {
-    /// Settled: the answer's frame, empty once it has left or where silence settles it.
-    Settled(Vec<u8>),
-    /// A job is under way.
-    Running { access: Option<Access>, silent: bool },
-    /// A request that may not start yet.
-    Waiting { frame: Vec<u8>, access: Option<Access>, silent: bool, since: Time },
-}
-
-impl Owed {
-    /// The key that is still to be read or written.
-    fn access(&self) -> Option<Access> {
-        match self {
-            Owed::Settled(_) => None,
-            Owed::Running { access, .. } | Owed::Waiting { access, .. } => *access,
-        }
-    }
-}
-
-/// What a request does to a key.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-struct Access {
-    key: Id,
-    writes: bool,
-}
-
-impl Access {
-    fn of(request: &Message<'_>) -> Option<Access> {
-        match request {
-            Message::Get { key } | Message::FindValue { key } => Some(Access { key: *key, writes: false }),
-            Message::Put { key, .. } => Some(Access { key: *key, writes: true }),
-            _ => None,
-        }
-    }
-
-    /// Whether the two must happen one after the other.
-    fn conflicts_with(&self, other: &Access) -> bool {
-        self.key == other.key && (self.writes || other.writes)
-    }
-}
-
-/// The state of one connection's conversation.
+/// The state of one connection's conversation. Small while nothing is under way, as most connections are idle.
 #[derive(Debug)]
 pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
-    /// Answers owed, oldest first; empty most of the time, when answers go out at once.
-    owed: VecDeque<Owed>,
-    /// Bytes of settled answers that could not leave yet.
-    settled_bytes: usize,
-    /// Bytes of requests that wait.
-    waiting_bytes: usize,
-    /// The place that the next request will take.
-    next_place: u64,
-    running: usize,
-    waiting: usize,
-    /// With the bytes of each.
-    asked: VecDeque<(Asked<A>, usize)>,
-    asked_bytes: usize,
-    strikes: VecDeque<Time>,
+    /// Answers owed; none most of the time.
+    owing: Option<Box<Owing>>,
+    /// None until something was asked.
+    asking: Option<Box<Asking<A>>>,
+    strikes: Option<Box<VecDeque<Time>>>,
 }
 
 impl<A> Session<A> {
     /// A conversation that has not begun.
     pub fn new(wire: Wire) -> Session<A> {
-        Session {
-            wire,
-            saw_frame: false,
-            owed: VecDeque::new(),
-            settled_bytes: 0,
-            waiting_bytes: 0,
-            next_place: 0,
-            running: 0,
-            waiting: 0,
-            asked: VecDeque::new(),
-            asked_bytes: 0,
-            strikes: VecDeque::new(),
-        }
+        Session { wire, saw_frame: false, owing: None, asking: None, strikes: None }
     }
 
     /// Which wire it is.
@@ -208,32 +141,32 @@ impl<A> Session<A> {
 
     /// Bytes queued behind owed answers.
     pub fn owed_bytes(&self) -> usize {
-        self.settled_bytes + self.waiting_bytes
+        self.owing.as_ref().map_or(0, |owing| owing.bytes())
     }
 
     /// Whether any answer is owed.
     pub fn owes(&self) -> bool {
-        !self.owed.is_empty()
+        self.owing.is_some()
     }
 
     /// Whether more requests may be taken in.
     pub fn has_room(&self) -> bool {
-        self.owed.len() < OWED_ANSWERS && self.owed_bytes() < OWED_BYTES
+        self.owing.as_ref().is_none_or(|owing| owing.has_room())
     }
 
     /// Whether an answer of the peer is awaited.
     pub fn awaits(&self) -> bool {
-        !self.asked.is_empty()
+        self.asking.as_ref().is_some_and(|asking| !asking.asked.is_empty())
     }
 
     /// Whether more requests of ours may be sent.
     pub fn may_ask(&self) -> bool {
-        self.asked.len() < ASKED && self.asked_bytes < ASKED_BYTES
+        self.asking.as_ref().is_none_or(|asking| asking.asked.len() < ASKED && asking.bytes < ASKED_BYTES)
     }
 
     /// Whether requests wait to be started.
     pub fn has_waiting(&self) -> bool {
-        self.waiting > 0
+        self.owing.as_ref().is_some_and(|owing| owing.has_waiting())
     }
 
     /// How many bytes the frame that `bytes` begin with has; `None` while that cannot be told, or if none can begin so.
@@ -299,7 +232,8 @@ impl<A> Session<A> {
     }
 
     fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Cut<'a, A> {
-        let Some((asked, bytes)) = self.asked.pop_front() else {
+        let asking = self.asking.as_mut().and_then(|asking| Some((asking.asked.pop_front()?, asking)));
+        let Some(((asked, bytes), asking)) = asking else {
             return if kind == kind::ERROR {
                 Cut::Dropped { len, breach: Breach::UnaskedError }
             } else {
@@ -308,11 +242,11 @@ impl<A> Session<A> {
         };
         match decode_body(kind, body) {
             Ok(message) if answers(&asked.request, &message) => {
-                self.asked_bytes -= bytes;
+                asking.bytes -= bytes;
                 Cut::Answer { len, asked, message }
             }
             _ => {
-                self.asked.push_front((asked, bytes));
+                asking.asked.push_front((asked, bytes));
                 Cut::Fatal { breach: Breach::WrongAnswer, code: None }
             }
         }
@@ -332,9 +266,10 @@ impl<A> Session<A> {
 
     /// Counts a strike; whether it is one too many.
     pub fn strike(&mut self, now: Time) -> bool {
-        self.strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
-        self.strikes.push_back(now);
-        self.strikes.len() >= STRIKES
+        let strikes = self.strikes.get_or_insert_default();
+        strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
+        strikes.push_back(now);
+        strikes.len() >= STRIKES
     }
 
     // ---- answers we owe ----
@@ -343,118 +278,55 @@ impl<A> Session<A> {
     /// and one of the two is a PUT. (The page asks it of a GET behind a PUT; a PUT behind a GET waits too, or else the
     /// GET could find what was put after it.)
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
-        self.running >= OWED_JOBS || self.is_blocked(Access::of(request), self.owed.len())
+        self.owing.as_ref().is_some_and(|owing| owing.must_wait(request))
     }
 
     /// Takes in the frame of a request that came at `now` and must wait.
     pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
-        self.waiting_bytes += frame.len();
-        self.waiting += 1;
-        let (access, silent) = (Access::of(request), self.is_silent(request));
-        self.push(Owed::Waiting { frame: frame.to_vec(), access, silent, since: now });
+        let silent = self.is_silent(request);
+        self.owing.get_or_insert_default().wait(frame, Access::of(request), silent, now);
     }
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
     pub fn next_startable(&mut self) -> Option<Held> {
-        if self.waiting == 0 || self.running >= OWED_JOBS {
-            return None;
-        }
-        let at = (0..self.owed.len()).find(|&at| match &self.owed[at] {
-            Owed::Waiting { access, .. } => !self.is_blocked(*access, at),
-            Owed::Settled(_) | Owed::Running { .. } => false,
-        })?;
-        // Where much is to be sent already, only what holds it back may start, or nothing would ever be sent.
-        let holds_back =
-            |owed: &Owed| matches!(owed, Owed::Running { silent: false, .. } | Owed::Waiting { silent: false, .. });
-        if self.settled_bytes >= OWED_BYTES && self.owed.iter().take(at).any(holds_back) {
-            return None;
-        }
-        let place = self.first_place() + at as u64;
-        let Owed::Waiting { frame, access, silent, since } = &mut self.owed[at] else {
-            return None;
-        };
-        let held = Held { place, frame: std::mem::take(frame), since: *since };
-        self.owed[at] = Owed::Running { access: *access, silent: *silent };
-        self.waiting_bytes -= held.frame.len();
-        self.waiting -= 1;
-        self.running += 1;
-        Some(held)
+        self.owing.as_mut()?.next_startable()
     }
 
     /// Forgets the requests that wait: they will not be started any more.
     pub fn drop_waiting(&mut self) {
-        for owed in &mut self.owed {
-            if matches!(owed, Owed::Waiting { .. }) {
-                *owed = Owed::Settled(Vec::new());
-            }
-        }
-        (self.waiting, self.waiting_bytes) = (0, 0);
-    }
-
-    /// Whether something among the first `before` owed must be done before `access` may happen.
-    fn is_blocked(&self, access: Option<Access>, before: usize) -> bool {
-        let conflicts = |access: Access| {
-            self.owed.range(..before).filter_map(Owed::access).any(|earlier| earlier.conflicts_with(&access))
-        };
-        access.is_some_and(conflicts)
+        self.owing.iter_mut().for_each(|owing| owing.drop_waiting());
     }
 
     /// Answers a request that just came: into `outbox` at once, or behind the answers that are owed.
     pub fn answer(&mut self, message: &Message<'_>, outbox: &mut Vec<u8>) {
-        if self.owed.is_empty() {
-            self.encode(message, outbox);
-        } else {
-            let frame = self.frame(message);
-            self.settled_bytes += frame.len();
-            self.push(Owed::Settled(frame));
+        match &mut self.owing {
+            None => encode(self.wire, message, outbox),
+            Some(owing) => owing.queue(frame(self.wire, message)),
         }
     }
 
     /// Owes the answer to the request that just came; returns its place.
     pub fn owe(&mut self, request: &Message<'_>) -> u64 {
-        self.running += 1;
-        self.push(Owed::Running { access: Access::of(request), silent: self.is_silent(request) })
+        let silent = self.is_silent(request);
+        self.owing.get_or_insert_default().owe(Access::of(request), silent)
     }
 
     /// What the job at `place` writes can be read from now on, although it is not done yet.
     pub fn unblock(&mut self, place: u64) {
-        if let Some(Owed::Running { access, .. }) = self.at(place) {
-            *access = None;
-        }
+        self.owing.iter_mut().for_each(|owing| owing.unblock(place));
     }
 
     /// Settles the answer owed at `place`; `None`: with silence. It leaves by [`Session::release`].
     pub fn settle(&mut self, place: u64, message: Option<&Message<'_>>) {
-        let frame = message.map_or(Vec::new(), |message| self.frame(message));
-        let len = frame.len();
-        if let Some(owed @ Owed::Running { .. }) = self.at(place) {
-            *owed = Owed::Settled(frame);
-            self.settled_bytes += len;
-            self.running -= 1;
+        if let Some(owing) = &mut self.owing {
+            owing.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
         }
     }
 
     /// Moves settled answers whose turn it is into `outbox`, until that has grown by `room` bytes or a little more.
     pub fn release(&mut self, outbox: &mut Vec<u8>, room: usize) {
-        let full_at = outbox.len() + room;
-        for owed in &mut self.owed {
-            match owed {
-                Owed::Settled(_) if outbox.len() >= full_at => break,
-                Owed::Settled(frame) => {
-                    self.settled_bytes -= frame.len();
-                    outbox.append(frame);
-                    *frame = Vec::new();
-                }
-                Owed::Running { silent: true, .. } | Owed::Waiting { silent: true, .. } => {}
-                Owed::Running { .. } | Owed::Waiting { .. } => break,
-            }
-        }
-        while matches!(self.owed.front(), Some(Owed::Settled(frame)) if frame.is_empty()) {
-            self.owed.pop_front();
-        }
-        if self.owed.is_empty() {
-            self.owed = VecDeque::new();
-        }
+        self.owing.iter_mut().for_each(|owing| owing.release(outbox, room));
+        self.owing.take_if(|owing| owing.is_empty());
     }
 
     /// The API's PUT is never answered.
@@ -462,66 +334,52 @@ impl<A> Session<A> {
         self.wire == Wire::Api && matches!(request, Message::Put { .. })
     }
 
-    fn at(&mut self, place: u64) -> Option<&mut Owed> {
-        let index = place.checked_sub(self.first_place())?;
-        self.owed.get_mut(index as usize)
-    }
-
-    fn first_place(&self) -> u64 {
-        self.next_place - self.owed.len() as u64
-    }
-
-    fn push(&mut self, owed: Owed) -> u64 {
-        self.owed.push_back(owed);
-        self.next_place += 1;
-        self.next_place - 1
-    }
-
-    fn frame(&self, message: &Message<'_>) -> Vec<u8> {
-        let mut frame = Vec::new();
-        self.encode(message, &mut frame);
-        frame
-    }
-
-    fn encode(&self, message: &Message<'_>, out: &mut Vec<u8>) {
-        match self.wire {
-            Wire::Sealed => Sealed::encode(message, out),
-            Wire::Api => VoidPhone::encode(message, out),
-        }
-    }
-
     // ---- requests of ours ----
 
     /// Sends a request of ours.
     pub fn ask(&mut self, asked: Asked<A>, outbox: &mut Vec<u8>) {
         let before = outbox.len();
-        self.encode(&asked.request.message(), outbox);
+        encode(self.wire, &asked.request.message(), outbox);
         let bytes = outbox.len() - before;
-        self.asked_bytes += bytes;
-        self.asked.push_back((asked, bytes));
+        let asking = self.asking.get_or_insert_with(|| Box::new(Asking { asked: VecDeque::new(), bytes: 0 }));
+        asking.bytes += bytes;
+        asking.asked.push_back((asked, bytes));
     }
 
     /// When the oldest request that awaits its answer was sent.
     pub fn oldest_asked(&self) -> Option<Time> {
-        self.asked.front().map(|(asked, _)| asked.at)
+        self.asking.as_ref()?.asked.front().map(|(asked, _)| asked.at)
     }
 
     /// Takes all requests that await an answer, because none will come.
     pub fn take_asked(&mut self) -> Vec<Asked<A>> {
-        self.asked_bytes = 0;
-        std::mem::take(&mut self.asked).into_iter().map(|(asked, _)| asked).collect()
+        let asked = self.asking.take().map(|asking| asking.asked);
+        asked.into_iter().flatten().map(|(asked, _)| asked).collect()
     }
 
     /// Panics unless the sums are right. For debug builds and tests.
     pub fn check_invariants(&self) {
-        let settled = self.owed.iter().map(|o| if let Owed::Settled(frame) = o { frame.len() } else { 0 });
-        assert_eq!(self.settled_bytes, settled.sum::<usize>());
-        let waiting = self.owed.iter().map(|o| if let Owed::Waiting { frame, .. } = o { frame.len() } else { 0 });
-        assert_eq!(self.waiting_bytes, waiting.sum::<usize>());
-        assert_eq!(self.running, self.owed.iter().filter(|o| matches!(o, Owed::Running { .. })).count());
-        assert_eq!(self.waiting, self.owed.iter().filter(|o| matches!(o, Owed::Waiting { .. })).count());
-        assert_eq!(self.asked_bytes, self.asked.iter().map(|(_, bytes)| bytes).sum::<usize>());
-        assert!(self.running <= OWED_JOBS && self.asked.len() <= ASKED);
+        if let Some(owing) = &self.owing {
+            assert!(!owing.is_empty(), "what is no longer owed takes no memory");
+            owing.check_invariants();
+        }
+        if let Some(asking) = &self.asking {
+            assert_eq!(asking.bytes, asking.asked.iter().map(|(_, bytes)| bytes).sum::<usize>());
+            assert!(asking.asked.len() <= ASKED);
+        }
+    }
+}
+
+fn frame(wire: Wire, message: &Message<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode(wire, message, &mut frame);
+    frame
+}
+
+fn encode(wire: Wire, message: &Message<'_>, out: &mut Vec<u8>) {
+    match wire {
+        Wire::Sealed => Sealed::encode(message, out),
+        Wire::Api => VoidPhone::encode(message, out),
     }
 }
 

@@ -2,7 +2,10 @@
 //! time, never holds more than its limits, and never saves anything anywhere.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
+
+use hashbrown::HashTable;
 
 use crate::contact;
 use crate::dialect::sealed::codec::ErrorCode;
@@ -28,28 +31,36 @@ impl Default for StoreLimits {
     }
 }
 
-/// Key to value. A `BTreeMap`, as strangers choose the keys.
+/// Key to value. Each value is carried by the timer that ends its life; an index finds the timer of a key.
 #[derive(Debug)]
 pub struct Store {
     limits: StoreLimits,
-    values: BTreeMap<Id, Held>,
-    wheel: Wheel<Id>,
+    values: Wheel<Held>,
+    index: HashTable<TimerKey>,
+    /// Mixed into the hash, as strangers choose the keys.
+    seed: u64,
     bytes: usize,
     bytes_by_source: BTreeMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
 struct Held {
+    key: Id,
     value: Box<[u8]>,
-    expires_at: Time,
-    timer: TimerKey,
     source: Option<IpAddr>,
 }
 
 impl Store {
-    /// An empty store.
-    pub fn new(limits: StoreLimits) -> Store {
-        Store { limits, values: BTreeMap::new(), wheel: Wheel::new(), bytes: 0, bytes_by_source: BTreeMap::new() }
+    /// An empty store. `seed`: secret, so that nobody can choose keys that collide in the index.
+    pub fn new(limits: StoreLimits, seed: u64) -> Store {
+        Store {
+            limits,
+            values: Wheel::new(),
+            index: HashTable::new(),
+            seed,
+            bytes: 0,
+            bytes_by_source: BTreeMap::new(),
+        }
     }
 
     /// The lifetime a ttl asks for: min(ttl, 10) seconds, 0 meaning 10 (seed: "less than 10 seconds"; sealed.md).
@@ -83,8 +94,16 @@ impl Store {
             return Err(ErrorCode::TooLarge);
         }
         let source = source.and_then(contact::source);
-        let replaced = self.values.get(&key).filter(|held| now < held.expires_at);
-        if replaced.is_some_and(|held| is_certified(&key, &held.value) && !is_certified(&key, value)) {
+        // Until its memory is freed within a tick, one past its time may be replaced by anything.
+        let found = self.find(&key);
+        let replaced = found.and_then(|timer| self.values.get(timer));
+        let is_alive = found.and_then(|timer| self.values.due_at(timer)).is_some_and(|expires_at| now < expires_at);
+        let differs = replaced.is_some_and(|held| *held.value != *value);
+        if differs
+            && is_alive
+            && replaced.is_some_and(|held| is_certified(&key, &held.value))
+            && !is_certified(&key, value)
+        {
             return Err(ErrorCode::Refused);
         }
         let freed = replaced.map_or(0, |held| cost(&held.value));
@@ -100,38 +119,70 @@ impl Store {
             }
             *self.bytes_by_source.entry(source).or_default() += cost(value);
         }
-        if let Some(replaced) = self.values.remove(&key) {
-            self.wheel.cancel(replaced.timer);
-            self.forget(&replaced);
-        }
         let expires_at = now.after(Self::lifetime_ms(ttl_s));
-        let timer = self.wheel.arm(now, expires_at, key);
+        match found {
+            Some(timer) => self.replace(timer, value, source, expires_at),
+            None => {
+                let hash = hash(self.seed, &key);
+                let timer = self.values.arm(now, expires_at, Held { key, value: value.into(), source });
+                let Store { values, index, seed, .. } = self;
+                index.insert_unique(hash, timer, |timer| {
+                    values.get(*timer).map_or(0, |held| self::hash(*seed, &held.key))
+                });
+            }
+        }
         self.bytes += cost(value);
-        self.values.insert(key, Held { value: value.into(), expires_at, timer, source });
         self.debug_check();
         Ok(())
     }
 
+    fn find(&self, key: &Id) -> Option<TimerKey> {
+        let is_it = |timer: &TimerKey| self.values.get(*timer).is_some_and(|held| held.key == *key);
+        self.index.find(hash(self.seed, key), is_it).copied()
+    }
+
+    fn replace(&mut self, timer: TimerKey, value: &[u8], source: Option<IpAddr>, expires_at: Time) {
+        self.values.rearm(timer, expires_at);
+        let Some(held) = self.values.get_mut(timer) else {
+            return;
+        };
+        let (bytes, former) = (cost(&held.value), std::mem::replace(&mut held.source, source));
+        if held.value.len() == value.len() {
+            held.value.copy_from_slice(value);
+        } else {
+            held.value = value.into();
+        }
+        forget(&mut self.bytes, &mut self.bytes_by_source, bytes, former);
+    }
+
     /// The value of `key`, if it is held and its age is below its lifetime.
     pub fn get(&self, key: &Id, now: Time) -> Option<&[u8]> {
-        self.values.get(key).filter(|held| now < held.expires_at).map(|held| &*held.value)
+        let timer =
+            self.find(key).filter(|timer| self.values.due_at(*timer).is_some_and(|expires_at| now < expires_at))?;
+        self.values.get(timer).map(|held| &*held.value)
     }
 
     /// Frees what is past its time; due at [`Store::next_deadline`].
     pub fn expire(&mut self, now: Time) {
-        let mut due = Vec::new();
-        self.wheel.expire(now, &mut due);
-        for key in due {
-            if let Some(held) = self.values.remove(&key) {
-                self.forget(&held);
+        let Store { values, index, seed, bytes, bytes_by_source, .. } = self;
+        let mut any = false;
+        values.expire_each(now, |timer, held| {
+            any = true;
+            if let Ok(entry) = index.find_entry(hash(*seed, &held.key), |found| *found == timer) {
+                entry.remove();
             }
+            forget(bytes, bytes_by_source, cost(&held.value), held.source);
+        });
+        if any && index.len() * 8 < index.capacity() {
+            // Memory follows what is held down again, as far as that costs little.
+            index.shrink_to(index.len() * 2, |timer| values.get(*timer).map_or(0, |held| hash(*seed, &held.key)));
         }
         self.debug_check();
     }
 
     /// When there is next something to free.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.wheel.next_deadline()
+        self.values.next_deadline()
     }
 
     /// Values held, those included whose memory is freed within a tick.
@@ -149,17 +200,6 @@ impl Store {
         self.bytes
     }
 
-    fn forget(&mut self, held: &Held) {
-        self.bytes -= cost(&held.value);
-        if let Some(source) = held.source {
-            let bytes = self.bytes_by_source.entry(source).or_default();
-            *bytes -= cost(&held.value);
-            if *bytes == 0 {
-                self.bytes_by_source.remove(&source);
-            }
-        }
-    }
-
     fn debug_check(&self) {
         // The whole check is O(n), so debug builds make it while that is cheap.
         if cfg!(debug_assertions) && self.values.len() < 64 {
@@ -169,13 +209,35 @@ impl Store {
 
     /// Panics unless the sums are right and every value has its timer. For debug builds and tests.
     pub fn check_invariants(&self) {
-        assert_eq!(self.bytes, self.values.values().map(|held| cost(&held.value)).sum::<usize>());
-        assert_eq!(self.wheel.len(), self.values.len());
+        assert_eq!(self.bytes, self.values.items().map(|held| cost(&held.value)).sum::<usize>());
+        assert_eq!(self.index.len(), self.values.len());
+        assert!(self.values.items().all(|held| self.find(&held.key).is_some()), "every value is in the index");
         assert!(self.bytes <= self.limits.bytes && self.values.len() <= self.limits.entries);
         let by_source: usize = self.bytes_by_source.values().sum();
-        let sourced = self.values.values().filter(|held| held.source.is_some());
+        let sourced = self.values.items().filter(|held| held.source.is_some());
         assert_eq!(by_source, sourced.map(|held| cost(&held.value)).sum::<usize>());
+        self.values.check_invariants();
     }
+}
+
+/// `cost` bytes that came from `source` are no longer held.
+fn forget(bytes: &mut usize, by_source: &mut BTreeMap<IpAddr, usize>, cost: usize, source: Option<IpAddr>) {
+    *bytes -= cost;
+    if let Some(source) = source {
+        let of_source = by_source.entry(source).or_default();
+        *of_source -= cost;
+        if *of_source == 0 {
+            by_source.remove(&source);
+        }
+    }
+}
+
+/// SipHash of `key` behind a secret.
+fn hash(seed: u64, key: &Id) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    hasher.write(&key.0);
+    hasher.finish()
 }
 
 fn cost(value: &[u8]) -> usize {
@@ -199,14 +261,14 @@ mod tests {
     }
 
     fn small(bytes: usize, entries: usize) -> Store {
-        Store::new(StoreLimits { bytes, entries, value_bytes: 100 })
+        Store::new(StoreLimits { bytes, entries, value_bytes: 100 }, 7)
     }
 
     #[test]
     fn lifetimes_are_cut_to_ten_seconds() {
         for (ttl_s, ms) in [(0, 10_000), (1, 1_000), (9, 9_000), (10, 10_000), (11, 10_000), (65_535, 10_000)] {
             assert_eq!(Store::lifetime_ms(ttl_s), ms);
-            let mut store = Store::new(StoreLimits::default());
+            let mut store = Store::new(StoreLimits::default(), 7);
             store.put(key(1), b"v", ttl_s, None, T0).unwrap();
             assert!(store.get(&key(1), Time::from_ms(ms - 1)).is_some());
             assert!(store.get(&key(1), Time::from_ms(ms)).is_none(), "served only while age < lifetime");
@@ -217,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_clock_at_its_end_neither_wraps_nor_serves_for_ever() {
-        let mut store = Store::new(StoreLimits::default());
+        let mut store = Store::new(StoreLimits::default(), 7);
         let end = Time::from_ms(u64::MAX - 5);
         store.put(key(1), b"v", 0, None, end).unwrap();
         assert!(store.get(&key(1), end).is_some());
@@ -226,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_last_writer_wins_but_not_over_a_certified_value() {
-        let mut store = Store::new(StoreLimits::default());
+        let mut store = Store::new(StoreLimits::default(), 7);
         store.put(key(1), b"one", 9, None, T0).unwrap();
         store.put(key(1), b"two", 1, None, T0).unwrap();
         assert_eq!(store.get(&key(1), T0), Some(&b"two"[..]));
