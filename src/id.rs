@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use crate::hash::sha256;
+
 /// Bits of an [`Id`].
 pub const ID_BITS: usize = 256;
 
@@ -18,6 +20,11 @@ pub struct Id(pub [u8; 32]);
 pub struct Distance([u64; 4]);
 
 impl Id {
+    /// The SHA-256 of `bytes`.
+    pub fn of(bytes: &[u8]) -> Id {
+        Id(sha256(bytes))
+    }
+
     /// The SHA-256 of `parts`, one after the other.
     pub fn hash_of(parts: &[&[u8]]) -> Id {
         let mut hasher = Sha256::new();

@@ -2,7 +2,8 @@
 //!
 //! The tour of the house, from the ground up. Each may use only what stands above it, which `tests/tidy.rs` enforces:
 //!
-//! * [`id`], [`time`], [`limits`], [`arena`]: ids and their distance, the clock as a number, every bound of the program.
+//! * [`hash`], [`id`], [`time`], [`limits`], [`arena`]: SHA-256, ids and their distance, the clock as a number, every
+//!   bound of the program.
 //! * [`contact`], [`wheel`]: who is where, and the timer wheel.
 //! * [`kad`]: Kademlia itself: buckets, routing table, lookups, requests in flight, the overlay over them all.
 //! * [`dialect`]: the wires. [`dialect::sealed`] is the only one yet: codec, session, node, store, and the VoidPhone API.
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod contact;
 pub mod dialect;
 pub mod engine;
+pub mod hash;
 pub mod id;
 pub mod kad;
 pub mod limits;

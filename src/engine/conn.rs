@@ -219,21 +219,31 @@ impl Conn {
             State::Closed => return None,
             State::Open | State::Closing => {}
         }
-        let must_speak = self.is_silent() && self.session.wire() == Wire::Sealed;
-        let probes = self.origin == Origin::Single && self.node.is_some();
-        let idles = self.is_link && self.is_idle();
-        let stalls = self.outbox.is_stuck();
-        [
-            must_speak.then(|| (self.since.after(FIRST_FRAME_MS), Expiry::Silent)),
-            self.frame_since.filter(|_| self.paused_at.is_none()).map(|at| (at.after(FRAME_MS), Expiry::Frame)),
-            probes.then(|| (self.since.after(LONG_TIMEOUT_MS), Expiry::Idle)),
-            stalls.then(|| (self.outbox.moved_at().after(STALL_MS), Expiry::Stalled)),
-            self.session.oldest_asked().map(|at| (at.after(STALL_MS), Expiry::Stalled)),
-            idles.then(|| (self.used_at.after(NODE_IDLE_MS), Expiry::Idle)),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(at, _)| *at)
+        let mut first: Option<(Time, Expiry)> = None;
+        let mut consider = |at: Time, expiry: Expiry| {
+            if first.is_none_or(|(first, _)| at < first) {
+                first = Some((at, expiry));
+            }
+        };
+        if self.is_silent() && self.session.wire() == Wire::Sealed {
+            consider(self.since.after(FIRST_FRAME_MS), Expiry::Silent);
+        }
+        if let Some(at) = self.frame_since.filter(|_| self.paused_at.is_none()) {
+            consider(at.after(FRAME_MS), Expiry::Frame);
+        }
+        if self.origin == Origin::Single && self.node.is_some() {
+            consider(self.since.after(LONG_TIMEOUT_MS), Expiry::Idle);
+        }
+        if self.outbox.is_stuck() {
+            consider(self.outbox.moved_at().after(STALL_MS), Expiry::Stalled);
+        }
+        if let Some(at) = self.session.oldest_asked() {
+            consider(at.after(STALL_MS), Expiry::Stalled);
+        }
+        if self.is_link && self.is_idle() {
+            consider(self.used_at.after(NODE_IDLE_MS), Expiry::Idle);
+        }
+        first
     }
 
     /// Lets settled answers leave while the peer reads them.

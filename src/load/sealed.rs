@@ -78,7 +78,7 @@ impl Load {
 
     fn key(&self, number: u32) -> Id {
         if self.request.certified {
-            Id::hash_of(&[&self.bytes[self.value(number)]])
+            Id::of(&self.bytes[self.value(number)])
         } else {
             Id::hash_of(&[b"dayfly bench", &self.request.seed.to_be_bytes(), &number.to_be_bytes()])
         }

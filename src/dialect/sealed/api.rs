@@ -2,7 +2,7 @@
 //! sealed dialect. It has no error message, so whatever is wrong ends the connection.
 
 use crate::dialect::Codec;
-use crate::dialect::sealed::codec::{FrameError, HEADER, Message, decode_body, encode_body, kind, kind_of};
+use crate::dialect::sealed::codec::{FrameError, HEADER, Message, decode_body, encode_frame, kind, kind_of};
 use crate::limits::VALUE_MAX;
 
 /// Smallest frame: no body.
@@ -40,11 +40,6 @@ impl Codec for VoidPhone {
     }
 
     fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; 2]);
-        encode_body(message, out);
-        let size = out.len() - start;
-        debug_assert!(size <= Self::FRAME_MAX, "a frame of {size} bytes");
-        out[start..start + 2].copy_from_slice(&(size as u16).to_be_bytes());
+        encode_frame(message, 0, out);
     }
 }

@@ -3,10 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sha2::{Digest, Sha256};
-
 use crate::contact::Contact;
 use crate::dialect::Codec;
+use crate::hash::sha256;
 use crate::id::Id;
 use crate::limits::FRAME_MAX;
 
@@ -288,7 +287,7 @@ pub fn is_answer(kind: u16) -> bool {
 /// Whether the trailer of a whole frame is the checksum of what it covers.
 pub fn checksum_matches(frame: &[u8]) -> bool {
     let (covered, trailer) = frame.split_at(frame.len() - TRAILER);
-    Sha256::digest(&covered[2..]).as_slice() == trailer
+    sha256(&covered[2..]) == trailer
 }
 
 /// Reads the body of a message of type `kind`. Used by both doors, whose bodies are the same.
@@ -322,46 +321,74 @@ pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
     })
 }
 
-/// Appends type and body of `message`.
-pub fn encode_body(message: &Message<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(&message.kind().to_be_bytes());
-    match message {
+/// Appends the frame of `message` but for its last `trailer` bytes, which its size counts. Used by both doors.
+pub fn encode_frame(message: &Message<'_>, trailer: usize, out: &mut Vec<u8>) {
+    // The fixed parts in one piece, the rest in another: most of the work for small messages is the number of pieces.
+    let mut head = [0; HEADER + PUT_HEAD];
+    let (fixed, rest): (usize, &[u8]) = match message {
         Message::Put { ttl_s, replication, key, value } => {
-            out.extend_from_slice(&ttl_s.to_be_bytes());
-            out.extend_from_slice(&[*replication, 0]);
-            out.extend_from_slice(&key.0);
-            out.extend_from_slice(value);
+            head[HEADER..HEADER + 2].copy_from_slice(&ttl_s.to_be_bytes());
+            head[HEADER + 2] = *replication;
+            head[HEADER + 4..].copy_from_slice(&key.0);
+            (PUT_HEAD, value)
         }
         Message::Success { key, value } => {
-            out.extend_from_slice(&key.0);
-            out.extend_from_slice(value);
+            head[HEADER..HEADER + 32].copy_from_slice(&key.0);
+            (32, value)
         }
         Message::Get { key } | Message::Failure { key } | Message::FindNode { key } | Message::FindValue { key } => {
-            out.extend_from_slice(&key.0);
+            head[HEADER..HEADER + 32].copy_from_slice(&key.0);
+            (32, &[])
         }
-        Message::Ping { nonce } | Message::Pong { nonce } => out.extend_from_slice(&nonce.to_be_bytes()),
+        Message::Ping { nonce } | Message::Pong { nonce } => {
+            head[HEADER..HEADER + 4].copy_from_slice(&nonce.to_be_bytes());
+            (4, &[])
+        }
         Message::Error { code, text } => {
-            out.extend_from_slice(&code.to_be_bytes());
-            out.extend_from_slice(text);
+            head[HEADER..HEADER + 4].copy_from_slice(&code.to_be_bytes());
+            (4, text)
         }
-        Message::Node(nodes) => nodes.iter().for_each(|contact| encode_entry(&contact, out)),
-        Message::Value { value } => out.extend_from_slice(value),
-    }
+        Message::Node(nodes) => return encode_nodes(nodes, trailer, out),
+        Message::Value { value } => (0, value),
+    };
+    let size = HEADER + fixed + rest.len() + trailer;
+    head[..HEADER].copy_from_slice(&header(size, message.kind()));
+    out.reserve(size);
+    out.extend_from_slice(&head[..HEADER + fixed]);
+    out.extend_from_slice(rest);
+}
+
+fn encode_nodes(nodes: &Nodes<'_>, trailer: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER]);
+    nodes.iter().for_each(|contact| encode_entry(&contact, out));
+    let size = out.len() - start + trailer;
+    out[start..start + HEADER].copy_from_slice(&header(size, kind::NODE));
+}
+
+fn header(size: usize, kind: u16) -> [u8; HEADER] {
+    debug_assert!(size <= FRAME_MAX, "a frame of {size} bytes");
+    let ([a, b], [c, d]) = ((size as u16).to_be_bytes(), kind.to_be_bytes());
+    [a, b, c, d]
 }
 
 fn encode_entry(contact: &Contact, out: &mut Vec<u8>) {
-    match contact.addr.ip() {
+    let mut entry = [0; 51];
+    let len = match contact.addr.ip() {
         IpAddr::V4(ip) => {
-            out.push(4);
-            out.extend_from_slice(&ip.octets());
+            entry[0] = 4;
+            entry[1..5].copy_from_slice(&ip.octets());
+            39
         }
         IpAddr::V6(ip) => {
-            out.push(6);
-            out.extend_from_slice(&ip.octets());
+            entry[0] = 6;
+            entry[1..17].copy_from_slice(&ip.octets());
+            51
         }
-    }
-    out.extend_from_slice(&contact.addr.port().to_be_bytes());
-    out.extend_from_slice(&contact.id.0);
+    };
+    entry[len - 34..len - 32].copy_from_slice(&contact.addr.port().to_be_bytes());
+    entry[len - 32..len].copy_from_slice(&contact.id.0);
+    out.extend_from_slice(&entry[..len]);
 }
 
 /// The codec as the conformance suite sees it.
@@ -394,12 +421,8 @@ impl Codec for Sealed {
 
     fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         let start = out.len();
-        out.extend_from_slice(&[0; 2]);
-        encode_body(message, out);
-        let checksum = Sha256::digest(&out[start + 2..]);
+        encode_frame(message, TRAILER, out);
+        let checksum = sha256(&out[start + 2..]);
         out.extend_from_slice(&checksum);
-        let size = out.len() - start;
-        debug_assert!(size <= FRAME_MAX, "a frame of {size} bytes");
-        out[start..start + 2].copy_from_slice(&(size as u16).to_be_bytes());
     }
 }

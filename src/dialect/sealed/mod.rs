@@ -19,10 +19,21 @@ use crate::id::Id;
 
 /// The node id that belongs to `addr`: SHA-256 of ip_type, ip and port (seed silent: sealed.md, "Who is who").
 pub fn node_id(addr: SocketAddr) -> Id {
-    match addr {
-        SocketAddr::V4(v4) => Id::hash_of(&[&[4], &v4.ip().octets(), &v4.port().to_be_bytes()]),
-        SocketAddr::V6(v6) => Id::hash_of(&[&[6], &v6.ip().octets(), &v6.port().to_be_bytes()]),
-    }
+    let mut entry = [0; 19];
+    let len = match addr {
+        SocketAddr::V4(v4) => {
+            entry[0] = 4;
+            entry[1..5].copy_from_slice(&v4.ip().octets());
+            7
+        }
+        SocketAddr::V6(v6) => {
+            entry[0] = 6;
+            entry[1..17].copy_from_slice(&v6.ip().octets());
+            19
+        }
+    };
+    entry[len - 2..len].copy_from_slice(&addr.port().to_be_bytes());
+    Id::of(&entry[..len])
 }
 
 /// The contact that listens on `addr`.

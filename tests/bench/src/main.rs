@@ -3,7 +3,8 @@
 //!
 //! Usage: compare [--quick] [--only WORD]... [--rounds N] [--out FOLDER]
 //!   --quick        50 connections and 64 bytes only, shorter
-//!   --only WORD    the parts whose name contains WORD: ping, get, set, memory, hash, bulk
+//!   --only WORD    the parts whose name contains WORD: memory, hash, bulk, or cells such as get/64/50/16 (request,
+//!                  bytes, connections, pipelined)
 //! Build dayfly first; DAYFLY names another binary than target/release/dayfly.
 
 mod kv;

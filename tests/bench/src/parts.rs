@@ -21,6 +21,13 @@ pub struct Cell {
     pub pipeline: usize,
 }
 
+impl Cell {
+    /// `get/64/50/16`: request, bytes, connections, pipelined.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}/{}", self.what, self.size, self.connections, self.pipeline)
+    }
+}
+
 /// What one server did in one cell, a value per round.
 #[derive(Clone, Default)]
 pub struct Samples {
@@ -85,14 +92,14 @@ pub fn measure_all(options: &Options) -> io::Result<Found> {
         }
     }
     for round in 0..options.rounds {
-        for cell in cells(options).into_iter().filter(|cell| options.wants(cell.what)) {
+        for cell in cells(options).into_iter().filter(|cell| options.wants(&cell.name())) {
             if cell.connections * cell.pipeline * cell.size > IN_FLIGHT {
                 if round == 0 {
                     found.skipped.push(cell);
                 }
                 continue;
             }
-            eprintln!("round {}/{}: {cell:?}", round + 1, options.rounds);
+            eprintln!("round {} of {}: {}", round + 1, options.rounds, cell.name());
             for server in servers.iter().filter(|server| server.kind.can(op_of(cell.what))) {
                 let samples = found.cells.entry(cell).or_default().entry(server.kind).or_default();
                 measure(server, cell, options, samples)?;

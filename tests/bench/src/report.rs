@@ -74,7 +74,7 @@ fn markdown(found: &Found) -> String {
         }
     }
     for cell in &found.skipped {
-        let _ = writeln!(text, "\nNot run: {cell:?}, which would hold more than 512 MiB in flight.");
+        let _ = writeln!(text, "\nNot run: {}, which would hold more than 512 MiB in flight.", cell.name());
     }
     if !found.memory.is_empty() {
         text += "\n| resident bytes per | server | bytes |\n|---|---|---|\n";
