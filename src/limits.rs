@@ -144,7 +144,12 @@ pub const STORE_BYTES: usize = 64 * 1024 * 1024;
 /// Values a store holds by default (`--store-entries`).
 pub const STORE_ENTRIES: usize = 100_000;
 /// What an entry costs beside its value: timer with the key, index, allocation (measured: `make bench`, memory).
-pub const STORE_ENTRY_BYTES: usize = 128;
+pub const STORE_ENTRY_BYTES: usize = 136;
+/// Values of this many bytes keep the checksum of the VALUE that carries them once one was asked for: hashing them is most
+/// of what serving them takes.
+pub const SEAL_KEPT_FROM: usize = 1_024;
+/// What a kept checksum costs.
+pub const SEAL_KEPT_BYTES: usize = 48;
 /// One address other than loopback may fill this fraction of the store: 1/4.
 pub const STORE_SOURCE_SHARE: usize = 4;
 

@@ -262,7 +262,9 @@ pub(super) fn reply(answer: &Message<'_>) -> Reply {
             let honest = nodes.iter().take(NODE_ENTRIES).filter(is_genuine);
             Reply::Nodes(honest.collect())
         }
-        Message::Value { value } | Message::Success { value, .. } => Reply::Success((*value).into()),
+        Message::Value { value } | Message::Held { value, .. } | Message::Success { value, .. } => {
+            Reply::Success((*value).into())
+        }
         Message::Failure { .. } => Reply::Missing,
         Message::Error { code, text } => {
             Reply::Error(*code, String::from_utf8_lossy(&text[..text.len().min(ERROR_TEXT)]).into_owned())

@@ -316,7 +316,8 @@ fn key_of(message: &Message<'_>) -> Id {
         | Message::Pong { .. }
         | Message::Error { .. }
         | Message::Node(_)
-        | Message::Value { .. } => Id::default(),
+        | Message::Value { .. }
+        | Message::Held { .. } => Id::default(),
     }
 }
 

@@ -137,6 +137,13 @@ impl Lookup {
         living.take(n).all(|c| c.state == State::Answered)
     }
 
+    /// The `n` nearest candidates, nearest first, once all of them have answered. Unlike for [`Lookup::has_heard_nearest`],
+    /// one that is slow is waited for: most of those are alive.
+    pub fn settled_nearest(&self, n: usize) -> Option<Vec<Contact>> {
+        let hopes = self.shortlist.iter().filter(|c| !matches!(c.state, State::Failed | State::PassedOver)).take(n);
+        hopes.map(|c| (c.state == State::Answered).then_some(c.contact)).collect()
+    }
+
     /// The contact to ask now, if any; it counts as asked. Call until `None`.
     pub fn next_to_ask(&mut self) -> Option<Contact> {
         if self.in_flight >= LOOKUP_IN_FLIGHT {
@@ -391,6 +398,23 @@ mod tests {
             assert!(lookup.is_finished());
             assert_eq!(lookup.closest(), [seeds[1]]);
         }
+    }
+
+    #[test]
+    fn the_nearest_are_settled_once_each_has_answered_or_failed() {
+        let seeds: Vec<Contact> = (1..=5).map(near).collect();
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(5), parameters(20, 3), 1, &seeds, &[]);
+        ask_all(&mut lookup);
+        lookup.slow(&seeds[0].id);
+        ask_all(&mut lookup);
+        lookup.answered(&seeds[1].id, &[], |_| true);
+        lookup.answered(&seeds[2].id, &[], |_| true);
+        assert!(lookup.has_heard_nearest(2) && lookup.settled_nearest(2).is_none(), "the slow one may be alive");
+        lookup.failed(&seeds[0].id);
+        assert_eq!(lookup.settled_nearest(2), Some(seeds[1..3].to_vec()));
+        assert_eq!(lookup.settled_nearest(3), None);
+        lookup.answered(&seeds[3].id, &[near(0)], |_| true);
+        assert_eq!(lookup.settled_nearest(2), None, "somebody nearer was named");
     }
 
     #[test]

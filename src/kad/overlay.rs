@@ -246,6 +246,12 @@ impl Overlay {
         self.lookups.get(lookup).is_some_and(|running| running.lookup.has_heard_nearest(n))
     }
 
+    /// The `n` nearest contacts that a lookup knows, nearest first, once all of them have answered; `None` while one was not
+    /// asked or is awaited, however slow it is.
+    pub fn settled_nearest(&self, lookup: LookupId, n: usize) -> Option<Vec<Contact>> {
+        self.lookups.get(lookup)?.lookup.settled_nearest(n)
+    }
+
     /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for). Of those that are
     /// new, only the `genuine` are believed; returns how many were not.
     pub fn named(

@@ -118,7 +118,8 @@ impl Model {
         let (access, silent) = (access(&message), self.is_silent(&message));
         let must_wait = self.running() >= OWED_JOBS || self.is_blocked(access, self.slots.len());
         assert_eq!(self.session.must_wait(&message), must_wait, "{message:?}");
-        let next_place = self.next_place;
+        // Where nothing is owed, nobody knows any place, and they begin anew.
+        let next_place = if self.session.owes() { self.next_place } else { 0 };
         let (place, stage) = if must_wait {
             self.session.wait(&message, &frame, self.now);
             (Some(next_place), Stage::Waiting { frame: frame.clone(), since: self.now })
@@ -131,7 +132,7 @@ impl Model {
             (owed.then_some(next_place), Stage::Settled(encode(self.wire, &answer)))
         };
         assert!(place.is_none_or(|place| place == next_place), "places are counted up");
-        self.next_place += u64::from(place.is_some());
+        self.next_place = next_place + u64::from(place.is_some());
         self.slots.push(Slot { place, access, silent, stage });
     }
 

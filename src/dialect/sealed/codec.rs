@@ -18,6 +18,9 @@ pub const FRAME_MIN: usize = HEADER + TRAILER;
 /// Bytes before the value in a PUT's body.
 pub const PUT_HEAD: usize = 36;
 
+/// The checksum at the end of a frame.
+pub type Seal = [u8; TRAILER];
+
 /// Message types, as the seed numbers them.
 pub mod kind {
     #![allow(missing_docs)]
@@ -163,6 +166,13 @@ pub enum Message<'a> {
         /// The value.
         value: &'a [u8],
     },
+    /// 660 as well, to be sent only: a value whose checksum was computed before. No frame decodes to it.
+    Held {
+        /// The value.
+        value: &'a [u8],
+        /// What [`seal_of_value`] gave for it.
+        seal: &'a Seal,
+    },
 }
 
 impl Message<'_> {
@@ -179,7 +189,7 @@ impl Message<'_> {
             Message::FindValue { .. } => kind::FIND_VALUE,
             Message::Error { .. } => kind::ERROR,
             Message::Node(_) => kind::NODE,
-            Message::Value { .. } => kind::VALUE,
+            Message::Value { .. } | Message::Held { .. } => kind::VALUE,
         }
     }
 }
@@ -290,6 +300,11 @@ pub fn checksum_matches(frame: &[u8]) -> bool {
     sha256(&covered[2..]) == trailer
 }
 
+/// The checksum of the VALUE that carries `value`.
+pub fn seal_of_value(value: &[u8]) -> Seal {
+    Id::hash_of(&[&kind::VALUE.to_be_bytes(), value]).0
+}
+
 /// Reads the body of a message of type `kind`. Used by both doors, whose bodies are the same.
 pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
     let malformed = FrameError::Malformed(kind);
@@ -349,7 +364,7 @@ pub fn encode_frame(message: &Message<'_>, trailer: usize, out: &mut Vec<u8>) {
             (4, text)
         }
         Message::Node(nodes) => return encode_nodes(nodes, trailer, out),
-        Message::Value { value } => (0, value),
+        Message::Value { value } | Message::Held { value, .. } => (0, value),
     };
     let size = HEADER + fixed + rest.len() + trailer;
     head[..HEADER].copy_from_slice(&header(size, message.kind()));
@@ -422,7 +437,12 @@ impl Codec for Sealed {
     fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         let start = out.len();
         encode_frame(message, TRAILER, out);
-        let checksum = sha256(&out[start + 2..]);
-        out.extend_from_slice(&checksum);
+        match message {
+            Message::Held { seal, .. } => out.extend_from_slice(*seal),
+            _ => {
+                let checksum = sha256(&out[start + 2..]);
+                out.extend_from_slice(&checksum);
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! nodes nearest to the key have had their say, or the job's time is up. Part of the node; sends nothing by itself.
 
 use crate::contact::Contact;
-use crate::dialect::sealed::job::{GetJob, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::job::{GetJob, Holding, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
 use crate::dialect::sealed::node::{Alarm, Node, Output, Purpose};
 use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::settings::Settings;
@@ -36,8 +36,6 @@ impl Node {
             replication: replication.min(REPLICATION_MAX),
             source: put.source,
             candidates: Vec::new(),
-            waiting: 0,
-            stored: 0,
             lookup: Some(lookup),
             holders_due,
         };
@@ -76,7 +74,7 @@ impl Node {
     fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
         let at = ticket.since.after(JOB_MS - JOB_MARGIN_MS);
         let deadline = self.alarms.arm(now, at, Alarm::Deadline(self.jobs.vacant_key()));
-        self.jobs.insert(Job { work, ticket, deadline });
+        self.jobs.insert(Job { work, since: ticket.since, ticket: Some(ticket), deadline });
     }
 
     pub(super) fn put_job(&mut self, id: JobId) -> Option<&mut PutJob> {
@@ -105,6 +103,20 @@ impl Node {
         }
     }
 
+    /// Has a value stored on the nodes nearest to its key as soon as all of those have answered, while the lookup goes on to
+    /// see whether there are nearer ones, who would be asked as well.
+    fn put_early(&mut self, id: JobId, lookup: LookupId) {
+        let Some(wanted) = self.put_job(id).filter(|put| put.candidates.is_empty()).map(|put| put.replication) else {
+            return;
+        };
+        let own = self.overlay.counts_itself().then_some(self.overlay.own());
+        let nearest = self.overlay.settled_nearest(lookup, wanted).filter(|nearest| nearest.len() == wanted);
+        if let (Some(nearest), Some(put)) = (nearest, self.put_job(id)) {
+            put.add_candidates(nearest.into_iter().chain(own));
+            self.puts_to_drive.push_back(id);
+        }
+    }
+
     /// Ends a GET for which values were named once the nodes nearest to its key have been heard. (sealed.md: once the
     /// requests in flight have answered, or 250 ms later; but then whoever is asked on the way, a fifth of liars say, may
     /// make up four values of five, as `make sim` shows.)
@@ -113,6 +125,9 @@ impl Node {
         let Some(id) = self.overlay.owner(lookup) else {
             return;
         };
+        if self.put_job(id).is_some() {
+            return self.put_early(id, lookup);
+        }
         let Some(tally) = self.get_job(id).map(|get| &get.tally) else {
             return;
         };
@@ -123,26 +138,25 @@ impl Node {
     }
 
     /// One chosen holder of a PUT has answered or failed.
-    pub(super) fn on_holder(&mut self, job: JobId, stored: bool) {
-        if let Some(put) = self.put_job(job) {
-            put.waiting -= 1;
-            self.puts_to_drive.push_back(job);
-            if stored {
-                self.count_copy(job);
-            }
-        }
+    pub(super) fn on_holder(&mut self, job: JobId, holder: Contact, stored: bool) {
+        self.settle_holder(job, &holder.id, stored);
+        self.puts_to_drive.push_back(job);
     }
 
-    /// A PUT has one more holder.
-    fn count_copy(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get_mut(id) else {
+    /// A chosen holder of a PUT has the value, or will not.
+    fn settle_holder(&mut self, id: JobId, holder: &Id, stored: bool) {
+        let Some(Job { work: Work::Put(put), ticket, .. }) = self.jobs.get_mut(id) else {
             return;
         };
-        if let Work::Put(put) = &mut job.work {
-            put.stored += 1;
-            if put.stored == 1 {
-                self.outputs.push_back(Output::FirstCopy { ticket: job.ticket });
-            }
+        put.settle(holder, if stored { Holding::Stored } else { Holding::Failed });
+        let (copies, wanted) = (put.copies(), put.replication);
+        if let Some(ticket) = ticket.filter(|_| stored && copies == 1) {
+            self.outputs.push_back(Output::FirstCopy { ticket });
+        }
+        // As many copies as wanted, on the nearest nodes that anybody named: whoever waits need not wait for the lookup's
+        // last word. Should that name nearer ones, they get copies as well.
+        if let Some(ticket) = ticket.take_if(|_| copies >= wanted) {
+            self.outputs.push_back(Output::Done { ticket, outcome: Outcome::Stored });
         }
     }
 
@@ -156,10 +170,7 @@ impl Node {
         let quorum = self.settings.quorum;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
-            put.candidates = ended.closest;
-            put.candidates.extend(own);
-            // Farthest first, so that the nearest is popped.
-            put.candidates.sort_unstable_by_key(|c| std::cmp::Reverse(c.id.distance(&put.key)));
+            put.add_candidates(ended.closest.into_iter().chain(own));
             self.drive_put(id, store, now);
         } else if let Some(get) = self.get_job(id) {
             let found = get.tally.winner(quorum).cloned();
@@ -176,10 +187,10 @@ impl Node {
     /// astray. Returns whether it did: there may be no time left.
     fn retry(&mut self, id: JobId, heard: &[Contact], now: Time) -> bool {
         let paths = self.settings.kademlia.paths.max(PATHS_ON_RETRY);
-        let Some(Job { work: Work::Get(get), ticket, .. }) = self.jobs.get_mut(id) else {
+        let Some(Job { work: Work::Get(get), since, .. }) = self.jobs.get_mut(id) else {
             return false;
         };
-        let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(ticket.since));
+        let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(*since));
         if get.tries >= self.settings.tries || time_left < LOOKUP_LEAST_MS {
             return false;
         }
@@ -199,12 +210,10 @@ impl Node {
                 return;
             };
             if holder.id == own.id {
-                if store.put(put.key, &put.value, put.ttl_s, Some(put.source), now).is_ok() {
-                    self.count_copy(id);
-                }
+                let stored = store.put(put.key, &put.value, put.ttl_s, Some(put.source), now).is_ok();
+                self.settle_holder(id, &own.id, stored);
                 continue;
             }
-            put.waiting += 1;
             let message = Request::Put { ttl_s: put.ttl_s, replication: 1, key: put.key, value: put.value.clone() };
             self.send(holder, Purpose::Store(id), message, Via::Shared, now);
         }
@@ -214,7 +223,7 @@ impl Node {
     pub(super) fn conclude(&mut self, id: JobId, now: Time) {
         let outcome = match self.jobs.get(id).map(|job| &job.work) {
             None => return,
-            Some(Work::Put(put)) if put.stored > 0 => Outcome::Stored,
+            Some(Work::Put(put)) if put.copies() > 0 => Outcome::Stored,
             Some(Work::Put(_)) => Outcome::Unreachable,
             Some(Work::Get(get)) => match get.tally.winner(self.settings.quorum) {
                 Some(value) => Outcome::Found(value.clone()),
@@ -242,6 +251,8 @@ impl Node {
         if let Some(lookup) = lookup {
             self.overlay.enough(lookup, now);
         }
-        self.outputs.push_back(Output::Done { ticket: job.ticket, outcome });
+        if let Some(ticket) = job.ticket {
+            self.outputs.push_back(Output::Done { ticket, outcome });
+        }
     }
 }

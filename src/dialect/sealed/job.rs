@@ -56,7 +56,10 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(super) struct Job {
     pub work: Work,
-    pub ticket: Ticket,
+    /// When the request came.
+    pub since: Time,
+    /// Who waits for the outcome; nobody any more once it is known, although something may be left to be done.
+    pub ticket: Option<Ticket>,
     /// Ends it when its time is up.
     pub deadline: TimerKey,
 }
@@ -75,26 +78,69 @@ pub(super) struct PutJob {
     /// Holders wanted.
     pub replication: usize,
     pub source: IpAddr,
-    /// Closest nodes not tried yet, farthest first; filled when the lookup has ended.
-    pub candidates: Vec<Contact>,
-    /// PUTs in flight.
-    pub waiting: usize,
-    /// Copies stored.
-    pub stored: usize,
+    /// Who may hold it, nearest first: the nearest as soon as they are heard, others once the lookup has ended.
+    pub candidates: Vec<Candidate>,
     pub lookup: Option<LookupId>,
     /// Ends the lookup when its time is up.
     pub holders_due: TimerKey,
 }
 
+/// A node that may hold the value of a PUT.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Candidate {
+    pub contact: Contact,
+    pub state: Holding,
+}
+
+/// Whether a node holds the value of a PUT.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Holding {
+    /// It was not asked to.
+    Unasked,
+    /// It was.
+    Asked,
+    /// It does.
+    Stored,
+    /// It does not answer, or will not.
+    Failed,
+}
+
 impl PutJob {
-    /// The next node that should hold the value, while there are fewer holders and hopes than wanted.
-    pub fn next_holder(&mut self) -> Option<Contact> {
-        if self.stored + self.waiting < self.replication { self.candidates.pop() } else { None }
+    /// Adds to those who may hold the value.
+    pub fn add_candidates(&mut self, contacts: impl IntoIterator<Item = Contact>) {
+        for contact in contacts {
+            if self.candidates.iter().all(|candidate| candidate.contact.id != contact.id) {
+                self.candidates.push(Candidate { contact, state: Holding::Unasked });
+            }
+        }
+        let PutJob { candidates, key, .. } = self;
+        candidates.sort_unstable_by(|a, b| key.compare(&a.contact.id, &b.contact.id));
     }
 
-    /// Whether every chosen holder has answered or failed, and nobody is left to replace the failed.
+    /// The next node that should hold the value: the nearest of those wanted who was not asked. Each who failed is
+    /// replaced by the next nearest.
+    pub fn next_holder(&mut self) -> Option<Contact> {
+        let hopes = self.candidates.iter_mut().filter(|candidate| candidate.state != Holding::Failed);
+        let next = hopes.take(self.replication).find(|candidate| candidate.state == Holding::Unasked)?;
+        next.state = Holding::Asked;
+        Some(next.contact)
+    }
+
+    /// `id` holds the value, or will not.
+    pub fn settle(&mut self, id: &Id, holding: Holding) {
+        let of_id = self.candidates.iter_mut().find(|candidate| candidate.contact.id == *id);
+        of_id.into_iter().for_each(|candidate| candidate.state = holding);
+    }
+
+    /// Copies stored.
+    pub fn copies(&self) -> usize {
+        self.candidates.iter().filter(|candidate| candidate.state == Holding::Stored).count()
+    }
+
+    /// Whether every holder chosen so far has answered or failed, and no more will be known. To be asked once nobody is
+    /// left to be chosen.
     pub fn is_done(&self) -> bool {
-        self.lookup.is_none() && self.waiting == 0 && (self.stored >= self.replication || self.candidates.is_empty())
+        self.lookup.is_none() && self.candidates.iter().all(|candidate| candidate.state != Holding::Asked)
     }
 }
 
@@ -166,6 +212,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wheel::Wheel;
 
     fn tally(replication: usize, quorum: usize, answers: &[(u8, Option<&[u8]>)]) -> Tally {
         let mut tally = Tally::new(replication, quorum);
@@ -181,6 +228,33 @@ mod tests {
 
     const TRUE: Option<&[u8]> = Some(b"true");
     const LIE: Option<&[u8]> = Some(b"lie");
+
+    #[test]
+    fn a_put_goes_to_the_nearest_and_past_those_that_fail() {
+        let contact = |n: u8| Contact { id: Id([n; 32]), addr: ([127, 0, 0, 1], u16::from(n)).into() };
+        let mut put = PutJob {
+            key: Id::default(),
+            value: Arc::from(&b"v"[..]),
+            ttl_s: 9,
+            replication: 2,
+            source: ([127, 0, 0, 1]).into(),
+            candidates: Vec::new(),
+            lookup: None,
+            holders_due: Wheel::new().arm(Time::ZERO, Time::ZERO, ()),
+        };
+        let ask = |put: &mut PutJob| std::iter::from_fn(|| put.next_holder()).map(|c| c.id.0[0]).collect::<Vec<_>>();
+        put.add_candidates([contact(5), contact(3)]);
+        assert_eq!(ask(&mut put), [3, 5], "as many as wanted");
+        put.settle(&contact(3).id, Holding::Stored);
+        assert!((put.copies(), put.is_done()) == (1, false) && ask(&mut put).is_empty());
+        put.add_candidates([contact(9), contact(5), contact(1), contact(7)]);
+        assert_eq!(ask(&mut put), [1], "a nearer one that was named later, beside those asked already");
+        put.settle(&contact(1).id, Holding::Failed);
+        put.settle(&contact(5).id, Holding::Failed);
+        assert_eq!(ask(&mut put), [7], "for each that failed the next nearest");
+        put.settle(&contact(7).id, Holding::Stored);
+        assert_eq!((put.copies(), put.is_done(), ask(&mut put)), (2, true, vec![]));
+    }
 
     #[test]
     fn the_nearest_decide_and_most_of_them() {

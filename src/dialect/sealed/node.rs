@@ -170,8 +170,9 @@ impl Node {
         match *request {
             Message::Ping { nonce } => Answer::Now(Message::Pong { nonce }),
             Message::FindNode { key } => Answer::Now(self.closest_known(&key, from)),
-            Message::FindValue { key } => match store.get(&key, now) {
-                Some(value) => Answer::Now(Message::Value { value }),
+            Message::FindValue { key } => match store.get_sealed(&key, now) {
+                Some((value, Some(seal))) => Answer::Now(Message::Held { value, seal }),
+                Some((value, None)) => Answer::Now(Message::Value { value }),
                 None => Answer::Now(self.closest_known(&key, from)),
             },
             Message::Get { key } => match store.get(&key, now).filter(|value| self.suffices(&key, value)) {
@@ -194,7 +195,8 @@ impl Node {
             | Message::Pong { .. }
             | Message::Error { .. }
             | Message::Node(_)
-            | Message::Value { .. } => Answer::Now(ErrorCode::UnknownType.message()),
+            | Message::Value { .. }
+            | Message::Held { .. } => Answer::Now(ErrorCode::UnknownType.message()),
         }
     }
 
@@ -224,7 +226,7 @@ impl Node {
             }
             (Purpose::Store(job), answer) => {
                 self.overlay.alive(contact, now);
-                self.on_holder(job, matches!(answer, Message::Success { .. }));
+                self.on_holder(job, contact, matches!(answer, Message::Success { .. }));
             }
             (Purpose::Probe { nonce, verify }, answer) => {
                 // A contact that is too busy to say PONG is alive; a candidate must prove that it speaks the dialect.
@@ -280,12 +282,13 @@ impl Node {
     /// The next thing to do; call until `None` after anything above was called.
     pub fn poll_output(&mut self, store: &mut Store, now: Time) -> Option<Output> {
         while self.outputs.is_empty() {
-            if let Some(ask) = self.overlay.poll_ask(now) {
+            // First those for whom somebody waits.
+            if let Some(job) = self.puts_to_drive.pop_front() {
+                self.drive_put(job, store, now);
+            } else if let Some(ask) = self.overlay.poll_ask(now) {
                 self.ask(ask, now);
             } else if let Some(ended) = self.overlay.poll_ended() {
                 self.on_ended(ended, store, now);
-            } else if let Some(job) = self.puts_to_drive.pop_front() {
-                self.drive_put(job, store, now);
             } else {
                 return None;
             }
@@ -357,7 +360,7 @@ impl Node {
                 if why == Failure::Contact {
                     self.overlay.dead(contact);
                 }
-                self.on_holder(job, false);
+                self.on_holder(job, contact, false);
             }
         }
     }

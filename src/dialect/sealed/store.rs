@@ -8,9 +8,12 @@ use std::net::IpAddr;
 use hashbrown::HashTable;
 
 use crate::contact;
-use crate::dialect::sealed::codec::ErrorCode;
+use crate::dialect::sealed::codec::{ErrorCode, Seal, seal_of_value};
 use crate::id::Id;
-use crate::limits::{LIFETIME_MAX_MS, STORE_BYTES, STORE_ENTRIES, STORE_ENTRY_BYTES, STORE_SOURCE_SHARE, VALUE_MAX};
+use crate::limits::{
+    LIFETIME_MAX_MS, SEAL_KEPT_BYTES, SEAL_KEPT_FROM, STORE_BYTES, STORE_ENTRIES, STORE_ENTRY_BYTES,
+    STORE_SOURCE_SHARE, VALUE_MAX,
+};
 use crate::time::Time;
 use crate::wheel::{TimerKey, Wheel};
 
@@ -47,6 +50,8 @@ pub struct Store {
 struct Held {
     key: Id,
     value: Box<[u8]>,
+    /// The checksum of the VALUE that carries a large value, once one was asked for.
+    seal: Option<Box<Seal>>,
     source: Option<IpAddr>,
 }
 
@@ -124,7 +129,7 @@ impl Store {
             Some(timer) => self.replace(timer, value, source, expires_at),
             None => {
                 let hash = hash(self.seed, &key);
-                let timer = self.values.arm(now, expires_at, Held { key, value: value.into(), source });
+                let timer = self.values.arm(now, expires_at, Held { key, value: value.into(), seal: None, source });
                 let Store { values, index, seed, .. } = self;
                 index.insert_unique(hash, timer, |timer| {
                     values.get(*timer).map_or(0, |held| self::hash(*seed, &held.key))
@@ -141,12 +146,17 @@ impl Store {
         self.index.find(hash(self.seed, key), is_it).copied()
     }
 
+    fn find_living(&self, key: &Id, now: Time) -> Option<TimerKey> {
+        self.find(key).filter(|timer| self.values.due_at(*timer).is_some_and(|expires_at| now < expires_at))
+    }
+
     fn replace(&mut self, timer: TimerKey, value: &[u8], source: Option<IpAddr>, expires_at: Time) {
         self.values.rearm(timer, expires_at);
         let Some(held) = self.values.get_mut(timer) else {
             return;
         };
         let (bytes, former) = (cost(&held.value), std::mem::replace(&mut held.source, source));
+        held.seal = None;
         if held.value.len() == value.len() {
             held.value.copy_from_slice(value);
         } else {
@@ -157,9 +167,19 @@ impl Store {
 
     /// The value of `key`, if it is held and its age is below its lifetime.
     pub fn get(&self, key: &Id, now: Time) -> Option<&[u8]> {
-        let timer =
-            self.find(key).filter(|timer| self.values.due_at(*timer).is_some_and(|expires_at| now < expires_at))?;
-        self.values.get(timer).map(|held| &*held.value)
+        self.values.get(self.find_living(key, now)?).map(|held| &*held.value)
+    }
+
+    /// As [`Store::get`], with the checksum of the VALUE that carries the value if it is large: computed once, not for
+    /// every reader.
+    pub fn get_sealed(&mut self, key: &Id, now: Time) -> Option<(&[u8], Option<&Seal>)> {
+        let timer = self.find_living(key, now)?;
+        let held = self.values.get_mut(timer)?;
+        if held.value.len() >= SEAL_KEPT_FROM {
+            let value = &held.value;
+            held.seal.get_or_insert_with(|| Box::new(seal_of_value(value)));
+        }
+        Some((&held.value, held.seal.as_deref()))
     }
 
     /// Frees what is past its time; due at [`Store::next_deadline`].
@@ -241,7 +261,8 @@ fn hash(seed: u64, key: &Id) -> u64 {
 }
 
 fn cost(value: &[u8]) -> usize {
-    value.len() + STORE_ENTRY_BYTES
+    let seal = if value.len() >= SEAL_KEPT_FROM { SEAL_KEPT_BYTES } else { 0 };
+    value.len() + STORE_ENTRY_BYTES + seal
 }
 
 /// Whether `key` is the SHA-256 of `value`, so that nobody can pass off another value under it.
@@ -252,6 +273,7 @@ pub fn is_certified(key: &Id, value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::sealed::codec::{Message, Sealed};
     use proptest::prelude::*;
 
     const T0: Time = Time::ZERO;
@@ -301,6 +323,27 @@ mod tests {
         store.put(hash, b"certified", 9, None, Time::from_ms(5_000)).unwrap();
         assert_eq!(store.get(&hash, Time::from_ms(13_999)), Some(&b"certified"[..]), "renewed by itself");
         store.put(hash, b"squatter", 9, None, Time::from_ms(14_000)).unwrap();
+    }
+
+    #[test]
+    fn a_large_value_keeps_its_checksum_until_it_is_replaced() {
+        let mut store = Store::new(StoreLimits::default(), 7);
+        let (small, large, other) = (vec![1; SEAL_KEPT_FROM - 1], vec![2; SEAL_KEPT_FROM], vec![3; SEAL_KEPT_FROM]);
+        store.put(key(1), &small, 9, None, T0).unwrap();
+        assert_eq!(store.get_sealed(&key(1), T0), Some((&small[..], None)));
+        for value in [&large, &other, &large] {
+            store.put(key(1), value, 9, None, T0).unwrap();
+            for _ in 0..2 {
+                assert_eq!(store.get_sealed(&key(1), T0), Some((&value[..], Some(&seal_of_value(value)))));
+            }
+        }
+        assert_eq!(store.get_sealed(&key(1), Time::from_ms(9_000)), None);
+        let mut sealed = Vec::new();
+        let seal = &seal_of_value(&large);
+        <Sealed as crate::dialect::Codec>::encode(&Message::Held { value: &large, seal }, &mut sealed);
+        let mut plain = Vec::new();
+        <Sealed as crate::dialect::Codec>::encode(&Message::Value { value: &large }, &mut plain);
+        assert_eq!(sealed, plain, "to the byte");
     }
 
     #[test]
