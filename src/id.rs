@@ -41,20 +41,34 @@ impl Id {
 
     /// The XOR distance to `other`.
     pub fn distance(&self, other: &Id) -> Distance {
-        Distance(std::array::from_fn(|i| self.word(i) ^ other.word(i)))
+        let (a, b) = (self.words(), other.words());
+        Distance([a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2], a[3] ^ b[3]])
+    }
+
+    /// The first eight bytes of the XOR distance to `other`, as a number.
+    pub fn leading_distance(&self, other: &Id) -> u64 {
+        self.word::<0>() ^ other.word::<0>()
     }
 
     /// How the distances of `a` and `b` to this id compare: `Less` if `a` is nearer. Seldom looks at more than eight bytes.
     pub fn compare(&self, a: &Id, b: &Id) -> Ordering {
-        let words = (0..4).map(|i| (a.word(i) ^ self.word(i), b.word(i) ^ self.word(i)));
-        words.into_iter().map(|(a, b)| a.cmp(&b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        match self.leading_distance(a).cmp(&self.leading_distance(b)) {
+            Ordering::Equal => self.distance(a).cmp(&self.distance(b)),
+            order => order,
+        }
     }
 
-    /// The bits from 64 times `i` on, as a number.
-    fn word(&self, i: usize) -> u64 {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.0[i * 8..i * 8 + 8]);
-        u64::from_be_bytes(bytes)
+    /// The bits from 64 times `I` on, as a number. Written out, so that it is one load however it is compiled.
+    #[inline(always)]
+    fn word<const I: usize>(&self) -> u64 {
+        let b = &self.0;
+        let at = I * 8;
+        u64::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]])
+    }
+
+    #[inline(always)]
+    fn words(&self) -> [u64; 4] {
+        [self.word::<0>(), self.word::<1>(), self.word::<2>(), self.word::<3>()]
     }
 
     /// How many leading bits this id shares with `other`: 0 to 256.

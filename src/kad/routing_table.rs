@@ -112,15 +112,17 @@ impl RoutingTable {
         let home = self.bucket_of(target);
         let end = out.len() + n;
         let shallower = (0..home).rev().map(|i| i..i + 1);
+        // What is sorted is small: how far each is, as far as eight bytes tell, and where it stands.
+        let mut near: Vec<(u64, &Contact)> = Vec::with_capacity(self.k);
         for range in [home..home + 1, home + 1..self.buckets.len()].into_iter().chain(shallower) {
-            let from = out.len();
-            if from >= end {
+            if out.len() >= end {
                 break;
             }
-            let entries = self.buckets[range].iter().flat_map(|b| b.entries());
-            out.extend(entries.filter(|e| admit(e)).map(|e| e.contact));
-            out[from..].sort_unstable_by(|a, b| target.compare(&a.id, &b.id));
-            out.truncate(end);
+            let entries = self.buckets[range].iter().flat_map(|b| b.entries()).filter(|e| admit(e));
+            near.extend(entries.map(|e| (target.leading_distance(&e.contact.id), &e.contact)));
+            near.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| target.compare(&x.id, &y.id)));
+            let room = end - out.len();
+            out.extend(near.drain(..).take(room).map(|(_, contact)| *contact));
         }
     }
 

@@ -233,10 +233,13 @@ impl<W: Workload> Loop<'_, W> {
                     self.told_at = now;
                     (self.observe)(Moment::Measuring, &self.tally);
                 }
-                return match self.plan.until {
+                let is_done = match self.plan.until {
                     Until::Answers(n) => self.tally.answers() + self.tally.broken >= n,
                     Until::Elapsed(time) => elapsed >= time,
                 };
+                if is_done {
+                    return true;
+                }
             }
         }
         self.send_due(now);
