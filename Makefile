@@ -1,6 +1,6 @@
 # Each target is a line or two that calls cargo or scripts/.
 
-.PHONY: demo test size check figures sim fuzz run build clean
+.PHONY: demo test size check bench bench-network bench-micro bench-check figures sim fuzz run build clean
 
 # Five nodes, one value, its life and end: what to run first.
 demo:
@@ -11,9 +11,26 @@ demo:
 test:
 	cargo test --features sim
 
-# The release binary against its limit of 700 KB, which holds for the rustc of CI (1.95); Debian's 1.85 makes 740 KB.
+# The release binaries against their limits, bare 700 KB and full 2 MB, which hold for the rustc of CI (1.95).
 size:
 	@scripts/size
+
+# dayfly beside a bare echo loop, redis, valkey and memcached: half an hour, into tests/figures/bench. FLAGS=--quick: two
+# minutes. What is not installed (apt-get install redis-server memcached) is left out and named.
+bench:
+	@scripts/bench servers $(FLAGS)
+
+# A network of 50 beside other DHTs (tests/peers says how each is installed): ten minutes.
+bench-network:
+	@scripts/bench network $(FLAGS)
+
+# Times of the pure parts: codec, hash, table, store, wheel, engine.
+bench-micro:
+	@scripts/bench micro $(FLAGS)
+
+# Instructions of the pure parts under valgrind, against the committed counts; fails where one takes 5 % more.
+bench-check:
+	@scripts/bench-check $(FLAGS)
 
 # What the tests measure, exactly, on the release build.
 figures:
@@ -27,11 +44,14 @@ sim:
 fuzz:
 	@scripts/fuzz $(TARGET) $(RUNS)
 
-# Format, lints and docs, warnings as errors, with the simulator and without.
+# Format, lints and docs, warnings as errors, with every feature and without any.
 check:
 	cargo fmt --check
+	cargo clippy --all-targets --no-default-features -- -D warnings
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --features sim -- -D warnings
+	cargo fmt --check --manifest-path tests/bench/Cargo.toml
+	cargo clippy --manifest-path tests/bench/Cargo.toml --target-dir target/bench --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --features sim
 
 # One node in the foreground on 127.0.0.1:6500; FLAGS="--listen ..." for more.

@@ -190,7 +190,7 @@ impl<T> Wheel<T> {
         tick + 1
     }
 
-    /// `at`, or if that is past the next tick that has not fired: when a timer armed for `at` is due.
+    /// When a timer armed for `at` fires: no earlier than the next tick that has not fired yet.
     pub fn ahead(&self, at: Time) -> Time {
         at.max(Time::from_ms(self.done.saturating_mul(TICK_MS).saturating_add(1)))
     }

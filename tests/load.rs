@@ -116,10 +116,10 @@ fn what_is_wrong_missing_or_refused_fails_the_run_by_name() {
     };
     let full = |_: &Message<'_>| frame(&ErrorCode::Full.message());
     for (addr, op, says) in [
-        (impostor(wrong), "ping", "10 wrong"),
-        (impostor(damaged), "ping", "10 wrong"),
-        (impostor(missing), "get", "10 missing"),
-        (impostor(full), "put", "10 store full"),
+        (impostor(wrong), "ping", " wrong"),
+        (impostor(damaged), "ping", " wrong"),
+        (impostor(missing), "get", " missing"),
+        (impostor(full), "put", " store full"),
     ] {
         let output =
             bench(addr, &["--op", op, "--connections", "1", "--requests", "10", "--warmup", "0", "--keys", "2"]);
@@ -127,6 +127,15 @@ fn what_is_wrong_missing_or_refused_fails_the_run_by_name() {
         assert!(stderr(&output).contains(says), "{op}: {}", stderr(&output));
         assert!(String::from_utf8_lossy(&output.stdout).contains("requests/s"), "the table is printed all the same");
     }
+}
+
+/// Named for what it was: a run whose time was up before the server was found to be stuck ended well.
+#[test]
+fn a_mute_server_fails_the_run_however_short() {
+    let mute = impostor(|_| Vec::new());
+    let output = bench(mute, &["--connections", "1", "--seconds", "0.2"]);
+    assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no answer for 15 seconds"), "{}", stderr(&output));
 }
 
 #[test]

@@ -60,17 +60,19 @@ pub(super) fn run(words: &[String]) -> Outcome {
     let plan = plan(&matches)?;
     let pid = pid(&matches)?;
     raise_open_files();
-    let mut cpu = [Duration::ZERO; 2];
+    let mut cpu = [None; 2];
     let mut observe = |moment: Moment, tally: &Tally| {
         match moment {
-            Moment::Began => cpu[0] = pid.and_then(|pid| cpu_time(pid).ok()).unwrap_or_default(),
-            Moment::Ended => cpu[1] = pid.and_then(|pid| cpu_time(pid).ok()).unwrap_or_default(),
+            Moment::Began => cpu[0] = pid.and_then(|pid| cpu_time(pid).ok()),
+            Moment::Ended => cpu[1] = pid.and_then(|pid| cpu_time(pid).ok()),
             Moment::Connected | Moment::Measuring => {}
         }
         tell_progress(moment, tally);
     };
     let tally = run_load(&plan, &mut Load::new(request), &mut observe).map_err(|e| failed(&plan, &e))?;
-    let cpu_us = pid.map(|_| (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / tally.answers().max(1) as f64);
+    // Nothing, where the process was gone before the end.
+    let spent = cpu[0].zip(cpu[1]).and_then(|(began, ended): (Duration, Duration)| ended.checked_sub(began));
+    let cpu_us = spent.map(|spent| spent.as_secs_f64() * 1e6 / tally.timely().max(1) as f64);
     let report = if matches.opt_present("json") {
         json(name, &plan, &request, &tally, cpu_us)
     } else {

@@ -166,7 +166,11 @@ impl Outbox {
         }
         let before = self.bytes.len();
         encode(&mut self.bytes);
-        self.bytes.len() - before
+        let appended = self.bytes.len() - before;
+        if self.bytes.is_empty() {
+            self.clear(pool);
+        }
+        appended
     }
 
     /// The first `n` bytes of [`Outbox::unwritten`] were written; 0 if the socket took none.
@@ -220,6 +224,23 @@ mod tests {
         inbox.consume(inbox.unread().len());
         inbox.release(&mut pool);
         assert_eq!((inbox.capacity(), pool.small.len(), pool.large.len()), (0, 1, 1));
+    }
+
+    #[test]
+    fn an_outbox_is_stuck_from_the_first_write_that_leaves_something_over() {
+        let (mut pool, mut outbox) = (BufferPool::default(), Outbox::default());
+        outbox.answers(&mut pool, Time::ZERO, |_| ());
+        assert_eq!((outbox.capacity(), pool.outboxes.len()), (0, 1), "nothing to say takes no memory");
+        outbox.answers(&mut pool, Time::from_ms(1), |out| out.extend_from_slice(&[1; 30]));
+        assert!(!outbox.is_stuck(), "nobody has tried yet");
+        outbox.written(0, &mut pool, Time::from_ms(5));
+        assert!(outbox.is_stuck() && outbox.moved_at() == Time::from_ms(5));
+        outbox.written(0, &mut pool, Time::from_ms(7));
+        assert_eq!(outbox.moved_at(), Time::from_ms(5), "trying is no progress");
+        outbox.written(10, &mut pool, Time::from_ms(8));
+        assert!(outbox.is_stuck() && outbox.moved_at() == Time::from_ms(8));
+        outbox.written(20, &mut pool, Time::from_ms(9));
+        assert!(!outbox.is_stuck() && outbox.is_empty());
     }
 
     #[test]

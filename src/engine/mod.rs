@@ -355,8 +355,9 @@ impl Engine {
 
     // ---- what to do ----
 
-    /// The next connection whose outbox is to be written; call until `None`, once per turn. What the socket does not take
-    /// then is to be written as soon as it does: the connection is not named again before.
+    /// The next connection whose outbox is to be written; call until `None`, at the end of a turn or earlier. What the socket
+    /// does not take is to be written as soon as it does, and is to be reported with [`Engine::wrote`], be it none: the time
+    /// that the peer has for it counts from then, and the connection is not named again before.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         while let Some(id) = self.dirty.pop_front() {
             if let Some(conn) = self.conns.get_mut(id) {
@@ -408,7 +409,8 @@ impl Engine {
             let Some(conn) = self.conns.get_mut(id) else {
                 continue;
             };
-            conn.timer = None;
+            // It may have been armed anew meanwhile, by what became of another connection.
+            conn.timer.take_if(|timer| self.wheel.get(*timer).is_none());
             match conn.deadline() {
                 Some((at, expiry)) if at <= now => self.expire(id, expiry, now),
                 _ => self.settle(id, now),

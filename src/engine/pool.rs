@@ -84,3 +84,38 @@ fn hash_of(seed: u64, node: usize, peer: SocketAddr) -> u64 {
     (node, peer).hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::sealed::session::Wire;
+    use crate::engine::conn::Origin;
+    use crate::time::Time;
+
+    #[test]
+    fn each_pair_finds_its_newest_connection_however_many_there_are() {
+        let (mut conns, mut pool) = (Arena::default(), Pool::new(7));
+        let peer = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
+        let open = |conns: &mut Arena<Conn>, pool: &mut Pool, node: usize, n: u16| {
+            let key = conns.insert(Conn::new(peer(n), Some(node), Origin::Inbound, Wire::Sealed, Time::ZERO));
+            pool.set(conns, node, peer(n), key);
+            key
+        };
+        let first: Vec<Key> = (0..2_000).map(|n| open(&mut conns, &mut pool, usize::from(n % 2), n)).collect();
+        let second = open(&mut conns, &mut pool, 0, 8);
+        for (n, key) in (0..2_000).zip(&first).filter(|(n, _)| *n != 8) {
+            assert_eq!(pool.find(&conns, usize::from(n % 2), peer(n)), Some(*key));
+            assert_eq!(pool.find(&conns, usize::from(1 - n % 2), peer(n)), None, "another node's");
+        }
+        assert_eq!(pool.find(&conns, 0, peer(8)), Some(second));
+        pool.remove(0, peer(8), first[8], false);
+        assert_eq!(pool.find(&conns, 0, peer(8)), Some(second), "the older one was no longer named");
+        pool.add_link(second);
+        pool.remove(0, peer(8), second, true);
+        assert_eq!((pool.find(&conns, 0, peer(8)), pool.links()), (None, &[][..]));
+        for (n, key) in (0..2_000).zip(first) {
+            pool.remove(usize::from(n % 2), peer(n), key, false);
+        }
+        assert!(pool.by_peer.is_empty(), "who is gone leaves nothing behind");
+    }
+}

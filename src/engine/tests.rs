@@ -276,6 +276,19 @@ fn a_silent_peer_that_we_have_asked_something_is_not_evicted() {
 }
 
 #[test]
+fn who_has_spoken_and_is_idle_has_no_timer() {
+    let mut bench = bench("127.0.0.1:6500");
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    assert_eq!(bench.engine.wheel.len(), 1, "it must say something in time");
+    let request = ping(1);
+    bench.engine.read_space(id).unwrap()[..request.len()].copy_from_slice(&request);
+    bench.engine.received(id, request.len(), bench.now);
+    let n = bench.engine.to_write(id).len();
+    bench.engine.wrote(id, n, bench.now);
+    assert_eq!((n, bench.engine.wheel.len()), (pong(1).len(), 0));
+}
+
+#[test]
 fn deadlines_close_the_silent_the_slow_and_the_stalled() {
     let mut bench = bench("127.0.0.1:6500");
     let silent = bench.accept("127.0.0.1:1").unwrap();

@@ -24,9 +24,11 @@ pub struct Tally {
     pub wrong: u64,
     /// Requests whose connection ended before their answer.
     pub broken: u64,
+    /// Answers that came after the time was up, to what was asked before. They count, but not in what was done per second.
+    pub late: u64,
     /// Failures before measuring began.
     pub failures_before: u64,
-    /// Bytes of answers.
+    /// Bytes of the answers that came in time.
     pub bytes: u64,
     /// Nanoseconds from sending a request, or from when it was due, to its answer.
     pub latency_ns: Histogram<u64>,
@@ -44,6 +46,7 @@ impl Default for Tally {
             refused: BTreeMap::new(),
             wrong: 0,
             broken: 0,
+            late: 0,
             failures_before: 0,
             bytes: 0,
             latency_ns,
@@ -78,14 +81,19 @@ impl Tally {
         self.good + self.missing + self.wrong + self.refused.values().sum::<u64>()
     }
 
+    /// Answers that came in time.
+    pub fn timely(&self) -> u64 {
+        self.answers() - self.late
+    }
+
     /// Requests that did not come to what was asked for.
     pub fn failures(&self) -> u64 {
         self.answers() - self.good + self.broken + self.failures_before
     }
 
-    /// Answers per second.
+    /// Answers per second, of those that came in time.
     pub fn per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.answers() as f64 / self.seconds } else { 0.0 }
+        if self.seconds > 0.0 { self.timely() as f64 / self.seconds } else { 0.0 }
     }
 
     /// The latency that this share of the answers, in percent, did not exceed, in microseconds.

@@ -3,7 +3,8 @@
 //!
 //! Closed loop: each connection sends a batch of requests in one write, and the next once all of them are answered, as
 //! redis-benchmark does. Open loop: requests are due at an even rate, and their latency counts from when they were due,
-//! so that a server that stops answering can't hide it by slowing the load down.
+//! so that a server that stops answering can't hide it by slowing the load down. In both, what is in flight when the time
+//! is up is still waited for, judged and timed.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -63,7 +64,7 @@ pub enum Moment {
     Began,
     /// It goes on.
     Measuring,
-    /// Measuring has ended; connections still stand.
+    /// Measuring has ended; what is in flight is still waited for.
     Ended,
 }
 
@@ -84,6 +85,8 @@ enum Phase {
     Filling,
     WarmUp(Instant),
     Measuring(Instant),
+    /// Nothing more is asked; what was is still to be answered.
+    Draining,
 }
 
 struct Loop<'a, W> {
@@ -108,7 +111,8 @@ struct Loop<'a, W> {
 
 /// Runs a load test; `observe` hears of every [`Moment`].
 ///
-/// Errors: a connection could not be made, the server is stuck, all connections broke, or the system refused something.
+/// Errors: a connection could not be made, nothing was answered for 15 seconds, all connections broke, or the system
+/// refused something.
 pub fn run<W: Workload>(plan: &Plan, workload: &mut W, observe: &mut dyn FnMut(Moment, &Tally)) -> io::Result<Tally> {
     let now = Instant::now();
     let mut run = Loop {
@@ -131,7 +135,6 @@ pub fn run<W: Workload>(plan: &Plan, workload: &mut W, observe: &mut dyn FnMut(M
     run.connect()?;
     (run.observe)(Moment::Connected, &run.tally);
     run.measure()?;
-    (run.observe)(Moment::Ended, &run.tally);
     Ok(run.tally)
 }
 
@@ -187,7 +190,7 @@ impl<W: Workload> Loop<'_, W> {
         self.kick(self.started);
         loop {
             // An open loop waits by asking again and again: the kernel's timeouts are as coarse as a millisecond.
-            let is_open = self.plan.rate.is_some() && self.phase != Phase::Filling;
+            let is_open = self.plan.rate.is_some() && !matches!(self.phase, Phase::Filling | Phase::Draining);
             self.wait(&mut events, Some(if is_open { Duration::ZERO } else { PROGRESS }))?;
             for event in &events {
                 let index = event.token().0;
@@ -219,6 +222,8 @@ impl<W: Workload> Loop<'_, W> {
                 self.due_since = now;
                 self.kick(now);
             }
+            // What was in flight on a connection that broke is to be asked on others.
+            Phase::Filling if self.in_flight == 0 => self.kick(now),
             Phase::Filling => {}
             Phase::WarmUp(since) if now.duration_since(since) >= self.plan.warmup => {
                 self.tally = Tally { failures_before: self.tally.failures(), ..Tally::default() };
@@ -238,9 +243,11 @@ impl<W: Workload> Loop<'_, W> {
                     Until::Elapsed(time) => elapsed >= time,
                 };
                 if is_done {
-                    return true;
+                    self.phase = Phase::Draining;
+                    (self.observe)(Moment::Ended, &self.tally);
                 }
             }
+            Phase::Draining => return self.in_flight == 0,
         }
         self.send_due(now);
         false
@@ -360,14 +367,22 @@ impl<W: Workload> Loop<'_, W> {
             self.in_flight -= 1;
             let verdict = self.workload.judge(asked, answer);
             if !asked.is_upkeep {
-                self.tally.add(verdict, len, now.saturating_duration_since(at).as_nanos() as u64);
+                let is_late = self.phase == Phase::Draining;
+                self.tally.late += u64::from(is_late);
+                let bytes = if is_late { 0 } else { len };
+                self.tally.add(verdict, bytes, now.saturating_duration_since(at).as_nanos() as u64);
             } else if verdict != crate::load::Verdict::Good {
                 self.tally.judged(verdict);
             }
         }
         let line = &mut self.lines[index];
         line.partial.extend_from_slice(bytes);
-        if line.asked.is_empty() && (self.plan.rate.is_none() || self.phase == Phase::Filling) {
+        let asks_on = match self.phase {
+            Phase::Filling => true,
+            Phase::WarmUp(_) | Phase::Measuring(_) => self.plan.rate.is_none(),
+            Phase::Draining => false,
+        };
+        if asks_on && line.asked.is_empty() {
             self.batch(index, now);
         }
     }

@@ -74,7 +74,7 @@ impl Node {
     fn register(&mut self, work: Work, ticket: Ticket, now: Time) {
         let at = ticket.since.after(JOB_MS - JOB_MARGIN_MS);
         let deadline = self.alarms.arm(now, at, Alarm::Deadline(self.jobs.vacant_key()));
-        self.jobs.insert(Job { work, since: ticket.since, ticket: Some(ticket), deadline });
+        self.jobs.insert(Job { work, ticket, deadline });
     }
 
     pub(super) fn put_job(&mut self, id: JobId) -> Option<&mut PutJob> {
@@ -103,16 +103,21 @@ impl Node {
         }
     }
 
-    /// Has a value stored on the nodes nearest to its key as soon as all of those have answered, while the lookup goes on to
-    /// see whether there are nearer ones, who would be asked as well.
+    /// Has a value stored on the nodes nearest to its key as soon as all of those have answered, while the lookup goes on
+    /// to see whether there are nearer ones, who are asked as well then (sealed.md looks first). The answer waits for both: to
+    /// give it earlier saves another sixth of the time, but then a fifth of liars hide twice as many values (`dayfly sim`).
     fn put_early(&mut self, id: JobId, lookup: LookupId) {
         let Some(wanted) = self.put_job(id).filter(|put| put.candidates.is_empty()).map(|put| put.replication) else {
             return;
         };
         let own = self.overlay.counts_itself().then_some(self.overlay.own());
         let nearest = self.overlay.settled_nearest(lookup, wanted).filter(|nearest| nearest.len() == wanted);
-        if let (Some(nearest), Some(put)) = (nearest, self.put_job(id)) {
-            put.add_candidates(nearest.into_iter().chain(own));
+        if let (Some(mut nearest), Some(put)) = (nearest, self.put_job(id)) {
+            // This node only where it is one of the nearest: who fails is replaced once others are known.
+            nearest.extend(own);
+            nearest.sort_unstable_by(|a, b| put.key.compare(&a.id, &b.id));
+            nearest.truncate(wanted);
+            put.add_candidates(nearest);
             self.puts_to_drive.push_back(id);
         }
     }
@@ -149,14 +154,8 @@ impl Node {
             return;
         };
         put.settle(holder, if stored { Holding::Stored } else { Holding::Failed });
-        let (copies, wanted) = (put.copies(), put.replication);
-        if let Some(ticket) = ticket.filter(|_| stored && copies == 1) {
-            self.outputs.push_back(Output::FirstCopy { ticket });
-        }
-        // As many copies as wanted, on the nearest nodes that anybody named: whoever waits need not wait for the lookup's
-        // last word. Should that name nearer ones, they get copies as well.
-        if let Some(ticket) = ticket.take_if(|_| copies >= wanted) {
-            self.outputs.push_back(Output::Done { ticket, outcome: Outcome::Stored });
+        if stored && put.copies() == 1 {
+            self.outputs.push_back(Output::FirstCopy { ticket: *ticket });
         }
     }
 
@@ -187,10 +186,10 @@ impl Node {
     /// astray. Returns whether it did: there may be no time left.
     fn retry(&mut self, id: JobId, heard: &[Contact], now: Time) -> bool {
         let paths = self.settings.kademlia.paths.max(PATHS_ON_RETRY);
-        let Some(Job { work: Work::Get(get), since, .. }) = self.jobs.get_mut(id) else {
+        let Some(Job { work: Work::Get(get), ticket, .. }) = self.jobs.get_mut(id) else {
             return false;
         };
-        let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(*since));
+        let time_left = JOB_MS.saturating_sub(JOB_MARGIN_MS + now.since(ticket.since));
         if get.tries >= self.settings.tries || time_left < LOOKUP_LEAST_MS {
             return false;
         }
@@ -251,8 +250,6 @@ impl Node {
         if let Some(lookup) = lookup {
             self.overlay.enough(lookup, now);
         }
-        if let Some(ticket) = job.ticket {
-            self.outputs.push_back(Output::Done { ticket, outcome });
-        }
+        self.outputs.push_back(Output::Done { ticket: job.ticket, outcome });
     }
 }

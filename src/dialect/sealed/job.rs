@@ -56,10 +56,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(super) struct Job {
     pub work: Work,
-    /// When the request came.
-    pub since: Time,
-    /// Who waits for the outcome; nobody any more once it is known, although something may be left to be done.
-    pub ticket: Option<Ticket>,
+    pub ticket: Ticket,
     /// Ends it when its time is up.
     pub deadline: TimerKey,
 }

@@ -242,7 +242,7 @@ impl Node {
     /// A request of ours that will not be answered.
     pub fn on_failure(&mut self, request: RequestId, why: Failure, now: Time) {
         if let Some((contact, purpose)) = self.requests.finish(request, false, now) {
-            self.fail(contact, purpose, why);
+            self.fail(contact, purpose, why, now);
         }
     }
 
@@ -261,7 +261,7 @@ impl Node {
                     self.judge(lookup, now);
                 }
                 Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Mirror) => {}
-                Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact),
+                Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact, now),
             }
         }
         let mut due = Vec::new();
@@ -345,10 +345,16 @@ impl Node {
         }
     }
 
-    fn fail(&mut self, contact: Contact, purpose: Purpose, why: Failure) {
+    fn fail(&mut self, contact: Contact, purpose: Purpose, why: Failure, now: Time) {
         match (purpose, why) {
-            (Purpose::Find(lookup), Failure::Contact) => self.overlay.failed(lookup, contact),
-            (Purpose::Find(lookup), Failure::Busy) => self.overlay.passed_over(lookup, contact),
+            (Purpose::Find(lookup), why) => {
+                match why {
+                    Failure::Contact => self.overlay.failed(lookup, contact),
+                    Failure::Busy => self.overlay.passed_over(lookup, contact),
+                }
+                // Who is not waited for any more may have been the last of the nearest.
+                self.judge(lookup, now);
+            }
             (Purpose::Mirror, _) => {}
             (Purpose::Probe { nonce, verify }, why) => {
                 if !verify && why == Failure::Contact {

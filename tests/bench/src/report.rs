@@ -47,7 +47,7 @@ pub fn write(options: &Options, found: &Found) -> io::Result<()> {
     let text = markdown(found);
     print!("{text}");
     std::fs::write(format!("{}/servers.md", options.out), text)?;
-    std::fs::write(format!("{}/servers.json", options.out), format!("{:#}\n", as_json(found)))?;
+    std::fs::write(format!("{}/servers.json", options.out), format!("{}\n", as_json(found)))?;
     for (what, size) in [("ping", 0), ("get", 64), ("set", 64)] {
         for pipeline in [1, 16] {
             plot(&options.out, found, what, size, pipeline).map_err(|e| io::Error::other(e.to_string()))?;

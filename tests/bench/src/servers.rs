@@ -166,7 +166,7 @@ impl Server {
             Moment::Ended => cpu[1] = cpu_time(pid).unwrap_or_default(),
             Moment::Connected | Moment::Measuring => {}
         })?;
-        let cpu_us = (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / tally.answers().max(1) as f64;
+        let cpu_us = (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / tally.timely().max(1) as f64;
         Ok(Figures { tally, cpu_us })
     }
 }

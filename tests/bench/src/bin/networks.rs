@@ -101,5 +101,5 @@ fn main() -> io::Result<()> {
     std::fs::create_dir_all(&out)?;
     std::fs::write(format!("{out}/networks.md"), text)?;
     let all: Value = found.into_iter().map(|(name, rounds)| (name, Value::from(rounds))).collect();
-    std::fs::write(format!("{out}/networks.json"), format!("{all:#}\n"))
+    std::fs::write(format!("{out}/networks.json"), format!("{all}\n"))
 }
