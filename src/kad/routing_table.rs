@@ -1,8 +1,6 @@
 //! The routing table: k-buckets along the own id (Kademlia paper, section 2.4). Holds only contacts that answered; the
 //! caller says who did. Never holds the own id.
 
-use std::cell::RefCell;
-
 use crate::contact::{Contact, network};
 use crate::id::{ID_BITS, Id};
 use crate::kad::bucket::{Bucket, Entry, Insert};
@@ -27,15 +25,12 @@ pub struct RoutingTable {
     own: Id,
     k: usize,
     buckets: Vec<Bucket>,
-    /// What [`RoutingTable::closest`] sorts, kept to save its allocation: how far each is, as far as eight bytes tell, and
-    /// where it stands.
-    near: RefCell<Vec<(u64, u16, u16)>>,
 }
 
 impl RoutingTable {
     /// An empty table around `own` with `k` places per bucket.
     pub fn new(own: Id, k: usize) -> RoutingTable {
-        RoutingTable { own, k, buckets: vec![Bucket::default()], near: RefCell::default() }
+        RoutingTable { own, k, buckets: vec![Bucket::default()] }
     }
 
     /// Contacts in the table, the waiting ones not counted.
@@ -117,21 +112,17 @@ impl RoutingTable {
         let home = self.bucket_of(target);
         let end = out.len() + n;
         let shallower = (0..home).rev().map(|i| i..i + 1);
-        let mut near = self.near.borrow_mut();
+        // What is sorted is small: how far each is, as far as eight bytes tell, and where it stands.
+        let mut near: Vec<(u64, &Contact)> = Vec::with_capacity(self.k);
         for range in [home..home + 1, home + 1..self.buckets.len()].into_iter().chain(shallower) {
             if out.len() >= end {
                 break;
             }
-            for index in range {
-                let entries = self.buckets[index].entries().iter().zip(0..).filter(|(e, _)| admit(e));
-                near.extend(entries.map(|(e, at)| (target.leading_distance(&e.contact.id), index as u16, at)));
-            }
-            let contact = |index: u16, at: u16| &self.buckets[usize::from(index)].entries()[usize::from(at)].contact;
-            near.sort_unstable_by(|&(a, i, x), &(b, j, y)| {
-                a.cmp(&b).then_with(|| target.compare(&contact(i, x).id, &contact(j, y).id))
-            });
+            let entries = self.buckets[range].iter().flat_map(|b| b.entries()).filter(|e| admit(e));
+            near.extend(entries.map(|e| (target.leading_distance(&e.contact.id), &e.contact)));
+            near.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| target.compare(&x.id, &y.id)));
             let room = end - out.len();
-            out.extend(near.drain(..).take(room).map(|(_, index, at)| *contact(index, at)));
+            out.extend(near.drain(..).take(room).map(|(_, contact)| *contact));
         }
     }
 
