@@ -36,7 +36,7 @@ mod tests {
         let pid = std::process::id();
         let before = cpu_time(pid).unwrap();
         // The kernel brings the accounts of a running thread up to date a few hundred times a second.
-        let work = |round: u64| (0..100_000).fold(round, |sum, n| std::hint::black_box(sum ^ n * 31));
+        let work = |round: u64| (0..100_000).fold(round, |sum, n| std::hint::black_box(sum ^ (n * 31)));
         assert!((0..10_000).any(|round| std::hint::black_box(work(round)) > 0 && cpu_time(pid).unwrap() > before));
         assert!(resident_bytes(pid).unwrap() > 100_000);
         assert!(cpu_time(u32::MAX).is_err() && resident_bytes(u32::MAX).is_err());

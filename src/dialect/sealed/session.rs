@@ -111,6 +111,12 @@ struct Asking<A> {
     bytes: usize,
 }
 
+/// What a peer did wrong lately.
+#[derive(Debug, Default)]
+struct Strikes {
+    at: VecDeque<Time>,
+}
+
 /// The state of one connection's conversation. Small while nothing is under way, as most connections are idle.
 #[derive(Debug)]
 pub struct Session<A> {
@@ -120,7 +126,7 @@ pub struct Session<A> {
     owing: Option<Box<Owing>>,
     /// None until something was asked.
     asking: Option<Box<Asking<A>>>,
-    strikes: Option<Box<VecDeque<Time>>>,
+    strikes: Option<Box<Strikes>>,
 }
 
 impl<A> Session<A> {
@@ -266,7 +272,7 @@ impl<A> Session<A> {
 
     /// Counts a strike; whether it is one too many.
     pub fn strike(&mut self, now: Time) -> bool {
-        let strikes = self.strikes.get_or_insert_default();
+        let strikes = &mut self.strikes.get_or_insert_default().at;
         strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
         strikes.push_back(now);
         strikes.len() >= STRIKES

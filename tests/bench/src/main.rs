@@ -3,6 +3,7 @@
 //!
 //! Usage: compare [--quick] [--only WORD]... [--rounds N] [--out FOLDER]
 //!   --quick        50 connections and 64 bytes only, shorter
+//!   --redraw       draw the plots in FOLDER anew from its servers.json, and measure nothing
 //!   --only WORD    the parts whose name contains WORD: memory, hash, bulk, or cells such as get/64/50/16 (request,
 //!                  bytes, connections, pipelined)
 //! Build dayfly first; DAYFLY names another binary than target/release/dayfly.
@@ -19,6 +20,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// How the whole is run.
 pub struct Options {
     pub quick: bool,
+    pub redraw: bool,
     pub only: Vec<String>,
     pub rounds: usize,
     pub out: String,
@@ -26,12 +28,14 @@ pub struct Options {
 
 impl Options {
     fn read() -> Result<Options, String> {
-        let mut options = Options { quick: false, only: Vec::new(), rounds: 5, out: "tests/figures/bench".into() };
+        let mut options =
+            Options { quick: false, redraw: false, only: Vec::new(), rounds: 5, out: "tests/figures/bench".into() };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} takes a value"));
             match word.as_str() {
                 "--quick" => options.quick = true,
+                "--redraw" => options.redraw = true,
                 "--only" => options.only.push(value()?),
                 "--rounds" => options.rounds = value()?.parse().map_err(|_| "--rounds takes a number".to_string())?,
                 "--out" => options.out = value()?,
@@ -49,6 +53,9 @@ impl Options {
 
 fn main() -> io::Result<()> {
     let options = Options::read().map_err(io::Error::other)?;
+    if options.redraw {
+        return report::redraw(&options.out);
+    }
     dayfly::net::socket::raise_open_files();
     let mut cpus = CpuSet::new();
     cpus.set(1);

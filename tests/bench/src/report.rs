@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io;
 
 use plotters::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Options;
 use crate::parts::{Cell, Found, Samples};
@@ -48,9 +48,35 @@ pub fn write(options: &Options, found: &Found) -> io::Result<()> {
     print!("{text}");
     std::fs::write(format!("{}/servers.md", options.out), text)?;
     std::fs::write(format!("{}/servers.json", options.out), format!("{}\n", as_json(found)))?;
-    for (what, size) in [("ping", 0), ("get", 64), ("set", 64)] {
+    plots(&options.out, found)
+}
+
+/// Draws the plots anew from the figures in `servers.json`.
+pub fn redraw(out: &str) -> io::Result<()> {
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(format!("{out}/servers.json"))?)?;
+    let mut found = Found::default();
+    for cell in json["cells"].as_array().into_iter().flatten() {
+        let number = |name: &str| cell[name].as_u64().unwrap_or(0) as usize;
+        let what = WHATS.into_iter().find(|what| cell["request"] == *what).unwrap_or("ping");
+        let kind = Kind::ALL.into_iter().find(|kind| cell["server"] == kind.name());
+        let key =
+            Cell { what, size: number("bytes"), connections: number("connections"), pipeline: number("pipeline") };
+        let cpu_us = cell["cpu_us"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        if let Some(kind) = kind {
+            found.cells.entry(key).or_default().insert(kind, Samples { cpu_us, ..Samples::default() });
+        }
+    }
+    plots(out, &found)
+}
+
+/// The requests of the matrix.
+const WHATS: [&str; 3] = ["ping", "get", "set"];
+
+fn plots(out: &str, found: &Found) -> io::Result<()> {
+    for what in WHATS {
         for pipeline in [1, 16] {
-            plot(&options.out, found, what, size, pipeline).map_err(|e| io::Error::other(e.to_string()))?;
+            let size = if what == "ping" { 0 } else { 64 };
+            plot(out, found, what, size, pipeline).map_err(|e| io::Error::other(e.to_string()))?;
         }
     }
     Ok(())
@@ -148,10 +174,14 @@ fn as_json(found: &Found) -> serde_json::Value {
     json!({"cells": cells, "memory": memory, "hash_bytes_per_s": found.hash_bytes_per_s, "ping_p99_quiet_and_beside_bulk_us": found.bulk})
 }
 
-/// CPU per request over the number of connections, a line per server.
+/// CPU per request over the number of connections, a line per server. A single connection is left out: waking up for each
+/// request costs so much that nothing else could be told apart.
 fn plot(out: &str, found: &Found, what: &str, size: usize, pipeline: usize) -> Result<(), Box<dyn std::error::Error>> {
     let of_kind = |kind: Kind| -> Vec<(f64, f64)> {
-        let cells = found.cells.iter().filter(|(c, _)| (c.what, c.size, c.pipeline) == (what, size, pipeline));
+        let cells = found
+            .cells
+            .iter()
+            .filter(|(c, _)| (c.what, c.size, c.pipeline) == (what, size, pipeline) && c.connections > 1);
         let mut points: Vec<(f64, f64)> =
             cells.filter_map(|(c, s)| Some((c.connections as f64, median(&s.get(&kind)?.cpu_us)))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -172,7 +202,7 @@ fn plot(out: &str, found: &Found, what: &str, size: usize, pipeline: usize) -> R
         .margin(12)
         .x_label_area_size(34)
         .y_label_area_size(44)
-        .build_cartesian_2d((1f64..20_000f64).log_scale(), 0f64..highest * 1.15)?;
+        .build_cartesian_2d((40f64..13_000f64).log_scale(), 0f64..highest * 1.1)?;
     chart.configure_mesh().x_desc("connections").x_label_formatter(&|x| format!("{x:.0}")).draw()?;
     let colours = [RED, BLACK, RGBColor(150, 150, 150), BLUE, CYAN, RGBColor(0, 140, 60)];
     for (kind, points) in lines {
@@ -183,7 +213,8 @@ fn plot(out: &str, found: &Found, what: &str, size: usize, pipeline: usize) -> R
             .label(kind.name())
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    let labels = &mut chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE).border_style(BLACK).draw()?;
     area.present()?;
     Ok(())
 }

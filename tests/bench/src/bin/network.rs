@@ -116,9 +116,9 @@ fn main() -> io::Result<()> {
     for _ in 1..count {
         nodes.push(Node::start(Some(nodes[0].addr))?);
     }
-    for number in 0..count {
+    for (number, node) in nodes.iter_mut().enumerate() {
         let wanted = KNOWN.min(count - 1);
-        while nodes[number].knows(Id::of(&number.to_be_bytes()))? < wanted {
+        while node.knows(Id::of(&number.to_be_bytes()))? < wanted {
             if began.elapsed() > Duration::from_secs(60) {
                 return Err(io::Error::other(format!("node {number} has not joined")));
             }
