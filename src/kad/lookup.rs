@@ -144,6 +144,12 @@ impl Lookup {
         hopes.map(|c| (c.state == State::Answered).then_some(c.contact)).collect()
     }
 
+    /// From now on all that must still be heard may be asked at once (paper, section 2.3, for the last round): the caller has
+    /// reason to believe that nobody nearer will be named.
+    pub fn hurry(&mut self) {
+        self.alpha_per_path = self.alpha_per_path.max(self.horizon);
+    }
+
     /// The contact to ask now, if any; it counts as asked. Call until `None`.
     pub fn next_to_ask(&mut self) -> Option<Contact> {
         if self.in_flight >= LOOKUP_IN_FLIGHT {
@@ -415,6 +421,15 @@ mod tests {
         assert_eq!(lookup.settled_nearest(3), None);
         lookup.answered(&seeds[3].id, &[near(0)], |_| true);
         assert_eq!(lookup.settled_nearest(2), None, "somebody nearer was named");
+    }
+
+    #[test]
+    fn in_a_hurry_all_that_must_be_heard_are_asked_at_once() {
+        let seeds: Vec<Contact> = (1..=12).map(near).collect();
+        let mut lookup = Lookup::new(Id::default(), Goal::Nodes(8), parameters(20, 3), 1, &seeds, &[]);
+        assert_eq!(ask_all(&mut lookup), seeds[..3]);
+        lookup.hurry();
+        assert_eq!(ask_all(&mut lookup), seeds[3..8], "and nobody else");
     }
 
     #[test]

@@ -246,6 +246,14 @@ impl Overlay {
         self.lookups.get(lookup).is_some_and(|running| running.lookup.has_heard_nearest(n))
     }
 
+    /// Lets a lookup ask all that it still has to hear at once.
+    pub fn hurry(&mut self, lookup: LookupId) {
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.hurry();
+            self.changed.push_back(lookup);
+        }
+    }
+
     /// The `n` nearest contacts that a lookup knows, nearest first, once all of them have answered; `None` while one was not
     /// asked or is awaited, however slow it is.
     pub fn settled_nearest(&self, lookup: LookupId, n: usize) -> Option<Vec<Contact>> {

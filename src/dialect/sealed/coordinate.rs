@@ -119,6 +119,7 @@ impl Node {
             nearest.truncate(wanted);
             put.add_candidates(nearest);
             self.puts_to_drive.push_back(id);
+            self.overlay.hurry(lookup);
         }
     }
 
