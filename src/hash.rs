@@ -1,6 +1,8 @@
-//! SHA-256 of bytes that are all there at once. The compression is the `sha2` crate's; what is ours is the padding of short
+//! Hashes: a seeded one for tables whose keys strangers choose, and SHA-256 of bytes that are all there at once. The compression is the `sha2` crate's; what is ours is the padding of short
 //! messages (FIPS 180-4, section 5.1.1), which is most of the work for them when a hasher must be ready for more to come:
 //! a PING and its PONG cost half as many instructions beside the compression. Never keeps any state.
+
+use std::hash::{DefaultHasher, Hasher};
 
 use sha2::digest::generic_array::GenericArray;
 use sha2::{Digest, Sha256, compress256};
@@ -14,6 +16,14 @@ const PADDING: usize = 9;
 /// FIPS 180-4, section 5.3.3.
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+
+/// SipHash of what `feed` says, behind a secret `seed`, so that nobody can choose keys that collide.
+pub fn seeded(seed: u64, feed: impl FnOnce(&mut DefaultHasher)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    feed(&mut hasher);
+    hasher.finish()
+}
 
 /// The SHA-256 of `bytes`.
 #[inline]

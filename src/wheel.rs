@@ -111,7 +111,7 @@ impl<T> Wheel<T> {
 
     /// What an armed timer carries.
     pub fn get(&self, key: TimerKey) -> Option<&T> {
-        self.timers.get(key.index as usize).filter(|timer| timer.serial == key.serial).map(|timer| &timer.item)
+        self.timer(key).map(|timer| &timer.item)
     }
 
     /// What an armed timer carries.
@@ -127,7 +127,11 @@ impl<T> Wheel<T> {
 
     /// When an armed timer is due.
     pub fn due_at(&self, key: TimerKey) -> Option<Time> {
-        self.timers.get(key.index as usize).filter(|timer| timer.serial == key.serial).map(|timer| timer.at)
+        self.timer(key).map(|timer| timer.at)
+    }
+
+    fn timer(&self, key: TimerKey) -> Option<&Timer<T>> {
+        self.timers.get(key.index as usize).filter(|timer| timer.serial == key.serial)
     }
 
     /// When [`Wheel::expire`] next has something to look at; `None` while empty. Never earlier than the tick after the

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use common::{Node, alone, dayfly};
+use common::{Node, alone, dayfly, frame};
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{ErrorCode, Message, Sealed};
 use serde_json::Value;
@@ -53,12 +53,6 @@ fn impostor(answer: impl Fn(&Message<'_>) -> Vec<u8> + Send + 'static) -> Socket
         }
     });
     addr
-}
-
-fn frame(message: &Message<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    Sealed::encode(message, &mut out);
-    out
 }
 
 #[test]

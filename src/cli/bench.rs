@@ -15,7 +15,7 @@ use crate::load::Op;
 use crate::load::sealed::{Load, Mix, Request};
 use crate::load::tally::Tally;
 use crate::net::load::{Moment, Plan, Until, run as run_load};
-use crate::net::process::cpu_time;
+use crate::net::process::{CpuMeter, cpu_time};
 use crate::net::socket::{raise_open_files, seed};
 
 const HELP: &str = "\
@@ -60,19 +60,13 @@ pub(super) fn run(words: &[String]) -> Outcome {
     let plan = plan(&matches)?;
     let pid = pid(&matches)?;
     raise_open_files();
-    let mut cpu = [None; 2];
+    let mut meter = pid.map(CpuMeter::new);
     let mut observe = |moment: Moment, tally: &Tally| {
-        match moment {
-            Moment::Began => cpu[0] = pid.and_then(|pid| cpu_time(pid).ok()),
-            Moment::Ended => cpu[1] = pid.and_then(|pid| cpu_time(pid).ok()),
-            Moment::Connected | Moment::Measuring => {}
-        }
+        meter.iter_mut().for_each(|meter| meter.observe(moment));
         tell_progress(moment, tally);
     };
     let tally = run_load(&plan, &mut Load::new(request), &mut observe).map_err(|e| failed(&plan, &e))?;
-    // Nothing, where the process was gone before the end.
-    let spent = cpu[0].zip(cpu[1]).and_then(|(began, ended): (Duration, Duration)| ended.checked_sub(began));
-    let cpu_us = spent.map(|spent| spent.as_secs_f64() * 1e6 / tally.timely().max(1) as f64);
+    let cpu_us = meter.and_then(|meter| meter.micros_per_request(tally.timely()));
     let report = if matches.opt_present("json") {
         json(name, &plan, &request, &tally, cpu_us)
     } else {

@@ -2,13 +2,14 @@
 //! each of many thousand connections; what they lead to stands in the connections themselves, which it is shown. Who may
 //! be dialled, and how, is decided by whoever asks it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::Hash;
 use std::net::SocketAddr;
 
 use hashbrown::HashTable;
 
 use crate::arena::{Arena, Key};
 use crate::engine::conn::Conn;
+use crate::hash::seeded;
 
 /// Connections by the node of ours they belong to and the peer's address.
 #[derive(Debug)]
@@ -77,12 +78,8 @@ fn leads(conns: &Arena<Conn>, key: Key, node: usize, peer: SocketAddr) -> bool {
     conns.get(key).is_some_and(|conn| conn.peer == peer && conn.node() == Some(node))
 }
 
-/// SipHash of both behind a secret.
 fn hash_of(seed: u64, node: usize, peer: SocketAddr) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(seed);
-    (node, peer).hash(&mut hasher);
-    hasher.finish()
+    seeded(seed, |hasher| (node, peer).hash(hasher))
 }
 
 #[cfg(test)]

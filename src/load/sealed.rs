@@ -131,9 +131,9 @@ impl Load {
 
 impl Workload for Load {
     fn ask(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Asked> {
-        if let Some(&(number, due)) = self.renewals.front().filter(|(_, due)| *due <= now) {
+        if let Some(&(number, _)) = self.renewals.front().filter(|(_, due)| *due <= now) {
             self.renewals.pop_front();
-            self.renewals.push_back((number, now.after(RENEW_MS).max(due)));
+            self.renewals.push_back((number, now.after(RENEW_MS)));
             let asked = Asked { op: Op::Put, number, is_upkeep: true };
             self.encode(asked, out);
             return Some(asked);

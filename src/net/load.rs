@@ -16,7 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::limits::EVENTS;
 use crate::load::tally::Tally;
-use crate::load::{Asked, Workload};
+use crate::load::{Asked, Verdict, Workload};
 use crate::net::socket;
 use crate::time::Time;
 
@@ -89,7 +89,7 @@ enum Phase {
     Draining,
 }
 
-struct Loop<'a, W> {
+struct Loop<'a, W: ?Sized> {
     plan: &'a Plan,
     workload: &'a mut W,
     observe: &'a mut dyn FnMut(Moment, &Tally),
@@ -113,7 +113,11 @@ struct Loop<'a, W> {
 ///
 /// Errors: a connection could not be made, nothing was answered for 15 seconds, all connections broke, or the system
 /// refused something.
-pub fn run<W: Workload>(plan: &Plan, workload: &mut W, observe: &mut dyn FnMut(Moment, &Tally)) -> io::Result<Tally> {
+pub fn run<W: Workload + ?Sized>(
+    plan: &Plan,
+    workload: &mut W,
+    observe: &mut dyn FnMut(Moment, &Tally),
+) -> io::Result<Tally> {
     let now = Instant::now();
     let mut run = Loop {
         plan,
@@ -138,7 +142,7 @@ pub fn run<W: Workload>(plan: &Plan, workload: &mut W, observe: &mut dyn FnMut(M
     Ok(run.tally)
 }
 
-impl<W: Workload> Loop<'_, W> {
+impl<W: Workload + ?Sized> Loop<'_, W> {
     fn connect(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         let mut connected = 0;
@@ -198,7 +202,7 @@ impl<W: Workload> Loop<'_, W> {
                     self.flush(index);
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    self.read(index)?;
+                    self.read(index);
                 }
             }
             let now = Instant::now();
@@ -255,9 +259,7 @@ impl<W: Workload> Loop<'_, W> {
 
     /// Sends a batch on every connection that has nothing in flight.
     fn kick(&mut self, now: Instant) {
-        if self.plan.rate.is_none() || self.phase == Phase::Filling {
-            (0..self.lines.len()).for_each(|index| self.batch(index, now));
-        }
+        (0..self.lines.len()).for_each(|index| self.batch(index, now));
     }
 
     /// Sends what an open loop owes by now, on connections by turns, as far as they have room.
@@ -284,9 +286,14 @@ impl<W: Workload> Loop<'_, W> {
         }
     }
 
-    /// Sends the next batch of a closed loop.
+    /// Sends the next batch of a closed loop, or of what must be in place for either.
     fn batch(&mut self, index: usize, now: Instant) {
-        if self.lines[index].is_broken || !self.lines[index].asked.is_empty() {
+        let asks = match self.phase {
+            Phase::Filling => true,
+            Phase::WarmUp(_) | Phase::Measuring(_) => self.plan.rate.is_none(),
+            Phase::Draining => false,
+        };
+        if !asks || self.lines[index].is_broken || !self.lines[index].asked.is_empty() {
             return;
         }
         for _ in 0..self.plan.pipeline {
@@ -324,7 +331,7 @@ impl<W: Workload> Loop<'_, W> {
         }
     }
 
-    fn read(&mut self, index: usize) -> io::Result<()> {
+    fn read(&mut self, index: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut is_drained = false;
         while !is_drained && !self.lines[index].is_broken {
@@ -346,7 +353,6 @@ impl<W: Workload> Loop<'_, W> {
             }
         }
         self.scratch = scratch;
-        Ok(())
     }
 
     /// Takes the answers in `bytes`; what is left over is kept.
@@ -371,18 +377,13 @@ impl<W: Workload> Loop<'_, W> {
                 self.tally.late += u64::from(is_late);
                 let bytes = if is_late { 0 } else { len };
                 self.tally.add(verdict, bytes, now.saturating_duration_since(at).as_nanos() as u64);
-            } else if verdict != crate::load::Verdict::Good {
+            } else if verdict != Verdict::Good {
                 self.tally.judged(verdict);
             }
         }
         let line = &mut self.lines[index];
         line.partial.extend_from_slice(bytes);
-        let asks_on = match self.phase {
-            Phase::Filling => true,
-            Phase::WarmUp(_) | Phase::Measuring(_) => self.plan.rate.is_none(),
-            Phase::Draining => false,
-        };
-        if asks_on && line.asked.is_empty() {
+        if line.asked.is_empty() {
             self.batch(index, now);
         }
     }

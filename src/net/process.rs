@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use crate::net::load::Moment;
+
 /// Time that all living threads of process `pid` have been running, to the nanosecond (proc(5), schedstat).
 ///
 /// Errors: there is no such process, or it is somebody else's, or the kernel keeps no such accounts.
@@ -15,6 +17,36 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
         nanos += running.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+/// The time that a process spends between two moments.
+#[derive(Copy, Clone, Debug)]
+pub struct CpuMeter {
+    pid: u32,
+    began: Option<Duration>,
+    ended: Option<Duration>,
+}
+
+impl CpuMeter {
+    /// Of process `pid`; nothing is read yet.
+    pub fn new(pid: u32) -> CpuMeter {
+        CpuMeter { pid, began: None, ended: None }
+    }
+
+    /// Reads the accounts where measuring begins and where it ends.
+    pub fn observe(&mut self, moment: Moment) {
+        match moment {
+            Moment::Began => self.began = cpu_time(self.pid).ok(),
+            Moment::Ended => self.ended = cpu_time(self.pid).ok(),
+            Moment::Connected | Moment::Measuring => {}
+        }
+    }
+
+    /// Microseconds for each of `requests`; `None` where the process was gone before the end.
+    pub fn micros_per_request(&self, requests: u64) -> Option<f64> {
+        let spent = self.ended?.checked_sub(self.began?)?;
+        Some(spent.as_secs_f64() * 1e6 / requests.max(1) as f64)
+    }
 }
 
 /// Bytes of process `pid` that are in memory and its own: private or anonymous pages, not those of shared files.

@@ -2,13 +2,14 @@
 //! time, never holds more than its limits, and never saves anything anywhere.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::Hasher;
 use std::net::IpAddr;
 
 use hashbrown::HashTable;
 
 use crate::contact;
 use crate::dialect::sealed::codec::{ErrorCode, Seal, seal_of_value};
+use crate::hash::seeded;
 use crate::id::Id;
 use crate::limits::{
     LIFETIME_MAX_MS, SEAL_KEPT_BYTES, SEAL_KEPT_FROM, STORE_BYTES, STORE_ENTRIES, STORE_ENTRY_BYTES,
@@ -100,7 +101,8 @@ impl Store {
         }
         let source = source.and_then(contact::source);
         // Until its memory is freed within a tick, one past its time may be replaced by anything.
-        let found = self.find(&key);
+        let hash = hash_of(self.seed, &key);
+        let found = self.find(hash, &key);
         let replaced = found.and_then(|timer| self.values.get(timer));
         let is_alive = found.and_then(|timer| self.values.due_at(timer)).is_some_and(|expires_at| now < expires_at);
         let differs = replaced.is_some_and(|held| *held.value != *value);
@@ -128,12 +130,9 @@ impl Store {
         match found {
             Some(timer) => self.replace(timer, value, source, expires_at),
             None => {
-                let hash = hash(self.seed, &key);
                 let timer = self.values.arm(now, expires_at, Held { key, value: value.into(), seal: None, source });
                 let Store { values, index, seed, .. } = self;
-                index.insert_unique(hash, timer, |timer| {
-                    values.get(*timer).map_or(0, |held| self::hash(*seed, &held.key))
-                });
+                index.insert_unique(hash, timer, |timer| rehash(values, *seed, *timer));
             }
         }
         self.bytes += cost(value);
@@ -141,13 +140,14 @@ impl Store {
         Ok(())
     }
 
-    fn find(&self, key: &Id) -> Option<TimerKey> {
+    fn find(&self, hash: u64, key: &Id) -> Option<TimerKey> {
         let is_it = |timer: &TimerKey| self.values.get(*timer).is_some_and(|held| held.key == *key);
-        self.index.find(hash(self.seed, key), is_it).copied()
+        self.index.find(hash, is_it).copied()
     }
 
     fn find_living(&self, key: &Id, now: Time) -> Option<TimerKey> {
-        self.find(key).filter(|timer| self.values.due_at(*timer).is_some_and(|expires_at| now < expires_at))
+        self.find(hash_of(self.seed, key), key)
+            .filter(|timer| self.values.due_at(*timer).is_some_and(|expires_at| now < expires_at))
     }
 
     fn replace(&mut self, timer: TimerKey, value: &[u8], source: Option<IpAddr>, expires_at: Time) {
@@ -188,14 +188,14 @@ impl Store {
         let mut any = false;
         values.expire_each(now, |timer, held| {
             any = true;
-            if let Ok(entry) = index.find_entry(hash(*seed, &held.key), |found| *found == timer) {
+            if let Ok(entry) = index.find_entry(hash_of(*seed, &held.key), |found| *found == timer) {
                 entry.remove();
             }
             forget(bytes, bytes_by_source, cost(&held.value), held.source);
         });
         if any && index.len() * 8 < index.capacity() {
             // Memory follows what is held down again, as far as that costs little.
-            index.shrink_to(index.len() * 2, |timer| values.get(*timer).map_or(0, |held| hash(*seed, &held.key)));
+            index.shrink_to(index.len() * 2, |timer| rehash(values, *seed, *timer));
         }
         self.debug_check();
     }
@@ -231,7 +231,10 @@ impl Store {
     pub fn check_invariants(&self) {
         assert_eq!(self.bytes, self.values.items().map(|held| cost(&held.value)).sum::<usize>());
         assert_eq!(self.index.len(), self.values.len());
-        assert!(self.values.items().all(|held| self.find(&held.key).is_some()), "every value is in the index");
+        assert!(
+            self.values.items().all(|held| self.find(hash_of(self.seed, &held.key), &held.key).is_some()),
+            "every value is in the index"
+        );
         assert!(self.bytes <= self.limits.bytes && self.values.len() <= self.limits.entries);
         let by_source: usize = self.bytes_by_source.values().sum();
         let sourced = self.values.items().filter(|held| held.source.is_some());
@@ -252,12 +255,13 @@ fn forget(bytes: &mut usize, by_source: &mut BTreeMap<IpAddr, usize>, cost: usiz
     }
 }
 
-/// SipHash of `key` behind a secret.
-fn hash(seed: u64, key: &Id) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(seed);
-    hasher.write(&key.0);
-    hasher.finish()
+fn hash_of(seed: u64, key: &Id) -> u64 {
+    seeded(seed, |hasher| hasher.write(&key.0))
+}
+
+/// The hash of a key that the index holds already.
+fn rehash(values: &Wheel<Held>, seed: u64, timer: TimerKey) -> u64 {
+    values.get(timer).map_or(0, |held| hash_of(seed, &held.key))
 }
 
 fn cost(value: &[u8]) -> usize {

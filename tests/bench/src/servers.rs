@@ -11,7 +11,7 @@ use dayfly::load::sealed::{Load, Mix, Request};
 use dayfly::load::tally::Tally;
 use dayfly::load::{Op, Workload};
 use dayfly::net::load::{Moment, Plan, run};
-use dayfly::net::process::cpu_time;
+use dayfly::net::process::CpuMeter;
 
 use crate::kv::{Echo, Kv, Speech};
 
@@ -159,19 +159,13 @@ impl Server {
 
     /// Runs a load test from this thread.
     pub fn measure(&self, plan: &Plan, workload: &mut dyn Workload) -> io::Result<Figures> {
-        let pid = self.pid();
-        let mut cpu = [Duration::ZERO; 2];
-        let tally = self.observed(plan, workload, &mut |moment| match moment {
-            Moment::Began => cpu[0] = cpu_time(pid).unwrap_or_default(),
-            Moment::Ended => cpu[1] = cpu_time(pid).unwrap_or_default(),
-            Moment::Connected | Moment::Measuring => {}
-        })?;
-        let cpu_us = (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / tally.timely().max(1) as f64;
+        let mut meter = CpuMeter::new(self.pid());
+        let tally = self.observed(plan, workload, &mut |moment| meter.observe(moment))?;
+        let gone = || io::Error::other(format!("{} ended before the measuring did", self.kind.name()));
+        let cpu_us = meter.micros_per_request(tally.timely()).ok_or_else(gone)?;
         Ok(Figures { tally, cpu_us })
     }
-}
 
-impl Server {
     /// Runs a load test that `observe` follows. A wrong answer is an error.
     pub fn observed(
         &self,
@@ -179,31 +173,10 @@ impl Server {
         workload: &mut dyn Workload,
         observe: &mut dyn FnMut(Moment),
     ) -> io::Result<Tally> {
-        let tally = run(plan, &mut Borrowed(workload), &mut |moment, _| observe(moment))?;
+        let tally = run(plan, workload, &mut |moment, _| observe(moment))?;
         match tally.failures() {
             0 => Ok(tally),
             n => Err(io::Error::other(format!("{}: {n} wrong answers", self.kind.name()))),
         }
-    }
-}
-
-/// The load loop takes a sized workload.
-struct Borrowed<'a>(&'a mut dyn Workload);
-
-impl Workload for Borrowed<'_> {
-    fn ask(&mut self, now: dayfly::time::Time, out: &mut Vec<u8>) -> Option<dayfly::load::Asked> {
-        self.0.ask(now, out)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.0.is_ready()
-    }
-
-    fn answer_len(&self, bytes: &[u8]) -> Result<Option<usize>, dayfly::load::Garbled> {
-        self.0.answer_len(bytes)
-    }
-
-    fn judge(&mut self, asked: dayfly::load::Asked, answer: &[u8]) -> dayfly::load::Verdict {
-        self.0.judge(asked, answer)
     }
 }
