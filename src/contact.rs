@@ -7,14 +7,14 @@ use crate::id::Id;
 
 /// A node of the network: an id at an address. How the two belong together is the dialect's business.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Contact {
+pub struct Contact<I = Id> {
     /// The node's id.
-    pub id: Id,
+    pub id: I,
     /// Where it listens.
     pub addr: SocketAddr,
 }
 
-impl fmt::Debug for Contact {
+impl<I: fmt::Debug> fmt::Debug for Contact<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}@{}", self.id, self.addr)
     }

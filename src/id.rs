@@ -11,6 +11,28 @@ use crate::hash::sha256;
 /// Bits of an [`Id`].
 pub const ID_BITS: usize = 256;
 
+/// What a routing table needs to know of ids: the XOR metric (Kademlia paper, section 2.1), whatever their length.
+pub trait Metric: Copy + Eq + Ord + fmt::Debug {
+    /// Bits of an id.
+    const BITS: usize;
+
+    /// How many leading bits this id shares with `other`: 0 to [`Metric::BITS`].
+    fn common_prefix(&self, other: &Self) -> usize;
+
+    /// The first eight bytes of the XOR distance to `other`, as a big-endian number; shorter ids end in zeros.
+    fn leading_distance(&self, other: &Self) -> u64;
+
+    /// How the distances of `a` and `b` to this id compare: `Less` if `a` is nearer.
+    fn compare(&self, a: &Self, b: &Self) -> Ordering;
+
+    /// Bit `index`, counted from the most significant; `index` below [`Metric::BITS`].
+    fn bit(&self, index: usize) -> bool;
+
+    /// The same id with bit `index` flipped; `index` below [`Metric::BITS`].
+    #[must_use]
+    fn with_bit_flipped(self, index: usize) -> Self;
+}
+
 /// A node id or a key: 32 bytes, compared by XOR distance (Kademlia paper, section 2.1).
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Id(pub [u8; 32]);
@@ -45,19 +67,6 @@ impl Id {
         Distance([a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2], a[3] ^ b[3]])
     }
 
-    /// The first eight bytes of the XOR distance to `other`, as a number.
-    pub fn leading_distance(&self, other: &Id) -> u64 {
-        self.word::<0>() ^ other.word::<0>()
-    }
-
-    /// How the distances of `a` and `b` to this id compare: `Less` if `a` is nearer. Seldom looks at more than eight bytes.
-    pub fn compare(&self, a: &Id, b: &Id) -> Ordering {
-        match self.leading_distance(a).cmp(&self.leading_distance(b)) {
-            Ordering::Equal => self.distance(a).cmp(&self.distance(b)),
-            order => order,
-        }
-    }
-
     /// The bits from 64 times `I` on, as a number. Written out, so that it is one load however it is compiled.
     #[inline(always)]
     fn word<const I: usize>(&self) -> u64 {
@@ -70,20 +79,32 @@ impl Id {
     fn words(&self) -> [u64; 4] {
         [self.word::<0>(), self.word::<1>(), self.word::<2>(), self.word::<3>()]
     }
+}
 
-    /// How many leading bits this id shares with `other`: 0 to 256.
-    pub fn common_prefix(&self, other: &Id) -> usize {
+impl Metric for Id {
+    const BITS: usize = ID_BITS;
+
+    fn common_prefix(&self, other: &Id) -> usize {
         self.distance(other).leading_zeros()
     }
 
-    /// Bit `index`, counted from the most significant; `index` below 256.
-    pub fn bit(&self, index: usize) -> bool {
+    fn leading_distance(&self, other: &Id) -> u64 {
+        self.word::<0>() ^ other.word::<0>()
+    }
+
+    /// Seldom looks at more than eight bytes.
+    fn compare(&self, a: &Id, b: &Id) -> Ordering {
+        match self.leading_distance(a).cmp(&self.leading_distance(b)) {
+            Ordering::Equal => self.distance(a).cmp(&self.distance(b)),
+            order => order,
+        }
+    }
+
+    fn bit(&self, index: usize) -> bool {
         self.0[index / 8] & (0x80 >> (index % 8)) != 0
     }
 
-    /// The same id with bit `index` flipped; `index` below 256.
-    #[must_use]
-    pub fn with_bit_flipped(mut self, index: usize) -> Id {
+    fn with_bit_flipped(mut self, index: usize) -> Id {
         self.0[index / 8] ^= 0x80 >> (index % 8);
         self
     }

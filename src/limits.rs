@@ -75,6 +75,13 @@ pub const BOOTSTRAP_RETRY_MS: u64 = 1_000;
 pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
 /// Bootstrap addresses that are looked at.
 pub const BOOTSTRAPS: usize = 64;
+/// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do so
+/// earlier (hyperdht.md, section 7: a tick).
+pub const CONFIRM_MS: u64 = 5_000;
+/// Entries of a full bucket that are asked when somebody new is heard of (hyperdht.md, section 7).
+pub const CHALLENGED: usize = 3;
+/// ... if they have been silent for this long.
+pub const CHALLENGE_AFTER_MS: u64 = 15_000;
 /// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five times.
 pub const MIRROR_MS: u64 = 300;
 /// Contacts that are asked so by turns.
@@ -152,6 +159,56 @@ pub const SEAL_KEPT_FROM: usize = 1_024;
 pub const SEAL_KEPT_BYTES: usize = 48;
 /// One address other than loopback may fill this fraction of the store: 1/4.
 pub const STORE_SOURCE_SHARE: usize = 4;
+
+// ---- The hyperdht dialect ----
+
+/// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8); users'
+/// commands may carry more.
+pub const DATAGRAM_BYTES: usize = 8_192;
+/// Largest answer of ours, so that it fits one packet of every path (1,500 bytes of Ethernet less what tunnels take).
+pub const ANSWER_BYTES: usize = 1_400;
+/// Requests of one node in flight; more wait. The others stop at 16; a burst of this many still fits the kernel's buffers.
+pub const DATAGRAM_REQUESTS: usize = 128;
+/// Requests that wait for that.
+pub const DATAGRAM_REQUESTS_WAITING: usize = 4_096;
+/// Requests a lookup keeps in flight (hyperdht.md, section 6: concurrency).
+pub const DATAGRAM_ALPHA: usize = 16;
+/// Lookups, announcements and calls of one node at once.
+pub const TASKS: usize = 1_024;
+/// A token is valid for one to two of these (hyperdht.md, section 5).
+pub const TOKEN_ROTATION_MS: u64 = 300_000;
+/// Bytes of a token of others that are kept and sent back; real ones have 32.
+pub const TOKEN_BYTES: usize = 256;
+/// How long a record is held; who announces repeats it every 4 to 5 minutes (hyperdht.md, section 8: 6 to 15 minutes).
+pub const RECORD_AGE_MS: u64 = 720_000;
+/// Records a node holds (hyperdht.md, section 8: "size limit 65536").
+pub const RECORDS: usize = 65_536;
+/// Records of one key: an answer shows about a hundred of them.
+pub const RECORDS_PER_KEY: usize = 4_096;
+/// Records of one address (v6: /64) that is not loopback.
+pub const RECORDS_OF_SOURCE: usize = 4_096;
+/// Records of one such address under one key.
+pub const RECORDS_OF_SOURCE_PER_KEY: usize = 64;
+/// A record is announced again after at least this long ...
+pub const ANNOUNCE_AGAIN_MS: u64 = 240_000;
+/// ... and at most that long (hyperdht.md, section 8).
+pub const ANNOUNCE_AGAIN_MAX_MS: u64 = 300_000;
+/// Datagrams per second that one address may have us send to addresses of its choice: a hole punch takes one.
+pub const FORWARDS_OF_SOURCE_PER_S: u64 = 10;
+/// ... and at once.
+pub const FORWARDS_OF_SOURCE_AT_ONCE: u64 = 40;
+/// Such datagrams per second in all: less than 40 KB/s of reflection.
+pub const FORWARDS_PER_S: u64 = 500;
+/// ... and at once.
+pub const FORWARDS_AT_ONCE: u64 = 1_000;
+/// Addresses whose forwards are counted; while so many have been at it lately, nobody new is served.
+pub const FORWARD_SOURCES: usize = 4_096;
+/// Datagrams read from one door per turn.
+pub const DATAGRAMS_PER_TURN: usize = 256;
+/// What the kernel is asked to hold of arrived datagrams per door.
+pub const DATAGRAM_SOCKET_BYTES: usize = 1024 * 1024;
+/// Bytes that wait to be sent at one door; what comes on top is lost, as datagrams are.
+pub const DATAGRAM_OUTBOX_BYTES: usize = 1024 * 1024;
 
 // ---- Connections ----
 
@@ -247,3 +304,6 @@ const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 
 const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);
 const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);
 const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS);
+const _: () = assert!(ANSWER_BYTES < DATAGRAM_BYTES && DATAGRAM_BYTES < DATAGRAM_OUTBOX_BYTES);
+const _: () = assert!(DATAGRAM_ALPHA <= LOOKUP_IN_FLIGHT && LOOKUP_IN_FLIGHT <= DATAGRAM_REQUESTS);
+const _: () = assert!(ANNOUNCE_AGAIN_MAX_MS < RECORD_AGE_MS && DATAGRAM_REQUESTS < 1 << 14);

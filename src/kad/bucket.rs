@@ -1,8 +1,8 @@
-//! One k-bucket: contacts that have answered, and a few more that wait for one of them to fail. Never displaces a
-//! contact that is known good.
+//! One k-bucket: contacts that have answered, in dialects that list them at once also such as only asked, and a few more
+//! that wait for one of them to fail. Never displaces a contact that is known good.
 
 use crate::contact::{Contact, Network, network};
-use crate::id::Id;
+use crate::id::{Id, Metric};
 use crate::limits::{CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
 use crate::time::Time;
 
@@ -11,13 +11,15 @@ const ENTRIES_AT_ONCE: usize = 10;
 
 /// A contact and what is known of its health.
 #[derive(Copy, Clone, Debug)]
-pub struct Entry {
+pub struct Entry<I = Id> {
     /// The contact.
-    pub contact: Contact,
-    /// When it last answered.
+    pub contact: Contact<I>,
+    /// When it last answered; of one that never did, when it was heard of.
     pub answered_at: Time,
     /// Requests in a row that it did not answer.
     pub failures: u8,
+    /// It has answered: nothing is believed of others.
+    pub is_confirmed: bool,
 }
 
 /// What became of a contact that answered.
@@ -32,33 +34,39 @@ pub enum Insert {
 }
 
 /// At most `k` entries and [`REPLACEMENT_CACHE`] waiting contacts.
-#[derive(Clone, Debug, Default)]
-pub struct Bucket {
-    entries: Vec<Entry>,
+#[derive(Clone, Debug)]
+pub struct Bucket<I = Id> {
+    entries: Vec<Entry<I>>,
     /// Oldest answer first.
-    cache: Vec<Entry>,
+    cache: Vec<Entry<I>>,
     /// When a lookup last ended in this bucket's range.
     pub looked_up_at: Time,
 }
 
-impl Bucket {
+impl<I> Default for Bucket<I> {
+    fn default() -> Self {
+        Bucket { entries: Vec::new(), cache: Vec::new(), looked_up_at: Time::ZERO }
+    }
+}
+
+impl<I: Metric> Bucket<I> {
     /// The entries, in no order that matters.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[Entry<I>] {
         &self.entries
     }
 
     /// The waiting contacts.
-    pub fn cache(&self) -> &[Entry] {
+    pub fn cache(&self) -> &[Entry<I>] {
         &self.cache
     }
 
     /// Takes both lists out, to be dealt anew over a split.
-    pub fn take(&mut self) -> (Vec<Entry>, Vec<Entry>) {
+    pub fn take(&mut self) -> (Vec<Entry<I>>, Vec<Entry<I>>) {
         (std::mem::take(&mut self.entries), std::mem::take(&mut self.cache))
     }
 
     /// Puts back an entry that [`Bucket::take`] took; there is room, as a split never adds.
-    pub fn put_back(&mut self, entry: Entry) {
+    pub fn put_back(&mut self, entry: Entry<I>) {
         self.entries.push(entry);
     }
 
@@ -68,7 +76,7 @@ impl Bucket {
     }
 
     /// The entry of `id`.
-    pub fn get(&self, id: &Id) -> Option<&Entry> {
+    pub fn get(&self, id: &I) -> Option<&Entry<I>> {
         self.entries.iter().find(|entry| entry.contact.id == *id)
     }
 
@@ -80,26 +88,43 @@ impl Bucket {
     }
 
     /// Records that `contact` answered at `now`, if it is an entry; whether it is. `id` and address belong together by the
-    /// dialect's rules, so an entry whose address differs keeps its own.
-    pub fn refresh(&mut self, contact: &Contact, now: Time) -> bool {
+    /// dialect's rules, so an entry that has answered from another address keeps its own.
+    pub fn refresh(&mut self, contact: &Contact<I>, now: Time) -> bool {
         let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) else {
             return false;
         };
-        if entry.contact.addr == contact.addr {
-            entry.answered_at = now;
-            entry.failures = 0;
+        if entry.contact.addr == contact.addr || !entry.is_confirmed {
+            *entry = Entry { contact: *contact, answered_at: now, failures: 0, is_confirmed: true };
         }
         true
     }
 
+    /// Takes in a contact that is no entry and was only heard of: as an entry if there is room, else it waits, if there is
+    /// room for that. Returns whether it is an entry now.
+    pub fn hear(&mut self, contact: Contact<I>, k: usize, now: Time) -> bool {
+        let is_waiting = self.cache.iter().any(|e| e.contact.id == contact.id);
+        if is_waiting || self.has_enough_of(network(contact.addr.ip())) {
+            return false;
+        }
+        let entry = Entry { contact, answered_at: now, failures: 0, is_confirmed: false };
+        if !self.is_full(k) {
+            self.entries.push(entry);
+            return true;
+        }
+        if self.cache.len() < REPLACEMENT_CACHE {
+            self.cache.push(entry);
+        }
+        false
+    }
+
     /// Takes in a contact that answered at `now` and is no entry. One that is `barred` waits in the cache even if there is
     /// room.
-    pub fn add(&mut self, contact: Contact, barred: bool, k: usize, now: Time) -> Insert {
+    pub fn add(&mut self, contact: Contact<I>, barred: bool, k: usize, now: Time) -> Insert {
         self.cache.retain(|e| e.contact.id != contact.id);
         if self.has_enough_of(network(contact.addr.ip())) {
             return Insert::TooManyOfNetwork;
         }
-        let fresh = Entry { contact, answered_at: now, failures: 0 };
+        let fresh = Entry { contact, answered_at: now, failures: 0, is_confirmed: true };
         if !barred && !self.is_full(k) {
             if self.entries.len() == self.entries.capacity() {
                 // Not doubled, as a bucket is often full and never more than that.
@@ -108,8 +133,8 @@ impl Bucket {
             self.entries.push(fresh);
             return Insert::Added;
         }
-        if let Some(failing) = self.worst_failing().filter(|_| !barred) {
-            self.entries[failing] = fresh;
+        if let Some(worst) = self.displaceable().filter(|_| !barred) {
+            self.entries[worst] = fresh;
             return Insert::Added;
         }
         if self.cache.len() == REPLACEMENT_CACHE {
@@ -120,8 +145,8 @@ impl Bucket {
     }
 
     /// Records that the entry of `id` did not answer. It leaves when a waiting contact that `admit` lets through can take
-    /// its place, or at the second failure in a row. Returns whether it left.
-    pub fn failed(&mut self, id: &Id, admit: impl Fn(&Contact) -> bool) -> bool {
+    /// its place, or at the second failure in a row, or at the first if it never answered. Returns whether it left.
+    pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> bool {
         self.cache.retain(|e| e.contact.id != *id);
         let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
             return false;
@@ -132,7 +157,7 @@ impl Bucket {
             self.entries.push(self.cache.remove(newest));
             return true;
         }
-        if left.failures >= CONTACT_FAILURES {
+        if left.failures >= CONTACT_FAILURES || !left.is_confirmed {
             return true;
         }
         self.entries.push(left);
@@ -141,12 +166,13 @@ impl Bucket {
 
     /// Whether a contact that answers would become an entry at once.
     pub fn has_place(&self, k: usize) -> bool {
-        !self.is_full(k) || self.worst_failing().is_some()
+        !self.is_full(k) || self.displaceable().is_some()
     }
 
-    fn worst_failing(&self) -> Option<usize> {
-        let failing = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0);
-        failing.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)
+    /// The entry that gives way to one that answers, if any: one that fails, or else one that never answered.
+    fn displaceable(&self) -> Option<usize> {
+        let weak = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0 || !e.is_confirmed);
+        weak.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)
     }
 }
 

@@ -1,6 +1,9 @@
 //! One iterative lookup (Kademlia paper, section 2.3; disjoint paths as in S/Kademlia, section 4.4): whom to ask next,
 //! and when to stop. Never asks anybody itself, and never asks anybody twice.
 
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+
 use crate::contact::{Contact, Network, network};
 use crate::id::{Distance, Id};
 use crate::kad::Parameters;
@@ -11,7 +14,8 @@ use crate::limits::{LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS, LOOKUP_IN_FLIGHT, NE
 pub enum Goal {
     /// This many of the closest living nodes. Who is past its short timeout is not waited for once another has answered.
     Nodes(usize),
-    /// A value. Who is slow may hold it, so it is waited for; the caller ends the lookup once it has the value.
+    /// A value, or records of which each node may hold others. Who is slow may hold it, so it is waited for; the caller ends
+    /// the lookup once it has what it wants.
     Value,
 }
 
@@ -24,6 +28,8 @@ enum State {
     /// Asked, and past the short timeout.
     Slow,
     Answered,
+    /// Answered, but not as the one it was asked as: whom it named counts, it does not.
+    Guided,
     Failed,
     /// Could not be asked just now: it has had no say.
     PassedOver,
@@ -42,6 +48,8 @@ struct Candidate {
     named_on: Paths,
     /// On which path it was asked: its answer helps only that one.
     asked_on: u8,
+    /// Who named it first, as a place in [`Lookup::referrers`].
+    named_by: Option<NonZeroU16>,
 }
 
 impl Candidate {
@@ -81,6 +89,8 @@ pub struct Lookup {
     /// Requests in flight, the slow ones included.
     in_flight: usize,
     answers: usize,
+    /// Who answered, in that order.
+    referrers: Vec<SocketAddr>,
 }
 
 impl Lookup {
@@ -110,12 +120,13 @@ impl Lookup {
             paths: vec![Path { budget, waiting: 0, slow: 0, candidates: 0 }; paths],
             in_flight: 0,
             answers: 0,
+            referrers: Vec::new(),
         };
         for contact in avoided {
             lookup.avoid(*contact);
         }
         for (contact, i) in seeds.iter().zip(0..) {
-            lookup.offer(*contact, (i % paths) as u8, &|_| true);
+            lookup.offer(*contact, (i % paths) as u8, None, &|_| true);
         }
         lookup
     }
@@ -132,15 +143,16 @@ impl Lookup {
 
     /// Whether the `n` nearest candidates have answered, but for those that are slow or failed.
     pub fn has_heard_nearest(&self, n: usize) -> bool {
-        let living =
-            self.shortlist.iter().filter(|c| !matches!(c.state, State::Slow | State::Failed | State::PassedOver));
+        let gone = |c: &Candidate| matches!(c.state, State::Slow | State::Guided | State::Failed | State::PassedOver);
+        let living = self.shortlist.iter().filter(|c| !gone(c));
         living.take(n).all(|c| c.state == State::Answered)
     }
 
     /// The `n` nearest candidates, nearest first, once all of them have answered. Unlike for [`Lookup::has_heard_nearest`],
     /// one that is slow is waited for: most of those are alive.
     pub fn settled_nearest(&self, n: usize) -> Option<Vec<Contact>> {
-        let hopes = self.shortlist.iter().filter(|c| !matches!(c.state, State::Failed | State::PassedOver)).take(n);
+        let gone = |c: &Candidate| matches!(c.state, State::Guided | State::Failed | State::PassedOver);
+        let hopes = self.shortlist.iter().filter(|c| !gone(c)).take(n);
         hopes.map(|c| (c.state == State::Answered).then_some(c.contact)).collect()
     }
 
@@ -178,11 +190,42 @@ impl Lookup {
     /// `from` answered and named `contacts`, which become candidates on its path. Those that nobody named before must be
     /// `genuine`; returns how many were not.
     pub fn answered(&mut self, from: &Id, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
-        let Some(path) = self.end(from, State::Answered) else {
+        self.heard_from(from, State::Answered, contacts, &genuine)
+    }
+
+    /// Who was asked as `asked` answered under another id, or none, and named `contacts`: those become candidates, `asked`
+    /// is none any more. Who it really is becomes one that has answered, if `real` says so.
+    pub fn guided(&mut self, asked: &Id, real: Option<Contact>, contacts: &[Contact]) {
+        self.heard_from(asked, State::Guided, contacts, &|_| true);
+        if let (Some(contact), Err(at)) = (real, real.map_or(Ok(0), |real| self.position(&real.id))) {
+            let (distance, network) = (self.target.distance(&contact.id), network(contact.addr.ip()));
+            let (state, named_on) = (State::Answered, 1);
+            let known = Candidate { contact, distance, network, state, named_on, asked_on: 0, named_by: None };
+            self.shortlist.insert(at, known);
+        }
+    }
+
+    /// The address of who first named `id` to this lookup.
+    pub fn referrer(&self, id: &Id) -> Option<SocketAddr> {
+        let named_by = self.shortlist[self.position(id).ok()?].named_by?;
+        self.referrers.get(usize::from(named_by.get()) - 1).copied()
+    }
+
+    fn heard_from(
+        &mut self,
+        from: &Id,
+        state: State,
+        contacts: &[Contact],
+        genuine: &impl Fn(&Contact) -> bool,
+    ) -> usize {
+        let addr = self.position(from).map(|at| self.shortlist[at].contact.addr);
+        let (Some(path), Ok(addr)) = (self.end(from, state), addr) else {
             return 0;
         };
         self.answers += 1;
-        contacts.iter().filter(|contact| !self.offer(**contact, path, &genuine)).count()
+        self.referrers.push(addr);
+        let named_by = u16::try_from(self.referrers.len()).ok().and_then(NonZeroU16::new);
+        contacts.iter().filter(|contact| !self.offer(**contact, path, named_by, genuine)).count()
     }
 
     /// `from` did not answer, refused, or could not be reached.
@@ -253,7 +296,7 @@ impl Lookup {
                 State::Fresh => return Some(at),
                 State::Waiting | State::Answered => alive += 1,
                 State::Slow => alive += usize::from(self.goal == Goal::Value),
-                State::Failed | State::PassedOver => {}
+                State::Guided | State::Failed | State::PassedOver => {}
             }
             if alive >= self.horizon {
                 return None;
@@ -270,7 +313,7 @@ impl Lookup {
         match candidate.state {
             State::Waiting => self.paths[usize::from(path)].waiting -= 1,
             State::Slow => self.paths[usize::from(path)].slow -= 1,
-            State::Fresh | State::Answered | State::Failed | State::PassedOver => return None,
+            State::Fresh | State::Answered | State::Guided | State::Failed | State::PassedOver => return None,
         }
         candidate.state = state;
         self.in_flight -= 1;
@@ -286,26 +329,33 @@ impl Lookup {
     fn avoid(&mut self, contact: Contact) {
         if let Err(at) = self.position(&contact.id) {
             let distance = self.target.distance(&contact.id);
-            let state = State::Failed;
-            self.shortlist.insert(at, Candidate { contact, distance, network: None, state, named_on: 0, asked_on: 0 });
+            let (state, named_by) = (State::Failed, None);
+            let avoided = Candidate { contact, distance, network: None, state, named_on: 0, asked_on: 0, named_by };
+            self.shortlist.insert(at, avoided);
         }
     }
 
     /// `contact` was named on `path`. Returns whether it is `genuine`, which is asked of those only that are not known.
-    fn offer(&mut self, contact: Contact, path: u8, genuine: &impl Fn(&Contact) -> bool) -> bool {
+    fn offer(
+        &mut self,
+        contact: Contact,
+        path: u8,
+        named_by: Option<NonZeroU16>,
+        genuine: &impl Fn(&Contact) -> bool,
+    ) -> bool {
         let at = match self.position(&contact.id) {
             Ok(at) if self.shortlist[at].contact != contact => return false,
             Ok(at) if self.shortlist[at].is_on(path) => return true,
             Err(_) if !genuine(&contact) => return false,
             Ok(at) | Err(at) => at,
         };
-        self.insert(contact, path, at);
+        self.insert(contact, path, named_by, at);
         true
     }
 
     /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path have
     /// room for it.
-    fn insert(&mut self, contact: Contact, path: u8, at: usize) {
+    fn insert(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) {
         let network = network(contact.addr.ip());
         let is_neighbour = |c: &Candidate| network.is_some() && c.network == network && c.is_on(path);
         if self.shortlist.iter().filter(|c| is_neighbour(c)).count() >= NETWORK_PER_BUCKET
@@ -324,7 +374,8 @@ impl Lookup {
             None => {
                 let distance = self.target.distance(&contact.id);
                 let (state, named_on) = (State::Fresh, 1 << path);
-                self.shortlist.insert(at, Candidate { contact, distance, network, state, named_on, asked_on: path });
+                let fresh = Candidate { contact, distance, network, state, named_on, asked_on: path, named_by };
+                self.shortlist.insert(at, fresh);
             }
         }
     }

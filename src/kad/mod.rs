@@ -7,6 +7,15 @@ pub mod overlay;
 pub mod requests;
 pub mod routing_table;
 
+/// How the nodes of a dialect come to know each other.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Manners {
+    /// Who gets the places of a bucket.
+    pub shares: routing_table::Shares,
+    /// No answer names the asker, so a node must find out elsewhere whether others can find it.
+    pub looks_into_mirror: bool,
+}
+
 /// The parameters of Kademlia that a person may set.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {

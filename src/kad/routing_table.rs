@@ -1,8 +1,9 @@
-//! The routing table: k-buckets along the own id (Kademlia paper, section 2.4). Holds only contacts that answered; the
-//! caller says who did. Never holds the own id.
+//! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts that
+//! answered, and where a dialect lists them at once, such as were only heard of; the caller says which. Never holds the
+//! own id.
 
 use crate::contact::{Contact, network};
-use crate::id::{ID_BITS, Id};
+use crate::id::{Id, Metric};
 use crate::kad::bucket::{Bucket, Entry, Insert};
 use crate::limits::{BUCKET_PARTS_BITS, NETWORK_PER_TABLE, UNDIVIDED_BUCKETS};
 use crate::time::Time;
@@ -21,16 +22,37 @@ pub enum Added {
 /// Bucket `i` holds ids that share exactly `i` leading bits with the own id; the last one holds all that share more and
 /// is the only one that splits.
 #[derive(Clone, Debug)]
-pub struct RoutingTable {
-    own: Id,
+pub struct RoutingTable<I = Id> {
+    own: I,
     k: usize,
-    buckets: Vec<Bucket>,
+    shares: Shares,
+    buckets: Vec<Bucket<I>>,
 }
 
-impl RoutingTable {
+/// Who gets the places of a bucket.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Shares {
+    /// Each part of the bucket's range gets its share of them.
+    Even,
+    /// Who comes first, as in Kademlia's paper and in the k-bucket that hyperdht's other nodes use.
+    FirstCome,
+}
+
+/// What became of a contact that was heard of.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// It is an entry already, or may not be one.
+    Nothing,
+    /// It is an entry now, until it proves that it is there or fails to.
+    Added,
+    /// Its bucket is full of others.
+    Full,
+}
+
+impl<I: Metric> RoutingTable<I> {
     /// An empty table around `own` with `k` places per bucket.
-    pub fn new(own: Id, k: usize) -> RoutingTable {
-        RoutingTable { own, k, buckets: vec![Bucket::default()] }
+    pub fn new(own: I, k: usize, shares: Shares) -> RoutingTable<I> {
+        RoutingTable { own, k, shares, buckets: vec![Bucket::default()] }
     }
 
     /// Contacts in the table, the waiting ones not counted.
@@ -49,17 +71,17 @@ impl RoutingTable {
     }
 
     /// All entries, bucket by bucket from the farthest.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &Entry<I>> {
         self.buckets.iter().flat_map(|b| b.entries())
     }
 
     /// The entry of `id`.
-    pub fn get(&self, id: &Id) -> Option<&Entry> {
+    pub fn get(&self, id: &I) -> Option<&Entry<I>> {
         self.buckets[self.bucket_of(id)].get(id)
     }
 
     /// Records that `contact` answered at `now`.
-    pub fn answered(&mut self, contact: Contact, now: Time) -> Added {
+    pub fn answered(&mut self, contact: Contact<I>, now: Time) -> Added {
         if contact.id == self.own {
             return Added::OwnId;
         }
@@ -80,21 +102,52 @@ impl RoutingTable {
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
     }
 
+    /// Records that `contact` was heard of, which proves nothing: it gives way to any that answers, and displaces none.
+    pub fn heard(&mut self, contact: Contact<I>, now: Time) -> Heard {
+        let is_known = contact.id == self.own || self.get(&contact.id).is_some();
+        if is_known || self.has_enough_of_network(&contact) || self.is_crowded(&contact.id) {
+            return Heard::Nothing;
+        }
+        self.split_for(&contact.id);
+        let index = self.bucket_of(&contact.id);
+        let was_full = self.buckets[index].is_full(self.k);
+        let added = self.buckets[index].hear(contact, self.k, now);
+        self.debug_check();
+        match (added, was_full) {
+            (true, _) => Heard::Added,
+            (false, true) => Heard::Full,
+            (false, false) => Heard::Nothing,
+        }
+    }
+
+    /// The up to `n` entries of the bucket of `id` that have been silent longest, longest first: who is to be asked whether
+    /// it is still there when the bucket is full.
+    pub fn oldest_beside(&self, id: &I, n: usize) -> Vec<Contact<I>> {
+        let mut entries: Vec<&Entry<I>> = self.buckets[self.bucket_of(id)].entries().iter().collect();
+        entries.sort_by_key(|e| e.answered_at);
+        entries.into_iter().take(n).map(|e| e.contact).collect()
+    }
+
+    /// The entries that were heard of before `since` and never answered.
+    pub fn unconfirmed_since(&self, since: Time) -> impl Iterator<Item = Contact<I>> {
+        self.entries().filter(move |e| !e.is_confirmed && e.answered_at <= since).map(|e| e.contact)
+    }
+
     /// Records that the contact `id` did not answer. Returns whether it left the table.
-    pub fn failed(&mut self, id: &Id) -> bool {
+    pub fn failed(&mut self, id: &I) -> bool {
         let index = self.bucket_of(id);
         // Those who wait have passed the limit on their network in the bucket, not the one in the table, nor the one on
         // their part of the bucket's range.
         let waiting = self.buckets[index].cache().iter().map(|e| e.contact);
-        let is_barred = |contact: &Contact| self.has_enough_of_network(contact) || self.is_crowded(&contact.id);
-        let barred: Vec<Contact> = waiting.filter(is_barred).collect();
+        let is_barred = |contact: &Contact<I>| self.has_enough_of_network(contact) || self.is_crowded(&contact.id);
+        let barred: Vec<Contact<I>> = waiting.filter(is_barred).collect();
         let left = self.buckets[index].failed(id, |contact| !barred.contains(contact));
         self.debug_check();
         left
     }
 
     /// Whether `contact`, of which nothing is known yet, would find or make a place if it answered.
-    pub fn wants(&self, contact: &Contact) -> bool {
+    pub fn wants(&self, contact: &Contact<I>) -> bool {
         let bucket = &self.buckets[self.bucket_of(&contact.id)];
         let net = network(contact.addr.ip());
         contact.id != self.own
@@ -106,14 +159,14 @@ impl RoutingTable {
     }
 
     /// Appends to `out` the up to `n` contacts nearest to `target` that `admit` lets through, nearest first.
-    pub fn closest(&self, target: &Id, n: usize, admit: impl Fn(&Entry) -> bool, out: &mut Vec<Contact>) {
+    pub fn closest(&self, target: &I, n: usize, admit: impl Fn(&Entry<I>) -> bool, out: &mut Vec<Contact<I>>) {
         // Seen from the target, ids of its own bucket are nearest; those of all deeper buckets differ from it first at
         // this bucket's bit and come next; then the shallower buckets follow one by one.
         let home = self.bucket_of(target);
         let end = out.len() + n;
         let shallower = (0..home).rev().map(|i| i..i + 1);
         // What is sorted is small: how far each is, as far as eight bytes tell, and where it stands.
-        let mut near: Vec<(u64, &Contact)> = Vec::with_capacity(self.k);
+        let mut near: Vec<(u64, &Contact<I>)> = Vec::with_capacity(self.k);
         for range in [home..home + 1, home + 1..self.buckets.len()].into_iter().chain(shallower) {
             if out.len() >= end {
                 break;
@@ -127,14 +180,14 @@ impl RoutingTable {
     }
 
     /// The entries that have been silent since before `since`, longest first.
-    pub fn silent_since(&self, since: Time) -> Vec<Contact> {
-        let mut silent: Vec<&Entry> = self.entries().filter(|e| e.answered_at < since).collect();
+    pub fn silent_since(&self, since: Time) -> Vec<Contact<I>> {
+        let mut silent: Vec<&Entry<I>> = self.entries().filter(|e| e.answered_at < since).collect();
         silent.sort_unstable_by_key(|e| (e.answered_at, e.contact.id));
         silent.into_iter().map(|e| e.contact).collect()
     }
 
     /// Records that a lookup for `target` ended, so that its bucket needs no refresh for a while.
-    pub fn looked_up(&mut self, target: &Id, now: Time) {
+    pub fn looked_up(&mut self, target: &I, now: Time) {
         let bucket = self.bucket_of(target);
         self.buckets[bucket].looked_up_at = now;
     }
@@ -146,7 +199,7 @@ impl RoutingTable {
     }
 
     /// The id in bucket `index`'s range that `random` chooses.
-    pub fn id_in_bucket(&self, index: usize, random: Id) -> Id {
+    pub fn id_in_bucket(&self, index: usize, random: I) -> I {
         let mut id = random;
         for bit in 0..index {
             if id.bit(bit) != self.own.bit(bit) {
@@ -160,16 +213,16 @@ impl RoutingTable {
         id
     }
 
-    fn bucket_of(&self, id: &Id) -> usize {
+    fn bucket_of(&self, id: &I) -> usize {
         self.own.common_prefix(id).min(self.buckets.len() - 1)
     }
 
     /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup hears from contacts
     /// that are close to each other; a bucket that took them all would know one corner of its range and lead lookups into
     /// the others no further. The last few buckets, whose ranges hold few nodes, take all.
-    fn is_crowded(&self, id: &Id) -> bool {
+    fn is_crowded(&self, id: &I) -> bool {
         let index = self.bucket_of(id);
-        if index + UNDIVIDED_BUCKETS >= self.buckets.len() {
+        if self.shares == Shares::FirstCome || index + UNDIVIDED_BUCKETS >= self.buckets.len() {
             return false;
         }
         let shared = index + 1 + BUCKET_PARTS_BITS;
@@ -179,22 +232,22 @@ impl RoutingTable {
     }
 
     /// Whether the bucket of `id` is the one that splits.
-    fn splits(&self, id: &Id) -> bool {
+    fn splits(&self, id: &I) -> bool {
         let last = self.buckets.len() - 1;
-        self.bucket_of(id) == last && last + 1 < ID_BITS
+        self.bucket_of(id) == last && last + 1 < I::BITS
     }
 
-    fn has_enough_of_network(&self, contact: &Contact) -> bool {
+    fn has_enough_of_network(&self, contact: &Contact<I>) -> bool {
         let net = network(contact.addr.ip());
         net.is_some() && self.entries().filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_TABLE
     }
 
     /// Splits the last bucket until `id` has room or falls into a bucket that does not split.
-    fn split_for(&mut self, id: &Id) {
+    fn split_for(&mut self, id: &I) {
         loop {
             let last = self.buckets.len() - 1;
             let bucket = &self.buckets[last];
-            if self.bucket_of(id) != last || !bucket.is_full(self.k) || bucket.get(id).is_some() || last + 1 >= ID_BITS
+            if self.bucket_of(id) != last || !bucket.is_full(self.k) || bucket.get(id).is_some() || last + 1 >= I::BITS
             {
                 return;
             }
@@ -209,7 +262,10 @@ impl RoutingTable {
             }
             for entry in waiting {
                 let home = self.bucket_of(&entry.contact.id);
-                self.buckets[home].add(entry.contact, false, self.k, entry.answered_at);
+                match entry.is_confirmed {
+                    true => self.buckets[home].add(entry.contact, false, self.k, entry.answered_at) == Insert::Added,
+                    false => self.buckets[home].hear(entry.contact, self.k, entry.answered_at),
+                };
             }
         }
     }
@@ -247,7 +303,7 @@ mod tests {
     }
 
     fn filled(n: u64) -> RoutingTable {
-        let mut table = RoutingTable::new(Id::default(), K);
+        let mut table = RoutingTable::new(Id::default(), K, Shares::Even);
         for seed in 0..n {
             table.answered(contact(seed), Time::from_ms(seed));
         }
@@ -263,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_one_network_gets_ten_places() {
-        let mut table = RoutingTable::new(Id::default(), K);
+        let mut table = RoutingTable::new(Id::default(), K, Shares::Even);
         for seed in 0..5_000 {
             let addr = ([66, 66, 66, (seed % 250) as u8], 1 + seed as u16).into();
             table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
@@ -309,6 +365,136 @@ mod tests {
         assert!(table.len() > before + 10, "there is room for the other corners");
     }
 
+    /// An id of 2 to 8 bytes: the table asks nothing of ids but the metric.
+    #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    struct Short<const N: usize>([u8; N]);
+
+    impl<const N: usize> Short<N> {
+        fn number(&self) -> u64 {
+            let mut bytes = [0; 8];
+            bytes[..N].copy_from_slice(&self.0);
+            u64::from_be_bytes(bytes)
+        }
+    }
+
+    impl<const N: usize> Metric for Short<N> {
+        const BITS: usize = 8 * N;
+
+        fn common_prefix(&self, other: &Self) -> usize {
+            ((self.number() ^ other.number()).leading_zeros() as usize).min(Self::BITS)
+        }
+
+        fn leading_distance(&self, other: &Self) -> u64 {
+            self.number() ^ other.number()
+        }
+
+        fn compare(&self, a: &Self, b: &Self) -> std::cmp::Ordering {
+            self.leading_distance(a).cmp(&self.leading_distance(b))
+        }
+
+        fn bit(&self, index: usize) -> bool {
+            self.0[index / 8] & (0x80 >> (index % 8)) != 0
+        }
+
+        fn with_bit_flipped(mut self, index: usize) -> Self {
+            self.0[index / 8] ^= 0x80 >> (index % 8);
+            self
+        }
+    }
+
+    /// All of the table's behaviour for ids of `N` bytes, of which `ids` are heard of or answer.
+    fn holds_ids_of<const N: usize>(own: Short<N>, ids: &[[u8; N]], target: Short<N>) {
+        let mut table = RoutingTable::new(own, 4, Shares::FirstCome);
+        for (id, n) in ids.iter().zip(1u16..) {
+            let contact = Contact { id: Short(*id), addr: ([127, 0, 0, 1], n).into() };
+            if n % 3 == 0 {
+                table.heard(contact, Time::from_ms(u64::from(n)));
+            } else {
+                table.answered(contact, Time::from_ms(u64::from(n)));
+            }
+            if n % 7 == 0 {
+                table.failed(&Short(ids[usize::from(n) / 2]));
+            }
+        }
+        let mut want: Vec<Short<N>> = table.entries().map(|e| e.contact.id).collect();
+        want.sort_by(|a, b| target.compare(a, b));
+        want.truncate(9);
+        let mut got = Vec::new();
+        table.closest(&target, 9, |_| true, &mut got);
+        assert_eq!(got.iter().map(|c| c.id).collect::<Vec<_>>(), want);
+        for index in 0..table.bucket_count() {
+            assert_eq!(table.bucket_of(&table.id_in_bucket(index, target)), index);
+        }
+    }
+
+    /// `kbucket.120_nodes` of the vectors: the contents of all leaves, the 44 times that a full one asks its oldest, and
+    /// the 20 closest, as k-bucket 3.3.1 has them.
+    #[test]
+    fn fills_and_challenges_as_the_k_bucket_of_the_vectors() {
+        let vectors = include_str!("../../tests/data/hyperdht-vectors.json");
+        let all: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        let vector = all["vectors"].as_array().unwrap().iter().find(|v| v["name"] == "kbucket.120_nodes").unwrap();
+        let numbers =
+            |v: &serde_json::Value| -> Vec<u64> { v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect() };
+        let own: Id = vector["local_id"].as_str().unwrap().parse().unwrap();
+        assert_eq!(own, Id::of(b"local"));
+        let id = |n: u64| Id::of(format!("node{n}").as_bytes());
+        let mut table = RoutingTable::new(own, 20, Shares::FirstCome);
+        let mut challenges = Vec::new();
+        for n in 0..120 {
+            let contact = Contact { id: id(n), addr: ([127, 0, 0, 1], 1 + n as u16).into() };
+            if table.heard(contact, Time::from_ms(n)) == Heard::Full {
+                let oldest = table.oldest_beside(&contact.id, crate::limits::CHALLENGED);
+                challenges.push((n, oldest.iter().map(|c| u64::from(c.addr.port()) - 1).collect::<Vec<_>>()));
+            }
+        }
+        let events = vector["ping_events"].as_array().unwrap();
+        let want: Vec<_> = events.iter().map(|e| (e["candidate"].as_u64().unwrap(), numbers(&e["ping"]))).collect();
+        assert_eq!((challenges.len(), &challenges), (44, &want));
+        let mut leaves: Vec<Vec<u64>> = table
+            .buckets
+            .iter()
+            .map(|b| b.entries().iter().map(|e| u64::from(e.contact.addr.port()) - 1).collect())
+            .collect();
+        let mut want: Vec<Vec<u64>> =
+            vector["leaves"].as_array().unwrap().iter().map(|leaf| numbers(&leaf["contacts"])).collect();
+        leaves.sort();
+        want.sort();
+        assert_eq!(leaves, want);
+        let mut closest = Vec::new();
+        table.closest(&Id::of(b"target"), 20, |_| true, &mut closest);
+        let closest: Vec<u64> = closest.iter().map(|c| u64::from(c.addr.port()) - 1).collect();
+        assert_eq!(closest, numbers(&vector["closest20"]));
+    }
+
+    #[test]
+    fn who_was_only_heard_of_gives_way_to_who_answers_and_displaces_nobody() {
+        let far = |n: u64| {
+            let mut id = [0; 32];
+            (id[0], id[31]) = (128, n as u8);
+            Contact { id: Id(id), ..contact(n) }
+        };
+        let mut table = filled(2_000);
+        let emptied: Vec<Id> = table.entries().map(|e| e.contact.id).filter(|id| id.0[0] >> 7 == 1).collect();
+        emptied.iter().chain(&emptied).for_each(|id| {
+            table.failed(id);
+        });
+        table.shares = Shares::FirstCome;
+        let room = K - table.buckets[0].entries().len();
+        let heard = (0..K as u64).filter(|n| table.heard(far(*n), Time::ZERO) == Heard::Added).count();
+        assert_eq!(heard, room);
+        assert_eq!(table.heard(far(99), Time::ZERO), Heard::Full);
+        table.answered(far(100), Time::from_ms(1));
+        assert!(
+            table.get(&far(100).id).is_some_and(|e| e.is_confirmed),
+            "one who answers takes the place of one who did not"
+        );
+        let unheard = table.unconfirmed_since(Time::ZERO).next().unwrap();
+        table.failed(&unheard.id);
+        assert!(table.get(&unheard.id).is_none(), "one failure is enough");
+        table.check_invariants();
+    }
+
     #[test]
     fn the_own_id_never_enters() {
         let mut table = filled(3);
@@ -326,6 +512,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ids_may_have_any_length(
+            short in prop::collection::vec(any::<[u8; 2]>(), 1..200),
+            long in prop::collection::vec(any::<[u8; 8]>(), 1..200),
+            own: [u8; 8],
+            target: [u8; 8],
+        ) {
+            holds_ids_of(Short([own[0], own[1]]), &short, Short([target[0], target[1]]));
+            holds_ids_of(Short(own), &long, Short(target));
+        }
+
         #[test]
         fn closest_agrees_with_sorting_everything(n in 0u64..800, target: [u8; 32], near in 0u64..800, count in 1usize..30) {
             let table = filled(n);

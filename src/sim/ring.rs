@@ -1,7 +1,7 @@
 //! Who really is closest to a key: all hosts sorted by id, as no node can see them. The truth that lookups are measured
 //! against; never part of what a node knows.
 
-use crate::id::{ID_BITS, Id};
+use crate::id::{ID_BITS, Id, Metric};
 
 /// Hosts in the order of their ids.
 #[derive(Clone, Default, Debug)]

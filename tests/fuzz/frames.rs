@@ -8,7 +8,7 @@ use dayfly::contact::Contact;
 use dayfly::dialect::sealed::codec::{Message, Nodes, kind};
 use dayfly::dialect::sealed::contact_at;
 use dayfly::dialect::sealed::session::Wire;
-use dayfly::id::Id;
+use dayfly::id::{Id, Metric};
 use dayfly::limits::VALUE_MAX;
 
 use super::codecs::encode;

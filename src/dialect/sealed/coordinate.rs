@@ -7,7 +7,7 @@ use crate::dialect::sealed::node::{Alarm, Node, Output, Purpose};
 use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
-use crate::id::Id;
+use crate::id::{Id, Metric};
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ended, LookupId};
 use crate::limits::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::arena::Key;
 use crate::contact::Contact;
-use crate::id::{Distance, Id};
+use crate::id::{Distance, Id, Metric};
 use crate::kad::overlay::LookupId;
 use crate::time::Time;
 use crate::wheel::TimerKey;

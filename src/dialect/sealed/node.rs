@@ -14,12 +14,16 @@ use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
 use crate::id::Id;
+use crate::kad::Manners;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::{Overdue, RequestId, Requests};
+use crate::kad::routing_table::Shares;
 use crate::limits::NODE_ENTRIES;
 use crate::time::Time;
 use crate::wheel::Wheel;
+
+const MANNERS: Manners = Manners { shares: Shares::Even, looks_into_mirror: true };
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -106,7 +110,7 @@ impl Node {
     /// A node that others reach at `addr`; `seed` decides all its random choices.
     pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Node {
         Node {
-            overlay: Overlay::new(contact_at(addr), settings.kademlia, seed, now),
+            overlay: Overlay::new(contact_at(addr), settings.kademlia, MANNERS, seed, now),
             requests: Requests::default(),
             jobs: Arena::default(),
             puts_to_drive: VecDeque::new(),

@@ -2,19 +2,20 @@
 //! It says *ask this contact about this target*; which message asks that is the dialect's business, and so are
 //! requests, their timeouts and the values found. Pure; holds no message.
 
+mod upkeep;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::arena::{Arena, Key};
 use crate::contact::{Contact, admissible};
 use crate::id::Id;
-use crate::kad::Parameters;
 use crate::kad::lookup::{Goal, Lookup};
-use crate::kad::routing_table::{Added, RoutingTable};
+use crate::kad::routing_table::{Added, Heard, RoutingTable};
+use crate::kad::{Manners, Parameters};
 use crate::limits::{
-    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BOOTSTRAPS, BUCKET_REFRESH_MS, CONTACT_STALE_MS, ISLAND_ODDS,
-    MIRROR_MS, MIRRORS, NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, NEIGHBOURS_REFRESH_MS, PROBE_MEMORY,
-    PROBE_MEMORY_MS, PROBES, REFRESHES, UPKEEP_MS, UPKEEP_PROBES,
+    BOOTSTRAPS, CHALLENGE_AFTER_MS, CHALLENGED, CONFIRM_MS, ISLAND_ODDS, MIRROR_MS, NEIGHBOURS_REFRESH_MAX_MS,
+    NEIGHBOURS_REFRESH_MS, REFRESHES, UPKEEP_MS,
 };
 use crate::time::Time;
 
@@ -102,6 +103,30 @@ enum Owner {
     Neighbours,
 }
 
+/// Where to begin when nobody is known.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Bootstrap {
+    /// An id at an address.
+    Contact(Contact),
+    /// An address; who listens there says so in its answer, or does not.
+    Address(SocketAddr),
+}
+
+impl Bootstrap {
+    /// What a lookup for `target` is given to ask. An address stands nearest to it, so that it is asked first; as nobody
+    /// will answer under that id, it counts for nothing else.
+    fn seed(self, target: &Id, place: usize) -> Contact {
+        match self {
+            Bootstrap::Contact(contact) => contact,
+            Bootstrap::Address(addr) => {
+                let mut id = *target;
+                id.0[31] ^= place as u8 + 1;
+                Contact { id, addr }
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     lookup: Lookup,
@@ -114,6 +139,7 @@ struct Running {
 pub struct Overlay {
     own: Contact,
     parameters: Parameters,
+    manners: Manners,
     table: RoutingTable,
     lookups: Arena<Running>,
     /// Lookups to look at again, because something about them changed.
@@ -124,10 +150,12 @@ pub struct Overlay {
     probing: usize,
     /// Addresses being probed, and those whose probe failed, with the time until which that is remembered; oldest first.
     probed: VecDeque<(SocketAddr, Time)>,
-    bootstraps: Vec<Contact>,
+    bootstraps: Vec<Bootstrap>,
     bootstrap_at: Option<Time>,
     bootstrap_failures: u32,
     upkeep_at: Time,
+    /// When to ask those who were heard of and never answered.
+    confirm_at: Option<Time>,
     /// When to ask our neighbours about ourselves, and how long after that again.
     neighbours_at: Option<Time>,
     neighbours_ms: u64,
@@ -145,12 +173,13 @@ pub struct Overlay {
 
 impl Overlay {
     /// An overlay around `own`; `seed` decides every random choice it will make.
-    pub fn new(own: Contact, parameters: Parameters, seed: u64, now: Time) -> Overlay {
+    pub fn new(own: Contact, parameters: Parameters, manners: Manners, seed: u64, now: Time) -> Overlay {
         let mut random = fastrand::Rng::with_seed(seed);
         Overlay {
             own,
             parameters,
-            table: RoutingTable::new(own.id, parameters.k),
+            manners,
+            table: RoutingTable::new(own.id, parameters.k, manners.shares),
             lookups: Arena::default(),
             changed: VecDeque::new(),
             ended: VecDeque::new(),
@@ -161,6 +190,7 @@ impl Overlay {
             bootstrap_at: None,
             bootstrap_failures: 0,
             upkeep_at: now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS)),
+            confirm_at: None,
             neighbours_at: None,
             neighbours_ms: NEIGHBOURS_REFRESH_MAX_MS,
             to_refresh: 0,
@@ -200,11 +230,23 @@ impl Overlay {
 
     /// Adds a contact to bootstrap from, and does so now unless the node is part of a network already.
     pub fn add_bootstrap(&mut self, contact: Contact, now: Time) {
-        let known = self.bootstraps.contains(&contact);
-        if known || contact.id == self.own.id || self.bootstraps.len() >= BOOTSTRAPS {
+        if contact.id != self.own.id {
+            self.add(Bootstrap::Contact(contact), now);
+        }
+    }
+
+    /// Does the same with an address, of which nobody knows who listens there.
+    pub fn add_bootstrap_at(&mut self, addr: SocketAddr, now: Time) {
+        if addr != self.own.addr {
+            self.add(Bootstrap::Address(addr), now);
+        }
+    }
+
+    fn add(&mut self, bootstrap: Bootstrap, now: Time) {
+        if self.bootstraps.contains(&bootstrap) || self.bootstraps.len() >= BOOTSTRAPS {
             return;
         }
-        self.bootstraps.push(contact);
+        self.bootstraps.push(bootstrap);
         if self.table.is_empty() {
             self.bootstrap_at = Some(now);
         }
@@ -227,6 +269,11 @@ impl Overlay {
             Owner::Dialect(owner) => Some(owner),
             Owner::Bootstrap | Owner::Refresh | Owner::Neighbours => None,
         }
+    }
+
+    /// What a lookup in flight looks for.
+    pub fn target(&self, lookup: LookupId) -> Option<Id> {
+        self.lookups.get(lookup).map(|running| running.lookup.target())
     }
 
     /// Ends a lookup whose purpose is fulfilled. Nothing more comes of it.
@@ -271,6 +318,41 @@ impl Overlay {
         now: Time,
     ) -> usize {
         self.alive(from, now);
+        let admitted = self.admit(contacts);
+        let Some(running) = self.lookups.get_mut(lookup) else {
+            return 0;
+        };
+        self.changed.push_back(lookup);
+        running.lookup.answered(&from.id, &admitted, genuine)
+    }
+
+    /// Who was asked as `asked` answered the lookup under another id, which `real` tells, or under none, and named
+    /// `contacts`.
+    pub fn named_as(
+        &mut self,
+        lookup: LookupId,
+        asked: Contact,
+        real: Option<Contact>,
+        contacts: &[Contact],
+        now: Time,
+    ) {
+        self.gone(asked);
+        real.into_iter().for_each(|real| self.alive(real, now));
+        let admitted = self.admit(contacts);
+        let real = real.filter(|real| real.id != self.own.id);
+        if let Some(running) = self.lookups.get_mut(lookup) {
+            running.lookup.guided(&asked.id, real, &admitted);
+            self.changed.push_back(lookup);
+        }
+    }
+
+    /// The address of who first named `contact` to a lookup in flight.
+    pub fn referrer(&self, lookup: LookupId, contact: &Contact) -> Option<SocketAddr> {
+        self.lookups.get(lookup)?.lookup.referrer(&contact.id)
+    }
+
+    /// Those of `contacts` that may be asked.
+    fn admit(&mut self, contacts: &[Contact]) -> Vec<Contact> {
         let mut admitted = Vec::with_capacity(contacts.len());
         for contact in contacts {
             if *contact == self.own {
@@ -284,11 +366,7 @@ impl Overlay {
                 self.tallies.martians += 1;
             }
         }
-        let Some(running) = self.lookups.get_mut(lookup) else {
-            return 0;
-        };
-        self.changed.push_back(lookup);
-        running.lookup.answered(&from.id, &admitted, genuine)
+        admitted
     }
 
     /// `contact` did not answer the lookup's request.
@@ -326,7 +404,7 @@ impl Overlay {
         if self.table.answered(contact, now) == Added::TooManyOfNetwork {
             self.tallies.too_many_of_network += 1;
         }
-        if !self.named_by_others && self.mirror_at.is_none() {
+        if self.manners.looks_into_mirror && !self.named_by_others && self.mirror_at.is_none() {
             self.mirror_at = Some(now.after(MIRROR_MS));
         }
     }
@@ -344,32 +422,34 @@ impl Overlay {
         }
     }
 
-    /// The source of a request that only nodes send. It is probed if the table has a place for it and the address allows
-    /// it.
-    pub fn candidate(&mut self, contact: Contact, now: Time) {
-        // Most are known, or their bucket is full of others.
-        if !self.table.wants(&contact) || self.probing + self.probes_wanted.len() >= PROBES {
-            return;
+    /// Nobody of this id is at this address any more, although somebody else may be.
+    pub fn gone(&mut self, contact: Contact) {
+        while self.table.get(&contact.id).is_some_and(|e| e.contact.addr == contact.addr) {
+            self.tallies.contacts_lost += u64::from(self.table.failed(&contact.id));
         }
-        if self.probed.iter().any(|&(addr, until)| addr == contact.addr && now < until) {
-            return;
-        }
+    }
+
+    /// `contact` sent a request that names its id: it is listed at once, and asked before long whether it is there. Where its
+    /// bucket is full, those of it that have been silent longest are asked instead, and who does not answer makes room.
+    pub fn heard(&mut self, contact: Contact, now: Time) {
         if !admissible(self.own.addr.ip(), contact.addr) {
             self.tallies.martians += 1;
             return;
         }
-        // Remembered from the start, so that one candidate is not probed twice at once.
-        self.remember_probe(contact.addr, now);
-        self.probes_wanted.push_back((contact, true));
-    }
-
-    /// A probe with `verify` has ended; report it also with [`Overlay::alive`] or, if it failed, not at all.
-    pub fn probe_ended(&mut self, contact: Contact, answered: bool) {
-        self.probing = self.probing.saturating_sub(1);
-        if answered {
-            self.probed.retain(|(addr, _)| *addr != contact.addr);
-        } else {
-            self.tallies.probes_failed += 1;
+        match self.table.heard(contact, now) {
+            Heard::Nothing => {}
+            Heard::Added => {
+                self.confirm_at.get_or_insert(now.after(CONFIRM_MS));
+            }
+            Heard::Full => {
+                let silent = |c: &Contact| {
+                    let entry = self.table.get(&c.id);
+                    entry.is_some_and(|e| now.since(e.answered_at) >= CHALLENGE_AFTER_MS)
+                };
+                let oldest = self.table.oldest_beside(&contact.id, CHALLENGED);
+                let silent: Vec<Contact> = oldest.into_iter().filter(silent).collect();
+                silent.into_iter().for_each(|contact| self.want_probe(contact, false, now));
+            }
         }
     }
 
@@ -405,93 +485,6 @@ impl Overlay {
         self.ended.pop_front()
     }
 
-    /// When [`Overlay::on_timeout`] has something to do.
-    pub fn next_deadline(&self) -> Time {
-        [self.bootstrap_at, self.mirror_at, self.neighbours_at].into_iter().flatten().fold(self.upkeep_at, Time::min)
-    }
-
-    /// Bootstraps, refreshes and probes what is due at `now`.
-    pub fn on_timeout(&mut self, now: Time) {
-        // In this order, as the upkeep may find that it is time to bootstrap: the next deadline then lies ahead.
-        if self.upkeep_at <= now {
-            self.upkeep_at = now.after(self.random.u64(UPKEEP_MS * 3 / 4..UPKEEP_MS * 5 / 4));
-            self.upkeep(now);
-        }
-        if self.neighbours_at.is_some_and(|at| at <= now) {
-            self.refresh_neighbours(now);
-        }
-        if self.mirror_at.is_some_and(|at| at <= now) {
-            self.look_into_mirror(now);
-        }
-        if self.bootstrap_at.is_some_and(|at| at <= now) {
-            self.bootstrap_at = None;
-            self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Bootstrap, &[]);
-        }
-    }
-
-    /// Asks one of the contacts nearest to us, who are the likeliest to list us.
-    fn look_into_mirror(&mut self, now: Time) {
-        self.mirror_at = None;
-        let mut nearest = Vec::with_capacity(MIRRORS);
-        self.table.closest(&self.own.id, MIRRORS, |_| true, &mut nearest);
-        if !self.named_by_others && !nearest.is_empty() {
-            self.mirror_wanted = Some(nearest[self.mirrors % nearest.len()]);
-            self.mirrors += 1;
-            self.mirror_at = Some(now.after(MIRROR_MS << self.mirrors.min(5)));
-        }
-    }
-
-    fn upkeep(&mut self, now: Time) {
-        self.probed.retain(|(_, until)| now < *until);
-        let since = Time::from_ms(now.as_ms().saturating_sub(CONTACT_STALE_MS));
-        for contact in self.table.silent_since(since).into_iter().take(UPKEEP_PROBES) {
-            self.probes_wanted.push_back((contact, false));
-        }
-        if self.table.is_empty() {
-            if self.bootstrap_at.is_none() && !self.is_bootstrapping() && !self.bootstraps.is_empty() {
-                self.bootstrap_at = Some(now);
-            }
-            return;
-        }
-        self.neighbours_at.get_or_insert(now.after(NEIGHBOURS_REFRESH_MAX_MS));
-        let since = Time::from_ms(now.as_ms().saturating_sub(BUCKET_REFRESH_MS));
-        if let Some(bucket) = self.table.stale_bucket(since) {
-            self.refresh(bucket, now);
-        }
-    }
-
-    /// Our neighbours decide with us who holds a value, and must know us: they are asked about ourselves, soon after a join
-    /// for those who joined at the same moment, and now and then for those who come later.
-    fn refresh_neighbours(&mut self, now: Time) {
-        if self.table.is_empty() {
-            self.neighbours_at = None;
-            return;
-        }
-        self.neighbours_ms = (self.neighbours_ms * NEIGHBOURS_REFRESH_FACTOR).min(NEIGHBOURS_REFRESH_MAX_MS);
-        let pause_ms = self.random.u64(self.neighbours_ms * 3 / 4..self.neighbours_ms * 5 / 4);
-        self.neighbours_at = Some(now.after(pause_ms));
-        self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Neighbours, &[]);
-    }
-
-    fn refresh(&mut self, bucket: usize, now: Time) {
-        let random = Id(std::array::from_fn(|_| self.random.u8(..)));
-        let target = self.table.id_in_bucket(bucket, random);
-        self.table.looked_up(&target, now);
-        self.start(target, Goal::Nodes(self.parameters.k), 1, Owner::Refresh, &[]);
-    }
-
-    /// After a join: looks into the next of the buckets that are to be filled, from the nearest to the farthest.
-    fn refresh_next(&mut self, now: Time) {
-        if let Some(bucket) = self.to_refresh.checked_sub(1) {
-            self.to_refresh = bucket;
-            self.refresh(bucket, now);
-        }
-    }
-
-    fn is_bootstrapping(&self) -> bool {
-        self.lookups.iter().any(|(_, running)| running.owner == Owner::Bootstrap)
-    }
-
     fn start(&mut self, target: Id, goal: Goal, paths: usize, owner: Owner, avoided: &[Contact]) -> LookupId {
         let k = self.parameters.k;
         let mut seeds = Vec::with_capacity(k);
@@ -501,11 +494,11 @@ impl Overlay {
             self.table.closest(&target, missing, |e| e.failures > 0 && !avoided.contains(&e.contact), &mut seeds);
         }
         if owner == Owner::Bootstrap || seeds.is_empty() {
-            seeds.extend_from_slice(&self.bootstraps);
+            seeds.extend(self.bootstraps.iter().enumerate().map(|(place, bootstrap)| bootstrap.seed(&target, place)));
         } else if owner == Owner::Neighbours && !self.bootstraps.is_empty() {
             // Two islands that know none of each other find together again through whom both were told of.
             if seeds.len() < k || self.random.u32(..ISLAND_ODDS) == 0 {
-                seeds.push(self.bootstraps[self.random.usize(..self.bootstraps.len())]);
+                seeds.push(self.bootstraps[self.random.usize(..self.bootstraps.len())].seed(&target, 0));
             }
         }
         let lookup = Lookup::new(target, goal, self.parameters, paths, &seeds, avoided);
@@ -543,35 +536,27 @@ impl Overlay {
             Owner::Bootstrap => self.bootstrap_failed(now),
         }
     }
-
-    fn bootstrap_failed(&mut self, now: Time) {
-        self.tallies.bootstraps_failed += 1;
-        let pause = BOOTSTRAP_RETRY_MS << self.bootstrap_failures.min(6);
-        let pause = pause.min(BOOTSTRAP_RETRY_MAX_MS);
-        self.bootstrap_failures += 1;
-        let pause = pause / 2 + self.random.u64(0..=pause / 2);
-        log::warn!("bootstrap_failed asked={} retry_ms={pause}", self.bootstraps.len());
-        self.bootstrap_at = Some(now.after(pause));
-    }
-
-    fn remember_probe(&mut self, addr: SocketAddr, now: Time) {
-        if self.probed.len() >= PROBE_MEMORY {
-            self.probed.pop_front();
-        }
-        self.probed.push_back((addr, now.after(PROBE_MEMORY_MS)));
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kad::routing_table::Shares;
+    use crate::limits::PROBES;
 
     fn contact(n: u16) -> Contact {
         Contact { id: Id::hash_of(&[&n.to_be_bytes()]), addr: ([127, 0, 0, 1], n).into() }
     }
 
     fn overlay() -> Overlay {
-        Overlay::new(contact(1), Parameters::default(), 7, Time::ZERO)
+        let manners = Manners { shares: Shares::Even, looks_into_mirror: true };
+        Overlay::new(contact(1), Parameters::default(), manners, 7, Time::ZERO)
+    }
+
+    /// One of a dialect whose answers name the asker.
+    fn named_overlay() -> Overlay {
+        let manners = Manners { shares: Shares::FirstCome, looks_into_mirror: false };
+        Overlay::new(contact(1), Parameters::default(), manners, 7, Time::ZERO)
     }
 
     fn asks(overlay: &mut Overlay, now: Time) -> Vec<Ask> {
@@ -719,6 +704,66 @@ mod tests {
         now = now.after(20_000);
         overlay.on_timeout(now);
         assert!(!asks(&mut overlay, now).contains(&Ask::Mirror { contact: contact(2) }));
+    }
+
+    #[test]
+    fn who_was_heard_of_is_listed_asked_and_dropped_if_silent() {
+        let mut overlay = named_overlay();
+        overlay.heard(contact(2), Time::ZERO);
+        overlay.heard(contact(3), Time::ZERO);
+        assert_eq!(overlay.table().len(), 2);
+        overlay.alive(contact(3), Time::from_ms(9));
+        let now = overlay.next_deadline();
+        assert_eq!(now, Time::from_ms(CONFIRM_MS));
+        overlay.on_timeout(now);
+        let probe = Ask::Probe { contact: contact(2), verify: true };
+        assert_eq!(asks(&mut overlay, now), [probe], "who answered anything meanwhile is not asked");
+        overlay.dead(contact(2));
+        overlay.probe_ended(contact(2), false);
+        assert_eq!((overlay.table().len(), overlay.tallies().contacts_lost), (1, 1));
+        overlay.on_timeout(now.after(CONFIRM_MS));
+        let asked = asks(&mut overlay, now.after(CONFIRM_MS));
+        assert!(!asked.contains(&probe), "nobody is left to confirm: {asked:?}");
+    }
+
+    #[test]
+    fn a_full_bucket_asks_its_oldest_and_who_is_silent_makes_room() {
+        let far: Vec<Contact> =
+            (10..2_000).map(contact).filter(|c| c.id.0[0] >> 7 != contact(1).id.0[0] >> 7).collect();
+        let mut overlay = named_overlay();
+        far[..20].iter().zip(0..).for_each(|(c, n)| overlay.alive(*c, Time::from_ms(n)));
+        // The bucket of the other half of all ids no longer splits once there is one of the own half.
+        let near = (10..2_000).map(contact).find(|c| c.id.0[0] >> 7 == contact(1).id.0[0] >> 7).unwrap();
+        let old = Time::from_ms(CHALLENGE_AFTER_MS);
+        overlay.alive(near, old);
+        let known: Vec<Contact> = overlay.table().oldest_beside(&far[0].id, 3);
+        assert_eq!(known, far[..3]);
+        let newcomer = far[20];
+        overlay.heard(newcomer, old.after(CHALLENGE_AFTER_MS));
+        let asked: Vec<Ask> = asks(&mut overlay, old);
+        assert_eq!(asked.len(), 3);
+        assert!(overlay.table().get(&newcomer.id).is_none(), "all may be alive");
+        overlay.dead(known[0]);
+        assert!(overlay.table().get(&newcomer.id).is_some());
+    }
+
+    #[test]
+    fn an_address_is_asked_first_and_counts_for_nothing() {
+        let mut overlay = named_overlay();
+        let seed = contact(9).addr;
+        overlay.add_bootstrap_at(seed, Time::ZERO);
+        let lookup = overlay.start_lookup(Id::default(), Goal::Value, 1, Key::from_bits(0), &[]);
+        let [Ask::Find { contact: asked, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
+        assert_eq!(asked.addr, seed);
+        overlay.named_as(lookup, asked, None, &[contact(3)], Time::ZERO);
+        assert_eq!(overlay.referrer(lookup, &contact(3)), Some(seed));
+        let [Ask::Find { contact: next, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
+        assert_eq!(next, contact(3));
+        // It, too, turns out to be somebody else by now.
+        overlay.named_as(lookup, next, Some(contact(4)), &[], Time::ZERO);
+        asks(&mut overlay, Time::ZERO);
+        assert_eq!(overlay.poll_ended().unwrap().closest, [contact(4)]);
+        assert_eq!(overlay.table().len(), 1);
     }
 
     #[test]
