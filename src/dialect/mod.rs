@@ -1,6 +1,8 @@
 //! The wire protocols this node speaks, one folder each: codec (bytes and messages), session (one connection: framing,
 //! order of answers), node (what requests mean, the store). Pure, and no dialect knows another.
 
+#[cfg(feature = "hyperdht")]
+pub mod hyperdht;
 pub mod sealed;
 
 /// What every byte-stream codec can do, so that one conformance suite (`tests/conformance.rs`) runs over all of them.

@@ -1,0 +1,104 @@
+//! How often strangers may make us send a datagram to an address of their choice (hyperdht.md, section 9.5). A bucket of
+//! tokens for each source and one for all; never sends anything itself.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::contact::source;
+use crate::limits::{
+    FORWARD_SOURCES, FORWARDS_AT_ONCE, FORWARDS_OF_SOURCE_AT_ONCE, FORWARDS_OF_SOURCE_PER_S, FORWARDS_PER_S,
+};
+use crate::time::Time;
+
+/// Thousandths of a forward that may be made, as of a time.
+#[derive(Copy, Clone, Debug)]
+struct Allowance {
+    thousandths: u64,
+    at: Time,
+}
+
+impl Allowance {
+    fn full(most: u64, now: Time) -> Allowance {
+        Allowance { thousandths: most * 1_000, at: now }
+    }
+
+    /// Takes one; whether there was one.
+    fn take(&mut self, per_s: u64, most: u64, now: Time) -> bool {
+        let gained = now.since(self.at).saturating_mul(per_s);
+        *self = Allowance { thousandths: self.thousandths.saturating_add(gained).min(most * 1_000), at: now };
+        match self.thousandths.checked_sub(1_000) {
+            Some(left) => {
+                self.thousandths = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// What may still be forwarded.
+#[derive(Clone, Debug)]
+pub struct Forwards {
+    all: Allowance,
+    /// Sources that asked lately. Loopback, where many share an address, is not counted.
+    of_source: BTreeMap<IpAddr, Allowance>,
+}
+
+impl Forwards {
+    /// All allowances are full.
+    pub fn new(now: Time) -> Forwards {
+        Forwards { all: Allowance::full(FORWARDS_AT_ONCE, now), of_source: BTreeMap::new() }
+    }
+
+    /// Whether one more forward may be made for `host`; it counts as made.
+    pub fn admit(&mut self, host: IpAddr, now: Time) -> bool {
+        if let Some(source) = source(host) {
+            if self.of_source.len() >= FORWARD_SOURCES && !self.of_source.contains_key(&source) {
+                self.forget_idle(now);
+                if self.of_source.len() >= FORWARD_SOURCES {
+                    return false;
+                }
+            }
+            let full = Allowance::full(FORWARDS_OF_SOURCE_AT_ONCE, now);
+            let allowance = self.of_source.entry(source).or_insert(full);
+            if !allowance.take(FORWARDS_OF_SOURCE_PER_S, FORWARDS_OF_SOURCE_AT_ONCE, now) {
+                return false;
+            }
+        }
+        self.all.take(FORWARDS_PER_S, FORWARDS_AT_ONCE, now)
+    }
+
+    /// Sources whose allowance is full again need not be remembered.
+    fn forget_idle(&mut self, now: Time) {
+        let refill_ms = FORWARDS_OF_SOURCE_AT_ONCE * 1_000 / FORWARDS_OF_SOURCE_PER_S;
+        self.of_source.retain(|_, allowance| now.since(allowance.at) < refill_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_its_allowance_and_all_have_one_together() {
+        let mut forwards = Forwards::new(Time::ZERO);
+        let (a, b) = ([9, 9, 9, 9].into(), [9, 9, 9, 8].into());
+        let made = (0..1_000).filter(|_| forwards.admit(a, Time::ZERO)).count() as u64;
+        assert_eq!(made, FORWARDS_OF_SOURCE_AT_ONCE);
+        assert!(forwards.admit(b, Time::ZERO));
+        let later = Time::from_ms(1_000);
+        assert_eq!((0..1_000).filter(|_| forwards.admit(a, later)).count() as u64, FORWARDS_OF_SOURCE_PER_S);
+        let mut forwards = Forwards::new(Time::ZERO);
+        let made = (0..10_000).filter(|_| forwards.admit([127, 0, 0, 1].into(), Time::ZERO)).count() as u64;
+        assert_eq!(made, FORWARDS_AT_ONCE, "loopback too");
+    }
+
+    #[test]
+    fn the_memory_of_sources_is_bounded() {
+        let mut forwards = Forwards::new(Time::ZERO);
+        for n in 0..3 * FORWARD_SOURCES as u32 {
+            forwards.admit(IpAddr::from((0x0909_0000 + n).to_be_bytes()), Time::from_ms(u64::from(n)));
+            assert!(forwards.of_source.len() <= FORWARD_SOURCES);
+        }
+    }
+}
