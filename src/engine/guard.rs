@@ -11,18 +11,18 @@ use crate::limits::{BAN_AFTER, BAN_MS, CONNECTIONS_PER_ADDRESS, FAULT_LINES, FAU
 use crate::time::Time;
 
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $(#[cfg($cfg:meta)])? $variant:ident = $name:literal,)+) => {
         /// What is counted. Each has a name on the status page, which is also the event of its log line.
         #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-        pub enum Counter { $($(#[doc = $doc])+ $variant,)+ }
+        pub enum Counter { $($(#[doc = $doc])+ $(#[cfg($cfg)])? $variant,)+ }
 
         impl Counter {
             /// All of them, in order.
-            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)+];
+            pub const ALL: &'static [Counter] = &[$($(#[cfg($cfg)])? Counter::$variant,)+];
 
             /// Its name: lower case, words joined by underscores.
             pub fn name(self) -> &'static str {
-                match self { $(Counter::$variant => $name,)+ }
+                match self { $($(#[cfg($cfg)])? Counter::$variant => $name,)+ }
             }
         }
     };
@@ -105,6 +105,27 @@ counters! {
     Resets = "resets",
     /// Connections to ourselves (row 22).
     SelfConnections = "self_connections",
+    /// Datagrams read.
+    #[cfg(feature = "hyperdht")]
+    DatagramsRead = "datagrams_read",
+    /// Datagrams sent.
+    #[cfg(feature = "hyperdht")]
+    DatagramsSent = "datagrams_sent",
+    /// Datagrams that could not be sent, or for which there was no room.
+    #[cfg(feature = "hyperdht")]
+    DatagramsUnsent = "datagrams_unsent",
+    /// Datagrams that answer a request which was made to somebody else (row 11).
+    #[cfg(feature = "hyperdht")]
+    WrongSources = "wrong_sources",
+    /// Updates with a token that is not valid, or no longer.
+    #[cfg(feature = "hyperdht")]
+    BadTokens = "bad_tokens",
+    /// Forwards beyond what their source may have made.
+    #[cfg(feature = "hyperdht")]
+    ForwardsRefused = "forwards_refused",
+    /// Announcements for which there was no room (row 16).
+    #[cfg(feature = "hyperdht")]
+    RecordsFull = "records_full",
     /// Bootstrap names that did not resolve (row 25).
     NamesUnresolved = "names_unresolved",
 }

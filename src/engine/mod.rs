@@ -12,6 +12,8 @@ pub mod guard;
 pub mod pool;
 
 mod ask;
+#[cfg(feature = "hyperdht")]
+mod datagrams;
 mod life;
 mod serve;
 #[cfg(test)]
@@ -23,6 +25,8 @@ use std::sync::Arc;
 
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
+#[cfg(feature = "hyperdht")]
+use crate::dialect::hyperdht::errand::News;
 use crate::dialect::sealed::node::Node;
 use crate::dialect::sealed::session::Wire;
 use crate::dialect::sealed::settings::Settings;
@@ -112,6 +116,9 @@ pub enum Output {
     Close(ConnId),
     /// A call was answered.
     Replied(CallId, Reply),
+    /// An errand has come to something.
+    #[cfg(feature = "hyperdht")]
+    News(CallId, News),
 }
 
 /// What a person may set of an engine.
@@ -146,6 +153,8 @@ pub struct Engine {
     settings: EngineSettings,
     conns: Arena<Conn>,
     nodes: Vec<Node>,
+    #[cfg(feature = "hyperdht")]
+    datagram_doors: Vec<datagrams::DatagramDoor>,
     store: Store,
     pool: Pool,
     guard: Guard,
@@ -173,6 +182,8 @@ impl Engine {
             settings,
             conns: Arena::default(),
             nodes: Vec::new(),
+            #[cfg(feature = "hyperdht")]
+            datagram_doors: Vec::new(),
             store: Store::new(settings.store, seed),
             pool: Pool::new(seed),
             guard: Guard::default(),
@@ -372,6 +383,8 @@ impl Engine {
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         if self.outputs.is_empty() {
             self.pump(now);
+            #[cfg(feature = "hyperdht")]
+            self.pump_doors(now);
         }
         self.outputs.pop_front()
     }
@@ -398,7 +411,10 @@ impl Engine {
     /// When [`Engine::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let nodes = self.nodes.iter().map(Node::next_deadline);
-        nodes.chain(self.wheel.next_deadline()).chain(self.store.next_deadline()).min()
+        let own = nodes.chain(self.wheel.next_deadline()).chain(self.store.next_deadline());
+        #[cfg(feature = "hyperdht")]
+        let own = own.chain(self.doors_deadline());
+        own.min()
     }
 
     /// Does what is due at `now`. Afterwards the next deadline lies ahead.
@@ -422,6 +438,8 @@ impl Engine {
                 node.on_timeout(now);
             }
         }
+        #[cfg(feature = "hyperdht")]
+        self.doors_timeout(now);
         self.pump(now);
     }
 

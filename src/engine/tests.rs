@@ -71,6 +71,8 @@ impl Bench {
                     Output::Dial { conn, from, to } => self.dials.push((conn, from, to)),
                     Output::Close(id) => self.closed.push(id),
                     Output::Replied(_, reply) => self.replies.push(reply),
+                    #[cfg(feature = "hyperdht")]
+                    Output::News(..) => {}
                     Output::Resume(_) | Output::ShutdownWrite(_) => {}
                 }
             }

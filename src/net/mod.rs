@@ -15,6 +15,8 @@ pub mod signals;
 pub mod socket;
 pub mod status;
 
+#[cfg(feature = "hyperdht")]
+mod datagrams;
 mod doors;
 
 use std::collections::VecDeque;
@@ -25,13 +27,17 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+#[cfg(feature = "hyperdht")]
+use crate::dialect::hyperdht::errand::News;
 use crate::dialect::sealed::request::Request;
 use crate::engine::guard::Counter;
 use crate::engine::{ConnId, DialError, Door, Engine, Output, Reply};
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
 use crate::net::clock::Clock;
+#[cfg(feature = "hyperdht")]
+use crate::net::datagrams::DatagramDoors;
 use crate::net::doors::Doors;
-use crate::net::names::Names;
+use crate::net::names::{Names, Network};
 use crate::net::signals::Signals;
 use crate::net::status::StatusDoor;
 use crate::time::Time;
@@ -43,6 +49,9 @@ const NAMES: Token = Token(OWN_TOKENS + 1);
 const STATUS: Token = Token(OWN_TOKENS + 2);
 /// The first door's; the others follow.
 const DOORS: usize = OWN_TOKENS + 16;
+/// The first datagram door's; the others follow.
+#[cfg(feature = "hyperdht")]
+const DATAGRAM_DOORS: usize = DOORS + crate::limits::DOORS;
 
 /// The socket of a connection: few bytes, as there are thousands.
 struct Socket {
@@ -87,6 +96,10 @@ pub struct Net {
     /// Sockets with something to read.
     readable: VecDeque<ConnId>,
     doors: Doors,
+    #[cfg(feature = "hyperdht")]
+    datagrams: DatagramDoors,
+    #[cfg(feature = "hyperdht")]
+    news: VecDeque<(u64, News)>,
     names: Names,
     status: StatusDoor,
     signals: Option<Signals>,
@@ -107,6 +120,10 @@ impl Net {
             sockets: Vec::new(),
             readable: VecDeque::new(),
             doors: Doors::new(),
+            #[cfg(feature = "hyperdht")]
+            datagrams: DatagramDoors::default(),
+            #[cfg(feature = "hyperdht")]
+            news: VecDeque::new(),
             names,
             status: StatusDoor::default(),
             signals: None,
@@ -142,10 +159,18 @@ impl Net {
     }
 
     /// Bootstraps from `host:port`, resolving the host off the loop if it is a name.
-    pub fn add_bootstrap(&mut self, address: &str) {
+    pub fn add_bootstrap(&mut self, network: Network, address: &str) {
         match address.parse() {
-            Ok(addr) => self.engine.add_bootstrap(addr, self.clock.now()),
-            Err(_) => self.names.add(address),
+            Ok(addr) => self.bootstrap_from(network, addr, self.clock.now()),
+            Err(_) => self.names.add(network, address),
+        }
+    }
+
+    fn bootstrap_from(&mut self, network: Network, addr: SocketAddr, now: Time) {
+        match network {
+            Network::Sealed => self.engine.add_bootstrap(addr, now),
+            #[cfg(feature = "hyperdht")]
+            Network::Hyperdht => self.engine.add_hyperdht_bootstrap(addr, now),
         }
     }
 
@@ -158,6 +183,8 @@ impl Net {
             if signals > 0 && self.stop_at.is_none() {
                 log::info!("stopping");
                 self.doors.close();
+                #[cfg(feature = "hyperdht")]
+                self.datagrams.close();
                 self.engine.stop(now);
                 self.finish_turn();
                 self.stop_at = Some(now.after(STOP_MS));
@@ -205,6 +232,8 @@ impl Net {
         self.take_events(now);
         self.accept(now);
         self.read_sockets(now);
+        #[cfg(feature = "hyperdht")]
+        self.datagrams.read(&mut self.engine, now);
         self.engine.work(now);
         if self.engine.next_deadline().is_some_and(|at| at <= now) {
             self.engine.on_timeout(now);
@@ -216,6 +245,10 @@ impl Net {
 
     fn wait_for(&self, until: Option<Time>) -> Option<Duration> {
         if self.engine.has_work() || !self.readable.is_empty() || self.doors.are_ready() {
+            return Some(Duration::ZERO);
+        }
+        #[cfg(feature = "hyperdht")]
+        if self.datagrams.are_ready() {
             return Some(Duration::ZERO);
         }
         let deadlines =
@@ -232,10 +265,14 @@ impl Net {
                 SIGNALS => self.signals.iter_mut().for_each(Signals::drain),
                 NAMES => {
                     let (known, unresolved) = self.names.take_resolved(now);
-                    known.into_iter().for_each(|addr| self.engine.add_bootstrap(addr, now));
+                    known.into_iter().for_each(|(network, addr)| self.bootstrap_from(network, addr, now));
                     (0..unresolved).for_each(|_| self.engine.count(Counter::NamesUnresolved));
                 }
                 STATUS => self.status.serve(&status::report(&self.engine, now)),
+                #[cfg(feature = "hyperdht")]
+                Token(token) if token >= DATAGRAM_DOORS => {
+                    self.datagrams.mark_ready(token - DATAGRAM_DOORS, event.is_readable(), event.is_writable());
+                }
                 Token(token) if token >= DOORS => self.doors.mark_ready(token - DOORS),
                 Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
             }
@@ -422,6 +459,8 @@ impl Net {
             };
             self.write(id, now);
         }
+        #[cfg(feature = "hyperdht")]
+        self.datagrams.send(&mut self.engine);
         self.engine.sweep();
     }
 
@@ -447,6 +486,8 @@ impl Net {
             }
             Output::Close(id) => self.drop_socket(id),
             Output::Replied(call, reply) => self.replies.push_back((call, reply)),
+            #[cfg(feature = "hyperdht")]
+            Output::News(call, news) => self.news.push_back((call, news)),
         }
     }
 }

@@ -10,11 +10,22 @@ use mio::{Registry, Token, Waker};
 use crate::limits::{BOOTSTRAPS, RESOLVE_RETRY_MS};
 use crate::time::Time;
 
-type Resolved = (String, io::Result<Vec<SocketAddr>>);
+/// Which nodes are to bootstrap from a name.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Network {
+    /// Those of the sealed dialect.
+    Sealed,
+    /// Those of the hyperdht dialect.
+    #[cfg(feature = "hyperdht")]
+    Hyperdht,
+}
+
+type Name = (Network, String);
+type Resolved = (Name, io::Result<Vec<SocketAddr>>);
 
 /// The names still to be resolved.
 pub(super) struct Names {
-    waiting: Vec<String>,
+    waiting: Vec<Name>,
     running: usize,
     retry_at: Option<Time>,
     resolved: Arc<Mutex<Vec<Resolved>>>,
@@ -28,9 +39,9 @@ impl Names {
     }
 
     /// Adds `host:port` to be resolved.
-    pub fn add(&mut self, name: &str) {
+    pub fn add(&mut self, network: Network, name: &str) {
         if self.waiting.len() < BOOTSTRAPS {
-            self.waiting.push(name.to_string());
+            self.waiting.push((network, name.to_string()));
             self.retry_at = Some(Time::ZERO);
         }
     }
@@ -52,7 +63,7 @@ impl Names {
         let (resolved, waker, again) = (self.resolved.clone(), self.waker.clone(), names.clone());
         let resolve = move || {
             for name in names {
-                let addrs = name.to_socket_addrs().map(Iterator::collect);
+                let addrs = name.1.to_socket_addrs().map(Iterator::collect);
                 resolved.lock().unwrap_or_else(PoisonError::into_inner).push((name, addrs));
                 // Fails only when the loop is gone.
                 let _ = waker.wake();
@@ -66,14 +77,16 @@ impl Names {
     }
 
     /// The addresses that have become known, and how many names did not resolve.
-    pub fn take_resolved(&mut self, now: Time) -> (Vec<SocketAddr>, usize) {
+    pub fn take_resolved(&mut self, now: Time) -> (Vec<(Network, SocketAddr)>, usize) {
         let mut known = Vec::new();
         let before = self.waiting.len();
         let resolved = std::mem::take(&mut *self.resolved.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, addrs) in resolved {
             self.running -= 1;
             match addrs {
-                Ok(addrs) if !addrs.is_empty() => known.extend(addrs.into_iter().map(crate::contact::canonical)),
+                Ok(addrs) if !addrs.is_empty() => {
+                    known.extend(addrs.into_iter().map(|addr| (name.0, crate::contact::canonical(addr))));
+                }
                 Ok(_) => self.put_off(name, "no address", now),
                 Err(e) => self.put_off(name, &e.to_string(), now),
             }
@@ -81,8 +94,8 @@ impl Names {
         (known, self.waiting.len() - before)
     }
 
-    fn put_off(&mut self, name: String, why: &str, now: Time) {
-        log::warn!("bootstrap_unresolved name={name} error={why:?} retry_ms={RESOLVE_RETRY_MS}");
+    fn put_off(&mut self, name: Name, why: &str, now: Time) {
+        log::warn!("bootstrap_unresolved name={} error={why:?} retry_ms={RESOLVE_RETRY_MS}", name.1);
         self.waiting.push(name);
         self.retry_at = Some(now.after(RESOLVE_RETRY_MS));
     }

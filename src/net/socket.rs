@@ -9,6 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::BACKLOG;
+#[cfg(feature = "hyperdht")]
+use crate::limits::DATAGRAM_SOCKET_BYTES;
 
 /// A bound, listening socket.
 pub struct Listener {
@@ -55,6 +57,23 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A bound UDP socket on `addr`, with as large a buffer as the kernel gives: a burst of answers should not be lost. Port 0 lets the
+/// kernel choose; a port is never shared.
+#[cfg(feature = "hyperdht")]
+pub fn bind(addr: SocketAddr) -> io::Result<(mio::net::UdpSocket, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // The kernel cuts it to net.core.rmem_max.
+    let _ = socket.set_recv_buffer_size(DATAGRAM_SOCKET_BYTES);
+    socket.bind(&addr.into())?;
+    let socket = mio::net::UdpSocket::from_std(socket.into());
+    let addr = socket.local_addr()?;
+    Ok((socket, addr))
+}
+
 /// Whether an operation failed because we are out of descriptors or memory.
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
@@ -75,6 +94,16 @@ pub fn raise_open_files() -> u64 {
     // An error leaves the soft limit, which is then read back.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Random bytes from the kernel, for what nobody may guess.
+#[cfg(feature = "hyperdht")]
+pub fn secret() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())? {
+        32 => Ok(bytes),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// A random number from the kernel, to seed what is pure; the time where the kernel has none.

@@ -1,0 +1,162 @@
+//! Sockets that speak datagrams: reading and sending in batches, and errands of commands run to their end. Never looks into a
+//! datagram; what the kernel does not take is the engine's to keep or lose.
+
+use std::io::{self, ErrorKind};
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+use crate::dialect::hyperdht::errand::{Answer, Errand, News, Outcome};
+use crate::engine::{CallId, Engine};
+use crate::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_TURN};
+use crate::net::signals::Signals;
+use crate::net::{DATAGRAM_DOORS, Net};
+use crate::time::Time;
+
+struct Door {
+    socket: UdpSocket,
+    is_readable: bool,
+    is_writable: bool,
+}
+
+/// All such sockets of the process, by the numbers of their doors.
+#[derive(Default)]
+pub(super) struct DatagramDoors {
+    doors: Vec<Door>,
+    /// What is read goes in here: a byte more than a datagram may have, which tells those that are longer.
+    buffer: Vec<u8>,
+}
+
+impl DatagramDoors {
+    /// Registers a bound socket as the next door; its token is `first_token` plus its number.
+    pub fn add(&mut self, mut socket: UdpSocket, registry: &Registry, first_token: usize) -> io::Result<()> {
+        let token = Token(first_token + self.doors.len());
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.buffer.resize(DATAGRAM_BYTES + 1, 0);
+        self.doors.push(Door { socket, is_readable: true, is_writable: true });
+        Ok(())
+    }
+
+    pub fn mark_ready(&mut self, door: usize, readable: bool, writable: bool) {
+        if let Some(door) = self.doors.get_mut(door) {
+            door.is_readable |= readable;
+            door.is_writable |= writable;
+        }
+    }
+
+    /// Whether anything was left unread when a turn was used up.
+    pub fn are_ready(&self) -> bool {
+        self.doors.iter().any(|door| door.is_readable)
+    }
+
+    /// Closes all of them.
+    pub fn close(&mut self) {
+        self.doors.clear();
+    }
+
+    /// Reads what came, at most a turn's worth per door.
+    pub fn read(&mut self, engine: &mut Engine, now: Time) {
+        for number in 0..self.doors.len() {
+            for _ in 0..DATAGRAMS_PER_TURN {
+                let door = &mut self.doors[number];
+                if !door.is_readable {
+                    break;
+                }
+                match door.socket.recv_from(&mut self.buffer) {
+                    Ok((len, from)) => {
+                        engine.datagram(number, crate::contact::canonical(from), &self.buffer[..len], now);
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => door.is_readable = false,
+                    // Of a datagram sent before, or nothing of ours: the next one tells.
+                    Err(_) => {}
+                }
+            }
+            self.send_from(number, engine);
+        }
+    }
+
+    /// Sends what waits at all doors.
+    pub fn send(&mut self, engine: &mut Engine) {
+        (0..self.doors.len()).for_each(|number| self.send_from(number, engine));
+    }
+
+    fn send_from(&mut self, number: usize, engine: &mut Engine) {
+        let door = &mut self.doors[number];
+        while door.is_writable {
+            let Some((to, bytes)) = engine.next_datagram(number) else {
+                return;
+            };
+            match door.socket.send_to(bytes, to) {
+                Ok(_) => engine.datagram_sent(number, false),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => door.is_writable = false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => {
+                    // No route, no permission, no memory: lost, as any datagram may be.
+                    log::debug!("datagram_unsent to={to} error={e}");
+                    engine.datagram_sent(number, true);
+                }
+            }
+        }
+    }
+}
+
+impl Net {
+    /// Serves `socket` as the engine's datagram door that was added as this many before it.
+    pub fn add_datagram_door(&mut self, socket: UdpSocket) -> io::Result<()> {
+        self.datagrams.add(socket, self.poll.registry(), DATAGRAM_DOORS)
+    }
+
+    /// Begins an errand at a door; `None` if there are too many.
+    pub fn start(&mut self, door: usize, errand: Errand) -> Option<CallId> {
+        let call = self.engine.start(door, errand, self.clock.now());
+        self.finish_turn();
+        call
+    }
+
+    /// What has come of errands since the last call.
+    pub fn next_news(&mut self) -> Option<(CallId, News)> {
+        self.news.pop_front()
+    }
+
+    /// Runs an errand to its end and shows each answer; `None` if it was cut off after `timeout_ms` or by a signal.
+    pub fn errand(
+        &mut self,
+        door: usize,
+        errand: Errand,
+        timeout_ms: u64,
+        mut show: impl FnMut(Answer),
+    ) -> io::Result<Option<Outcome>> {
+        let give_up_at = self.clock.now().after(timeout_ms);
+        let Some(call) = self.start(door, errand) else {
+            return Ok(None);
+        };
+        let signals = self.signal_count();
+        loop {
+            while let Some((of, news)) = self.next_news() {
+                match news {
+                    News::Answer(answer) if of == call => show(answer),
+                    News::Done(outcome) if of == call => return Ok(Some(outcome)),
+                    News::Answer(_) | News::Done(_) => {}
+                }
+            }
+            if self.clock.now() >= give_up_at || self.signal_count() > signals {
+                self.engine.cancel(door, call, self.clock.now());
+                return Ok(None);
+            }
+            self.turn(Some(give_up_at))?;
+        }
+    }
+
+    /// Serves for `ms`, or until a signal has come: whether one has.
+    pub fn serve_for(&mut self, ms: u64) -> io::Result<bool> {
+        let until = self.clock.now().after(ms);
+        while self.clock.now() < until && self.signal_count() == 0 {
+            self.turn(Some(until))?;
+        }
+        Ok(self.signal_count() > 0)
+    }
+
+    fn signal_count(&self) -> usize {
+        self.signals.as_ref().map_or(0, Signals::count)
+    }
+}
