@@ -26,10 +26,10 @@ pub(super) struct Client {
     pub timeout_ms: u64,
 }
 
-/// The options of every client command.
-pub(super) fn options() -> Options {
+/// The options of every client command, which asks `default_node` unless told otherwise.
+pub(super) fn options(default_node: &str) -> Options {
     let mut options = Options::new();
-    options.optopt("", "node", &format!("the node to ask (default {DEFAULT_NODE})"), "HOST:PORT");
+    options.optmulti("", "node", &format!("the node to ask (default {default_node})"), "HOST:PORT");
     options.optopt("", "timeout", "give up after this long: seconds, or 500ms (default 5)", "TIME");
     options.optflag("", "json", "print JSON to stdout");
     options
@@ -55,9 +55,18 @@ impl Client {
         })
     }
 
-    /// The node to ask.
+    /// The one node to ask.
     pub fn node(&self) -> Result<SocketAddr, Stop> {
-        resolve(&self.matches.opt_str("node").unwrap_or(DEFAULT_NODE.into()))
+        self.node_or(DEFAULT_NODE)
+    }
+
+    /// The one node to ask, `default` if none is named.
+    pub fn node_or(&self, default: &str) -> Result<SocketAddr, Stop> {
+        match &self.matches.opt_strs("node")[..] {
+            [] => resolve(default),
+            [node] => resolve(node),
+            _ => Err(Stop::usage("--node: this command asks one node only")),
+        }
     }
 
     /// Asks `node`. An ERROR, no connection and no answer in time are all a [`Stop`].
@@ -99,7 +108,7 @@ pub(super) fn duration_ms(name: &str, text: &str) -> Result<u64, Stop> {
 }
 
 /// For an answer that no node of ours gives.
-pub(super) fn unexpected(node: SocketAddr) -> Outcome {
+pub(super) fn unexpected<T>(node: SocketAddr) -> Result<T, Stop> {
     Err(Stop::new(exit::UNAVAILABLE, format!("{node} gave an answer that makes no sense")))
 }
 

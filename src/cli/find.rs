@@ -2,7 +2,9 @@
 
 use std::io::IsTerminal;
 
-use super::client::{Client, not_found, options, unexpected};
+use super::client::{Client, DEFAULT_NODE, not_found, options, unexpected};
+#[cfg(feature = "hyperdht")]
+use super::hyperdht;
 use super::json::{Object, array};
 use super::{Outcome, Stop, exit, print, print_bytes};
 use crate::contact::Contact;
@@ -18,8 +20,9 @@ Prints the contacts that one node knows nearest to KEY: a line 'ID ADDRESS' each
 A KEY of 64 hex digits is the key; any other text is hashed with SHA-256.
 Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node there; 75 busy or no answer in time.
 
-Example:
+Examples:
   dayfly find-node --node 127.0.0.1:6500 d5d0d35dc5d178fc919852f27138a42ad2e81575951b1e9fb38c2c21cf747cde
+  dayfly find-node --dialect hyperdht --node 127.0.0.1:49737 my-service
 ";
 
 const VALUE_HELP: &str = "\
@@ -35,14 +38,15 @@ Example:
 ";
 
 pub(super) fn run_node(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(), words, NODE_HELP)? else {
+    let options = options(DEFAULT_NODE);
+    #[cfg(feature = "hyperdht")]
+    let options = hyperdht::with_dialect(options, "sealed");
+    let Some(client) = Client::parse(options, words, NODE_HELP)? else {
         return Ok(exit::OK);
     };
     let [key] = client.words(["KEY"])?;
-    let (key, node) = (key_of(key), client.node()?);
-    let Reply::Nodes(contacts) = client.call(node, Request::FindNode(key))? else {
-        return unexpected(node);
-    };
+    let key = key_of(key);
+    let contacts = contacts_near(&client, key)?;
     if client.json {
         print_contacts(&key, &contacts)?;
     } else {
@@ -52,8 +56,24 @@ pub(super) fn run_node(words: &[String]) -> Outcome {
     Ok(exit::OK)
 }
 
+/// Whom one node knows near `key`.
+fn contacts_near(client: &Client, key: Id) -> Result<Vec<Contact>, Stop> {
+    #[cfg(feature = "hyperdht")]
+    if hyperdht::is_asked_for(client)? {
+        use crate::dialect::hyperdht::{DEFAULT_PORT, errand::Errand};
+        let node = client.node_or(&format!("127.0.0.1:{DEFAULT_PORT}"))?;
+        let (answers, ..) = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Errand::FindNode(node, key))?;
+        return Ok(answers.into_iter().flat_map(|answer| answer.nodes).collect());
+    }
+    let node = client.node()?;
+    match client.call(node, Request::FindNode(key))? {
+        Reply::Nodes(contacts) => Ok(contacts),
+        _ => unexpected(node),
+    }
+}
+
 pub(super) fn run_value(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(), words, VALUE_HELP)? else {
+    let Some(client) = Client::parse(options(DEFAULT_NODE), words, VALUE_HELP)? else {
         return Ok(exit::OK);
     };
     let [key] = client.words(["KEY"])?;

@@ -1,6 +1,6 @@
 //! `dayfly get`: finds a value in the network through one node; the value and nothing else to stdout.
 
-use super::client::{Client, not_found, options, unexpected};
+use super::client::{Client, DEFAULT_NODE, not_found, options, unexpected};
 use super::find::print_value;
 use super::{Outcome, exit};
 use crate::dialect::sealed::key_of;
@@ -20,7 +20,7 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(), words, HELP)? else {
+    let Some(client) = Client::parse(options(DEFAULT_NODE), words, HELP)? else {
         return Ok(exit::OK);
     };
     let [key] = client.words(["KEY"])?;

@@ -7,8 +7,12 @@ mod client;
 mod config;
 mod find;
 mod get;
+#[cfg(feature = "hyperdht")]
+mod hyperdht;
 mod json;
 mod node;
+#[cfg(feature = "hyperdht")]
+mod peers;
 mod ping;
 mod put;
 #[cfg(feature = "sim")]
@@ -79,10 +83,31 @@ const COMMANDS: &[Command] = &[
     Command { name: "find-node", run: find::run_node },
     Command { name: "find-value", run: find::run_value },
     Command { name: "status", run: status::run },
+    #[cfg(feature = "hyperdht")]
+    Command { name: "lookup", run: peers::run_lookup },
+    #[cfg(feature = "hyperdht")]
+    Command { name: "announce", run: peers::run_announce },
+    #[cfg(feature = "hyperdht")]
+    Command { name: "unannounce", run: peers::run_unannounce },
+    #[cfg(feature = "hyperdht")]
+    Command { name: "query", run: peers::run_query },
+    #[cfg(feature = "hyperdht")]
+    Command { name: "punch", run: peers::run_punch },
     #[cfg(feature = "bench")]
     Command { name: "bench", run: bench::run },
     #[cfg(feature = "sim")]
     Command { name: "sim", run: sim::run },
+];
+
+/// Commands that not every build has, and the cargo features that bring them.
+const FEATURES: &[(&str, &str)] = &[
+    ("bench", "bench"),
+    ("sim", "sim"),
+    ("lookup", "hyperdht"),
+    ("announce", "hyperdht"),
+    ("unannounce", "hyperdht"),
+    ("query", "hyperdht"),
+    ("punch", "hyperdht"),
 ];
 
 /// Runs the command that `arguments` (without the program's name) ask for; returns the exit code.
@@ -109,10 +134,12 @@ fn dispatch(words: &[String]) -> Outcome {
         Some(first) if first.starts_with('-') => node::run(words),
         Some(first) => match COMMANDS.iter().find(|command| command.name == first) {
             Some(command) => (command.run)(&words[1..]),
-            None if ["bench", "sim"].contains(&first) => {
-                Err(Stop::usage(format_args!("this build has no '{first}': it takes the cargo feature '{first}'")))
-            }
-            None => Err(Stop::usage(format_args!("unknown command '{first}'"))),
+            None => match FEATURES.iter().find(|(command, _)| *command == first) {
+                Some((_, feature)) => Err(Stop::usage(format_args!(
+                    "this build has no '{first}': it takes the cargo feature '{feature}'"
+                ))),
+                None => Err(Stop::usage(format_args!("unknown command '{first}'"))),
+            },
         },
     }
 }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use getopts::{Matches, Options};
 
 use super::config::{self, Config};
+#[cfg(feature = "hyperdht")]
+use super::hyperdht;
 use super::{Outcome, Stop, exit, number, parse, port_of, print, resolve};
 use crate::contact::scope;
 use crate::dialect::sealed::node_id;
@@ -17,6 +19,7 @@ use crate::limits::{
     RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::clock::Clock;
+use crate::net::names::Network;
 use crate::net::socket::{Listener, listen, raise_open_files, route_towards, seed};
 use crate::net::{Ended, Net};
 
@@ -44,6 +47,8 @@ const DEFAULT_LISTEN: &str = super::client::DEFAULT_NODE;
 
 /// All that was asked for, checked.
 struct Plan {
+    #[cfg(feature = "hyperdht")]
+    hyperdht: hyperdht::Plan,
     listen: Vec<SocketAddr>,
     api: Vec<SocketAddr>,
     advertise: Vec<(IpAddr, Option<u16>)>,
@@ -56,12 +61,14 @@ fn options() -> Options {
     o.optmulti(
         "l",
         "listen",
-        &format!("a door for nodes; may be given more than once (default {DEFAULT_LISTEN})"),
-        "IP:PORT",
+        &format!("a door for nodes, or none; may be given more than once (default {DEFAULT_LISTEN})"),
+        "IP:PORT|none",
     );
     o.optmulti("a", "api", "a door for VoidPhone modules; plain, so keep it on loopback (default none)", "IP:PORT");
     o.optmulti("", "advertise", "the address others reach us at, when listening on 0.0.0.0 or ::", "IP[:PORT]");
     o.optmulti("b", "bootstrap", "a node to join through; may be given more than once (default none)", "HOST:PORT");
+    #[cfg(feature = "hyperdht")]
+    hyperdht::add_options(&mut o);
     o.optopt("c", "config", "a VoidPhone INI file; flags win over it", "FILE");
     o.optopt("k", "", &format!("contacts per bucket and answer, 1 to {K_MAX} (default {K})"), "N");
     o.optopt("", "alpha", &format!("requests a lookup keeps in flight, 1 to {ALPHA_MAX} (default {ALPHA})"), "N");
@@ -105,7 +112,7 @@ pub(super) fn run(words: &[String]) -> Outcome {
     if matches.opt_present("check") {
         // What can be told without opening a door.
         for (at, addr) in plan.listen.iter().enumerate() {
-            contact_address(*addr, &plan)?;
+            contact_address(*addr, &plan.advertise, &plan.bootstraps)?;
             let others = plan.listen[..at].iter().chain(&plan.api);
             if addr.port() != 0 && others.into_iter().any(|other| other == addr) {
                 return Err(Stop::usage(format_args!("{addr} is given twice")));
@@ -126,10 +133,25 @@ pub(super) fn start_logging(default_level: &str) {
 
 fn plan(matches: &Matches) -> Result<Plan, Stop> {
     let config = matches.opt_str("config").map_or(Ok(Config::default()), |path| config::read(&path))?;
-    let listen = addresses("listen", matches.opt_strs("listen"), config.listen)?;
+    let flags = matches.opt_strs("listen");
+    let is_sealed = flags != ["none"];
+    let listen = if is_sealed { addresses("listen", flags, config.listen)? } else { Vec::new() };
     let api = addresses("api", matches.opt_strs("api"), config.api)?;
-    let listen = if listen.is_empty() { addresses("listen", vec![DEFAULT_LISTEN.into()], None)? } else { listen };
-    if listen.len() + api.len() > DOORS {
+    let listen =
+        if listen.is_empty() && is_sealed { addresses("listen", vec![DEFAULT_LISTEN.into()], None)? } else { listen };
+    if !is_sealed && !api.is_empty() {
+        return Err(Stop::usage("--api serves the sealed dialect, which --listen none closes"));
+    }
+    #[cfg(not(feature = "hyperdht"))]
+    let others = 0;
+    #[cfg(feature = "hyperdht")]
+    let hyperdht = hyperdht::Plan::read(matches)?;
+    #[cfg(feature = "hyperdht")]
+    let others = hyperdht.doors.len();
+    if listen.is_empty() && others == 0 {
+        return Err(Stop::usage("--listen none leaves no door"));
+    }
+    if listen.len() + api.len() + others > DOORS {
         return Err(Stop::usage(format_args!("more than {DOORS} doors")));
     }
     let advertise = matches.opt_strs("advertise");
@@ -148,7 +170,16 @@ fn plan(matches: &Matches) -> Result<Plan, Stop> {
             return Err(Stop::new(wrong_bootstrap, format!("'{bootstrap}' is no bootstrap: HOST:PORT")));
         }
     }
-    Ok(Plan { listen, api, advertise, bootstraps, engine: engine_settings(matches)? })
+    let engine = engine_settings(matches)?;
+    Ok(Plan {
+        #[cfg(feature = "hyperdht")]
+        hyperdht,
+        listen,
+        api,
+        advertise,
+        bootstraps,
+        engine,
+    })
 }
 
 fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
@@ -213,6 +244,8 @@ fn describe(plan: &Plan) -> String {
         None => format!("advertise = {ip}"),
     }));
     lines.extend(plan.bootstraps.iter().map(|name| format!("bootstrap = {name}")));
+    #[cfg(feature = "hyperdht")]
+    lines.extend(plan.hyperdht.describe());
     let numbers = [
         ("k", node.kademlia.k),
         ("alpha", node.kademlia.alpha),
@@ -235,11 +268,15 @@ fn serve(plan: &Plan) -> Outcome {
     let mut announcements = String::new();
     for addr in &plan.listen {
         let listener = open(*addr)?;
-        let contact = contact_address(listener.addr, plan)?;
+        let contact = contact_address(listener.addr, &plan.advertise, &plan.bootstraps)?;
         let node = engine.add_node(contact, seed(), clock.now());
         announcements += &format!("listening sealed tcp {} id={}\n", listener.addr, node_id(contact));
         doors.push((Door::Sealed(node), listener));
     }
+    #[cfg(feature = "hyperdht")]
+    let (sockets, lines) = plan.hyperdht.open(&mut engine, &plan.advertise, clock.now())?;
+    #[cfg(feature = "hyperdht")]
+    announcements.push_str(&lines);
     for addr in &plan.api {
         let listener = open(*addr)?;
         announcements += &format!("listening api tcp {}\n", listener.addr);
@@ -248,15 +285,27 @@ fn serve(plan: &Plan) -> Outcome {
     let system = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't start: {e}"));
     let mut net = Net::new(engine, clock).map_err(system)?;
     net.handle_signals().map_err(system)?;
+    let serve_status = |net: &mut Net, addr| {
+        net.add_status(addr).unwrap_or_else(|e| log::warn!("status_unavailable address={addr} error={e}"));
+    };
     for (door, listener) in doors {
         let addr = listener.addr;
         net.add_door(door, listener).map_err(system)?;
         if matches!(door, Door::Sealed(_)) {
-            net.add_status(addr).unwrap_or_else(|e| log::warn!("status_unavailable address={addr} error={e}"));
+            serve_status(&mut net, addr);
         }
     }
     for bootstrap in &plan.bootstraps {
-        net.add_bootstrap(bootstrap);
+        net.add_bootstrap(Network::Sealed, bootstrap);
+    }
+    #[cfg(feature = "hyperdht")]
+    for (socket, addr) in sockets {
+        net.add_datagram_door(socket).map_err(system)?;
+        serve_status(&mut net, addr);
+    }
+    #[cfg(feature = "hyperdht")]
+    for bootstrap in &plan.hyperdht.bootstraps {
+        net.add_bootstrap(Network::Hyperdht, bootstrap);
     }
     print(&announcements)?;
     match net.run().map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
@@ -271,8 +320,12 @@ fn open(addr: SocketAddr) -> Result<Listener, Stop> {
 
 /// The address that others reach a listener at: its own, or for a wildcard what `--advertise` says, or the one that the
 /// route to the first bootstrap leaves from.
-fn contact_address(bound: SocketAddr, plan: &Plan) -> Result<SocketAddr, Stop> {
-    let advertised = plan.advertise.iter().find(|(ip, _)| ip.is_ipv4() == bound.is_ipv4());
+pub(super) fn contact_address(
+    bound: SocketAddr,
+    advertise: &[(IpAddr, Option<u16>)],
+    bootstraps: &[String],
+) -> Result<SocketAddr, Stop> {
+    let advertised = advertise.iter().find(|(ip, _)| ip.is_ipv4() == bound.is_ipv4());
     if let Some((ip, port)) = advertised {
         return match port {
             Some(port) if *port != bound.port() => {
@@ -284,7 +337,7 @@ fn contact_address(bound: SocketAddr, plan: &Plan) -> Result<SocketAddr, Stop> {
     if !bound.ip().is_unspecified() {
         return Ok(bound);
     }
-    let bootstraps = plan.bootstraps.iter().filter_map(|name| resolve(name).ok());
+    let bootstraps = bootstraps.iter().filter_map(|name| resolve(name).ok());
     let first = bootstraps.into_iter().find(|addr| addr.is_ipv4() == bound.is_ipv4());
     match first.map(route_towards) {
         Some(Ok(ip)) => Ok(SocketAddr::new(ip, bound.port())),

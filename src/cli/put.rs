@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::client::{Client, options, unexpected};
+use super::client::{Client, DEFAULT_NODE, options, unexpected};
 use super::json::Object;
 use super::{Outcome, Stop, exit, number, print, tell};
 use crate::dialect::sealed::key_of;
@@ -23,7 +23,7 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    let mut options = options();
+    let mut options = options(DEFAULT_NODE);
     options.optopt("", "ttl", "seconds to live; more than 10 means 10 (default 10)", "SECONDS");
     let replication =
         format!("nodes to hold it, at most {REPLICATION_MAX}; 1: the asked node alone (default {REPLICATION})");

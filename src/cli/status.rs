@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::client::{Client, options};
+use super::client::{Client, DEFAULT_NODE, options};
 use super::json::Object;
 use super::{Outcome, Stop, exit, print};
 use crate::net::status::read;
@@ -21,7 +21,7 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(), words, HELP)? else {
+    let Some(client) = Client::parse(options(DEFAULT_NODE), words, HELP)? else {
         return Ok(exit::OK);
     };
     let [] = client.words([])?;

@@ -1,0 +1,221 @@
+//! What commands and nodes of the hyperdht dialect share: flags, bootstrap addresses, a node for the length of one command.
+//! Never speaks the protocol itself.
+
+use std::net::{IpAddr, SocketAddr};
+
+use getopts::{Matches, Options};
+
+use super::client::{Client, options};
+use super::node::{contact_address, start_logging};
+use super::{Stop, exit, port_of, resolve};
+use crate::contact::scope;
+use crate::dialect::hyperdht::DEFAULT_PORT;
+use crate::dialect::hyperdht::errand::{Answer, Errand, Outcome};
+use crate::dialect::hyperdht::node::Identity;
+use crate::engine::{Engine, EngineSettings};
+use crate::id::Id;
+use crate::net::Net;
+use crate::net::clock::Clock;
+use crate::net::names::Network;
+use crate::net::socket::{bind, route_towards, secret, seed};
+use crate::time::Time;
+
+/// What was asked for of hyperdht doors, checked.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub doors: Vec<SocketAddr>,
+    ids: Vec<Id>,
+    pub bootstraps: Vec<String>,
+    is_ephemeral: bool,
+}
+
+/// A node's flags.
+pub(super) fn add_options(o: &mut Options) {
+    let door = format!("a door for hyperdht, by UDP; may be given more than once (default none, port {DEFAULT_PORT})");
+    o.optmulti("", "hyperdht", &door, "IP[:PORT]");
+    o.optmulti("", "hyperdht-bootstrap", "a hyperdht node to join through; may be given more than once", "HOST[:PORT]");
+    o.optmulti("", "hyperdht-id", "the id of the first hyperdht door, the second ... (default random)", "HEX");
+    o.optflag("", "ephemeral", "be listed by no hyperdht node: for those that come and go, or bootstrap others");
+}
+
+impl Plan {
+    /// Reads a node's flags.
+    pub fn read(matches: &Matches) -> Result<Plan, Stop> {
+        let doors = matches.opt_strs("hyperdht").iter().map(|text| door(text)).collect::<Result<Vec<_>, _>>()?;
+        let id = |text: &String| {
+            let parsed = text.parse::<Id>();
+            parsed.map_err(|_| Stop::usage(format_args!("--hyperdht-id takes 64 hex digits, not '{text}'")))
+        };
+        let ids = matches.opt_strs("hyperdht-id").iter().map(id).collect::<Result<Vec<_>, _>>()?;
+        if ids.len() > doors.len() {
+            return Err(Stop::usage(format_args!("--hyperdht-id: {} ids for {} doors", ids.len(), doors.len())));
+        }
+        let bootstraps = bootstraps(&matches.opt_strs("hyperdht-bootstrap"))?;
+        Ok(Plan { doors, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral") })
+    }
+
+    /// The settings in effect, one a line.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.doors.iter().map(|addr| format!("hyperdht = {addr}")).collect();
+        lines.extend(self.ids.iter().map(|id| format!("hyperdht-id = {id}")));
+        lines.extend(self.bootstraps.iter().map(|name| format!("hyperdht-bootstrap = {name}")));
+        if !self.doors.is_empty() {
+            lines.push(format!("ephemeral = {}", self.is_ephemeral));
+        }
+        lines
+    }
+
+    /// Opens the doors: their sockets, in the order of the engine's, and the lines that announce them.
+    pub fn open(
+        &self,
+        engine: &mut Engine,
+        advertise: &[(IpAddr, Option<u16>)],
+        now: Time,
+    ) -> Result<(Vec<(mio::net::UdpSocket, SocketAddr)>, String), Stop> {
+        let (mut sockets, mut lines) = (Vec::new(), String::new());
+        for (number, addr) in self.doors.iter().enumerate() {
+            let opened = bind(*addr);
+            let (socket, bound) =
+                opened.map_err(|e| Stop::new(exit::CANT_CREATE, format!("can't listen on {addr}: {e}")))?;
+            let addr = contact_address(bound, advertise, &self.bootstraps)?;
+            let id = self.ids.get(number).copied().map_or_else(random_id, Ok)?;
+            add_node(engine, Identity { id, addr, is_ephemeral: self.is_ephemeral }, now)?;
+            lines += &format!("listening hyperdht udp {bound} id={id}\n");
+            sockets.push((socket, bound));
+        }
+        Ok((sockets, lines))
+    }
+}
+
+fn add_node(engine: &mut Engine, identity: Identity, now: Time) -> Result<usize, Stop> {
+    let secrets = [secret().map_err(no_randomness)?, secret().map_err(no_randomness)?];
+    Ok(engine.add_hyperdht(identity, secrets, seed(), now))
+}
+
+fn random_id() -> Result<Id, Stop> {
+    secret().map(Id).map_err(no_randomness)
+}
+
+fn no_randomness(e: std::io::Error) -> Stop {
+    Stop::new(exit::SYSTEM, format!("the kernel gives no random bytes: {e}"))
+}
+
+/// The address of a door: a port may be left out.
+fn door(text: &str) -> Result<SocketAddr, Stop> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip: IpAddr| (ip, DEFAULT_PORT).into());
+    let wrong = |_| Stop::usage(format_args!("--hyperdht takes IP, IP:PORT or [IP6]:PORT, not '{text}'"));
+    text.parse().or(bare).map_err(wrong)
+}
+
+/// Bootstrap addresses with their ports; 49737 where none is given.
+fn bootstraps(texts: &[String]) -> Result<Vec<String>, Stop> {
+    let whole = |text: &String| {
+        let is_bare_ip6 = text.matches(':').count() > 1 && !text.contains(']');
+        let full = match text.rsplit_once(':') {
+            _ if is_bare_ip6 => format!("[{text}]:{DEFAULT_PORT}"),
+            Some((_, port)) if !port.ends_with(']') => text.clone(),
+            Some(_) | None => format!("{text}:{DEFAULT_PORT}"),
+        };
+        match port_of(&full) {
+            Some(port) if port != 0 => Ok(full),
+            _ => Err(Stop::usage(format_args!("'{text}' is no hyperdht node: HOST or HOST:PORT"))),
+        }
+    };
+    texts.iter().map(whole).collect()
+}
+
+/// The options of a command that takes part in a network for a while.
+pub(super) fn client_options() -> Options {
+    let mut o = with_dialect(options(&format!("127.0.0.1:{DEFAULT_PORT}")), "hyperdht");
+    o.optmulti("b", "hyperdht-bootstrap", "the same as --node", "HOST[:PORT]");
+    o
+}
+
+/// Options with the one that says which dialect a command speaks.
+pub(super) fn with_dialect(mut o: Options, default: &str) -> Options {
+    o.optopt("", "dialect", &format!("sealed or hyperdht (default {default})"), "NAME");
+    o
+}
+
+/// Whether a command that speaks both is to speak hyperdht.
+pub(super) fn is_asked_for(client: &Client) -> Result<bool, Stop> {
+    match client.matches.opt_str("dialect").as_deref() {
+        None | Some("sealed") => Ok(false),
+        Some("hyperdht") => Ok(true),
+        Some(other) => Err(Stop::usage(format_args!("--dialect takes sealed or hyperdht, not '{other}'"))),
+    }
+}
+
+/// A node of its own for one command, which nobody lists.
+pub(super) struct Visit {
+    net: Net,
+    /// Whom to ask first.
+    pub nodes: Vec<SocketAddr>,
+    pub own: SocketAddr,
+    timeout_ms: u64,
+}
+
+impl Visit {
+    /// Takes part in the network of the nodes that the command names.
+    pub fn begin(client: &Client) -> Result<Visit, Stop> {
+        match client.matches.opt_str("dialect").as_deref() {
+            None | Some("hyperdht") => {}
+            Some(other) => {
+                return Err(Stop::usage(format_args!("--dialect: this command speaks hyperdht, not '{other}'")));
+            }
+        }
+        let mut names = client.matches.opt_strs("node");
+        names.extend(client.matches.opt_strs("hyperdht-bootstrap"));
+        if names.is_empty() {
+            names.push(format!("127.0.0.1:{DEFAULT_PORT}"));
+        }
+        let nodes = bootstraps(&names)?.iter().map(|name| resolve(name)).collect::<Result<Vec<_>, _>>()?;
+        Visit::to(nodes, client.timeout_ms)
+    }
+
+    /// Takes part in the network of `nodes`.
+    pub fn to(nodes: Vec<SocketAddr>, timeout_ms: u64) -> Result<Visit, Stop> {
+        start_logging("error");
+        let first = *nodes.first().ok_or_else(|| Stop::usage("no node to ask"))?;
+        let system = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't reach out: {e}"));
+        let ip = route_towards(first).ok().filter(|ip| scope(*ip).is_some());
+        let ip = ip.ok_or_else(|| Stop::new(exit::UNAVAILABLE, format!("there is no way to {first}")))?;
+        let (socket, own) = bind((ip, 0).into()).map_err(system)?;
+        let clock = Clock::start();
+        let mut engine = Engine::new(EngineSettings::default(), seed());
+        add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
+        let mut net = Net::new(engine, clock).map_err(system)?;
+        net.add_datagram_door(socket).map_err(system)?;
+        for node in &nodes {
+            net.add_bootstrap(Network::Hyperdht, &node.to_string());
+        }
+        Ok(Visit { net, nodes, own, timeout_ms })
+    }
+
+    /// Lets SIGINT and SIGTERM end what is being done, and not the process.
+    pub fn handle_signals(&mut self) -> Result<(), Stop> {
+        self.net.handle_signals().map_err(|e| Stop::new(exit::SYSTEM, format!("can't handle signals: {e}")))
+    }
+
+    /// Runs an errand and collects the answers. No answer in time, and no answer at all, are a [`Stop`].
+    pub fn run(&mut self, errand: Errand) -> Result<(Vec<Answer>, usize, usize), Stop> {
+        let mut found = Vec::new();
+        let outcome = self.net.errand(0, errand, self.timeout_ms, |answer| found.push(answer));
+        let asked: Vec<String> = self.nodes.iter().map(SocketAddr::to_string).collect();
+        match outcome.map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
+            Some(Outcome::Done { answers, commits }) => Ok((found, answers, commits)),
+            Some(Outcome::NobodyAnswered) => {
+                Err(Stop::new(exit::UNAVAILABLE, format!("no hyperdht node answers at {}", asked.join(", "))))
+            }
+            Some(Outcome::NobodyNear) => {
+                Err(Stop::new(exit::UNAVAILABLE, "no node near the key took it: none has an id and gives tokens"))
+            }
+            None => Err(Stop::new(exit::TRY_AGAIN, format!("not done within {} ms", self.timeout_ms))),
+        }
+    }
+
+    /// Serves for a while; whether a signal has come.
+    pub fn serve_for(&mut self, ms: u64) -> Result<bool, Stop> {
+        self.net.serve_for(ms).map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))
+    }
+}
