@@ -80,8 +80,8 @@ pub const BOOTSTRAPS: usize = 64;
 pub const CONFIRM_MS: u64 = 5_000;
 /// Entries of a full bucket that are asked when somebody new is heard of (hyperdht.md, section 7).
 pub const CHALLENGED: usize = 3;
-/// ... if they have been silent for this long.
-pub const CHALLENGE_AFTER_MS: u64 = 15_000;
+/// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node more).
+pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
 /// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five times.
 pub const MIRROR_MS: u64 = 300;
 /// Contacts that are asked so by turns.

@@ -14,9 +14,11 @@ use crate::limits::{LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS, LOOKUP_IN_FLIGHT, NE
 pub enum Goal {
     /// This many of the closest living nodes. Who is past its short timeout is not waited for once another has answered.
     Nodes(usize),
-    /// A value, or records of which each node may hold others. Who is slow may hold it, so it is waited for; the caller ends
-    /// the lookup once it has what it wants.
+    /// A value. Who is slow may hold it, so it is waited for; the caller ends the lookup once it has the value.
     Value,
+    /// What each of the closest living nodes has to say. Who is slow is waited for, and others are asked meanwhile in case that
+    /// it is dead.
+    Everything,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -106,7 +108,7 @@ impl Lookup {
         let paths = paths.clamp(1, Paths::BITS as usize);
         let wanted = match goal {
             Goal::Nodes(wanted) => wanted.min(parameters.k),
-            Goal::Value => parameters.k,
+            Goal::Value | Goal::Everything => parameters.k,
         };
         let budget = if paths == 1 { LOOKUP_BUDGET } else { LOOKUP_BUDGET_ALL_PATHS / paths };
         let mut lookup = Lookup {
@@ -252,7 +254,7 @@ impl Lookup {
     /// Whether there is nobody left to ask or to wait for.
     pub fn is_finished(&self) -> bool {
         // Who is slow is better than nobody.
-        let waits_for_slow = self.goal == Goal::Value || self.answers == 0;
+        let waits_for_slow = matches!(self.goal, Goal::Value | Goal::Everything) || self.answers == 0;
         let waiting: usize = self.paths.iter().map(|path| path.waiting).sum();
         if waiting > 0 || (waits_for_slow && self.in_flight > 0) {
             return false;

@@ -2,6 +2,7 @@
 //! that the deployed binary stays small.
 
 mod figures;
+mod peers;
 mod plot;
 
 use std::io::{IsTerminal, Write};
@@ -17,7 +18,7 @@ use crate::sim::crowd;
 use crate::sim::delay::Delays;
 use crate::sim::options::{Build, Churn, Lie, Options};
 use crate::sim::plan::{self, Stage};
-use crate::sim::report::Report;
+use crate::sim::report::{Report, Sample};
 
 const HELP: &str = "\
 Usage: dayfly sim [options]
@@ -34,6 +35,7 @@ Examples:
   dayfly sim --nodes 100000
   dayfly sim --nodes 10000 --liars 30 --minted --paths 8 --placed
   dayfly sim --nodes 10000 --churn 600 --warmup 1200 --json
+  dayfly sim --dialect hyperdht --nodes 10000 --loss 5 --behind-nat 30
   dayfly sim --figures tests/figures          every figure and plot that the README shows (`make sim`)
 ";
 
@@ -51,10 +53,15 @@ pub(super) fn run(words: &[String]) -> Outcome {
         let jobs = number(&matches, "jobs", 2, 1, 64)?;
         return figures::write_all(&folder, jobs, number(&matches, "scale", 1, 1, 1_000)?);
     }
+    match matches.opt_str("dialect").as_deref() {
+        None | Some("sealed") => {}
+        Some("hyperdht") => return peers::run(&matches),
+        Some(other) => return Err(Stop::usage(format_args!("--dialect takes sealed or hyperdht, not '{other}'"))),
+    }
     let options = options(&matches)?;
     let began = Instant::now();
     let act = if matches.opt_present("bytes") { crowd::run } else { plan::run };
-    let report = with_progress(&options, act);
+    let report = with_progress(|progress| act(&options, progress));
     let wall_s = began.elapsed().as_secs_f64();
     if matches.opt_present("json") {
         print(&format!("{}\n", json(&options, &report, wall_s)))?;
@@ -87,6 +94,15 @@ fn flags() -> Flags {
     flags.optflag("", "placed", "values are placed on the closest honest nodes, so that only finding is measured");
     flags.optflag("", "plain", "keys are not the hashes of their values");
     flags.optflag("", "no-watch", "leave out the lookups of keys that nobody holds yet");
+    flags.optopt(
+        "",
+        "dialect",
+        "sealed or hyperdht (default sealed); hyperdht takes --nodes, --seed, --lookups, --loss, --dead, --latency",
+        "NAME",
+    );
+    flags.optopt("", "doubled", "hyperdht: share of packets that arrive twice (default 0)", "PERCENT");
+    flags.optopt("", "held-up", "hyperdht: packets are held up for up to this long, and overtaken (default 0)", "MS");
+    flags.optopt("", "behind-nat", "hyperdht: share of hosts behind NATs of all kinds (default 0)", "PERCENT");
     flags.optflag("", "bytes", "whole engines over pretend TCP; knows no faults but --dead");
     flags.optflag("", "json", "print JSON");
     flags.optopt("", "figures", "write every figure of the README into this folder instead", "FOLDER");
@@ -142,10 +158,10 @@ fn options(matches: &Matches) -> Result<Options, Stop> {
 }
 
 /// Runs a world and says on stderr how far it is.
-fn with_progress(options: &Options, act: fn(&Options, &mut dyn FnMut(Stage)) -> Report) -> Report {
+fn with_progress<R>(act: impl FnOnce(&mut dyn FnMut(Stage)) -> R) -> R {
     let is_terminal = std::io::stderr().is_terminal();
     let (began, mut shown) = (Instant::now(), Instant::now());
-    let report = act(options, &mut |stage| {
+    let report = act(&mut |stage| {
         if shown.elapsed().as_millis() < PROGRESS_MS[usize::from(is_terminal)] {
             return;
         }
@@ -172,11 +188,12 @@ fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
+fn quantiles(sample: &Sample) -> String {
+    format!("median {} ms, 99 % {} ms", sample.quantile(0.5), sample.quantile(0.99))
+}
+
 /// The report for people.
 fn table(report: &Report, wall_s: f64) -> String {
-    let quantiles = |sample: &crate::sim::report::Sample| {
-        format!("median {} ms, 99 % {} ms", sample.quantile(0.5), sample.quantile(0.99))
-    };
     let mut rows = vec![
         ("hosts alive", format!("{}, {:.0} contacts each", report.living, report.contacts)),
         ("values put", format!("{}, stored {}", report.puts, report.stored)),
@@ -202,7 +219,11 @@ fn table(report: &Report, wall_s: f64) -> String {
         ("time", format!("{:.1} s simulated in {wall_s:.1} s", report.virtual_ms as f64 / 1_000.0)),
         ("trace", format!("{:016x}", report.trace)),
     ]);
-    rows.into_iter().map(|(name, value)| format!("{name:<42} {value}\n")).collect()
+    rows_text(&rows)
+}
+
+fn rows_text(rows: &[(&str, String)]) -> String {
+    rows.iter().map(|(name, value)| format!("{name:<42} {value}\n")).collect()
 }
 
 /// The report for machines: one flat object. Times in milliseconds, shares from 0 to 1.

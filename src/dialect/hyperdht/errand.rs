@@ -249,7 +249,7 @@ impl Node {
             self.show_own_records(&task, &target, now);
         }
         let id = self.tasks.insert(task);
-        let lookup = self.overlay.start_lookup(target, Goal::Value, 1, id, &[]);
+        let lookup = self.overlay.start_lookup(target, Goal::Everything, 1, id, &[]);
         if let Some(task) = self.tasks.get_mut(id) {
             task.lookup = Some(lookup);
         }

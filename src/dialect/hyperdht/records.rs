@@ -43,6 +43,11 @@ impl Records {
         self.by_age.is_empty()
     }
 
+    /// Whether anybody is announced under `key`.
+    pub fn has(&self, key: &Id) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Holds a record, or holds it on: announcing again refreshes it and replaces its local address.
     pub fn put(&mut self, key: Id, addr: SocketAddr, local: Option<[u8; 6]>, now: Time) -> Result<(), Full> {
         self.expire(now);

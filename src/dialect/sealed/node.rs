@@ -317,7 +317,7 @@ impl Node {
         let (contact, purpose, message, via) = match ask {
             Ask::Find { lookup, contact, target, goal } => {
                 let message = match goal {
-                    Goal::Nodes(_) => Request::FindNode(target),
+                    Goal::Nodes(_) | Goal::Everything => Request::FindNode(target),
                     Goal::Value => Request::FindValue(target),
                 };
                 (contact, Purpose::Find(lookup), message, Via::Shared)

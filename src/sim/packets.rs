@@ -1,0 +1,240 @@
+//! The datagram level: real hyperdht nodes behind translators, and packets that take their time, get lost, come twice or in
+//! another order. Holds every host and the schedule; never looks into a node but through what any caller can see.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::dialect::hyperdht::codec::Datagram;
+use crate::dialect::hyperdht::errand::{Errand, News, Ticket};
+use crate::dialect::hyperdht::node::{Identity, Node, Output};
+use crate::id::Id;
+use crate::sim::delay::Delays;
+use crate::sim::host::{address_of, host_of};
+use crate::sim::nat::{Kind, Nat};
+use crate::sim::schedule::{Schedule, Trace};
+use crate::time::Time;
+
+/// What happens to packets. Shares are chances per packet, 0 to 1.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Air {
+    /// Where round trips come from.
+    pub delays: Delays,
+    /// It never arrives.
+    pub lost: f64,
+    /// It arrives twice.
+    pub doubled: f64,
+    /// It is held up for up to this many milliseconds, so that others overtake it.
+    pub held_up_ms: u64,
+}
+
+impl Air {
+    /// Nothing goes wrong.
+    pub fn clear() -> Air {
+        Air { delays: Delays::WideArea, lost: 0.0, doubled: 0.0, held_up_ms: 0 }
+    }
+}
+
+/// A host and its node.
+#[derive(Debug)]
+pub struct Host {
+    /// `None` once it is dead, of which nobody is told.
+    pub node: Option<Box<Node>>,
+    /// Its node's id.
+    pub id: Id,
+    /// What stands between it and the world.
+    pub nat: Nat,
+    wake_at: Option<Time>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Packet { from: SocketAddr, to: SocketAddr, datagram: Box<Datagram> },
+    Wake(u32),
+}
+
+/// What came of an errand, on which host, and when.
+pub type Told = (usize, Ticket, News, Time);
+
+/// All hosts and all packets under way.
+#[derive(Debug)]
+pub struct Packets {
+    /// By number.
+    pub hosts: Vec<Host>,
+    /// What happens to packets.
+    pub air: Air,
+    /// Every choice that is the world's own.
+    pub random: fastrand::Rng,
+    seed: u64,
+    now: Time,
+    schedule: Schedule<Event>,
+    told: Vec<Told>,
+    sent: u64,
+    largest: usize,
+    trace: Trace,
+}
+
+impl Packets {
+    /// A world with no host in it yet.
+    pub fn new(air: Air, seed: u64) -> Packets {
+        Packets {
+            hosts: Vec::new(),
+            air,
+            random: fastrand::Rng::with_seed(seed),
+            seed,
+            now: Time::ZERO,
+            schedule: Schedule::default(),
+            told: Vec::new(),
+            sent: 0,
+            largest: 0,
+            trace: Trace::default(),
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Packets sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes of the largest packet so far.
+    pub fn largest(&self) -> usize {
+        self.largest
+    }
+
+    /// A hash of everything that happened.
+    pub fn trace(&self) -> u64 {
+        self.trace.value()
+    }
+
+    /// Adds a host behind a translator of this kind; returns its number. Behind one it has an address of its own network.
+    pub fn add(&mut self, kind: Kind, is_ephemeral: bool) -> usize {
+        let number = self.hosts.len();
+        let public = address_of(number);
+        let inside = Ipv4Addr::from((10 << 24) + number as u32 + 1);
+        let addr = if kind == Kind::Open { public } else { (inside, public.port()).into() };
+        let id = Id(std::array::from_fn(|_| self.random.u8(..)));
+        let secrets = [(); 2].map(|()| std::array::from_fn(|_| self.random.u8(..)));
+        let node = Node::new(Identity { id, addr, is_ephemeral }, secrets, self.random.u64(..), self.now);
+        self.hosts.push(Host { node: Some(Box::new(node)), id, nat: Nat::new(kind, public), wake_at: None });
+        self.settle(number);
+        number
+    }
+
+    /// The address that the world sees of a host, if it has one for all.
+    pub fn address(&self, number: usize) -> SocketAddr {
+        address_of(number)
+    }
+
+    /// Tells a host to bootstrap from another.
+    pub fn join(&mut self, number: usize, known: usize) {
+        let (addr, now) = (self.address(known), self.now);
+        if let Some(node) = &mut self.hosts[number].node {
+            node.add_bootstrap(addr, now);
+            self.settle(number);
+        }
+    }
+
+    /// Has a host's node do something.
+    pub fn start(&mut self, number: usize, ticket: Ticket, errand: Errand) {
+        let now = self.now;
+        if let Some(node) = &mut self.hosts[number].node {
+            node.start(ticket, errand, now);
+            self.settle(number);
+        }
+    }
+
+    /// What errands came to since the last call.
+    pub fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// A host ends; nobody is told.
+    pub fn kill(&mut self, number: usize) {
+        self.hosts[number].node = None;
+    }
+
+    /// Lets time pass until `until`.
+    pub fn run_until(&mut self, until: Time) {
+        while let Some((at, event)) = self.schedule.next(until) {
+            self.now = at;
+            match event {
+                Event::Packet { from, to, datagram } => self.arrive(from, to, &datagram),
+                Event::Wake(number) => self.wake(number as usize),
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, datagram: &Datagram) {
+        let Some(number) = host_of(to).filter(|number| *number < self.hosts.len()) else {
+            return;
+        };
+        let host = &mut self.hosts[number];
+        let now = self.now;
+        if let Some(node) = host.node.as_mut().filter(|_| host.nat.inbound(to.port(), from, now)) {
+            self.trace.note(&[now.as_ms(), number as u64, u64::from(from.port())]);
+            node.on_datagram(from, datagram, now);
+            self.settle(number);
+        }
+    }
+
+    fn wake(&mut self, number: usize) {
+        let (host, now) = (&mut self.hosts[number], self.now);
+        let Some(node) = host.node.as_mut().filter(|_| host.wake_at.is_some_and(|at| at <= now)) else {
+            return;
+        };
+        host.wake_at = None;
+        host.nat.sweep(now);
+        if node.next_deadline() <= now {
+            node.on_timeout(now);
+            assert!(node.next_deadline() > now, "a node that was woken has something ahead of it");
+        }
+        self.settle(number);
+    }
+
+    /// Does what a node wants done, and sees when it wants to be woken.
+    fn settle(&mut self, number: usize) {
+        loop {
+            let now = self.now;
+            let Some(node) = &mut self.hosts[number].node else {
+                return;
+            };
+            match node.poll_output(now) {
+                Some(Output::Send { to, datagram }) => self.send(number, to, datagram),
+                Some(Output::News { ticket, news }) => self.told.push((number, ticket, news, now)),
+                None => break,
+            }
+        }
+        let host = &mut self.hosts[number];
+        let due = host.node.as_ref().map(|node| node.next_deadline());
+        if let Some(due) = due.filter(|due| host.wake_at.is_none_or(|at| *due < at)) {
+            host.wake_at = Some(due);
+            self.schedule.add(due, Event::Wake(number as u32));
+        }
+    }
+
+    fn send(&mut self, number: usize, to: SocketAddr, datagram: Datagram) {
+        self.sent += 1;
+        if cfg!(debug_assertions) {
+            let mut bytes = Vec::new();
+            datagram.encode(&mut bytes);
+            assert_eq!(Datagram::decode(&bytes).as_ref(), Ok(&datagram), "what is sent can be read");
+            self.largest = self.largest.max(bytes.len());
+        }
+        let from = self.hosts[number].nat.outbound(to, self.now);
+        let target = host_of(to).unwrap_or(number);
+        let copies = if self.random.f64() < self.air.doubled { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.random.f64() < self.air.lost {
+                continue;
+            }
+            let held_up = self.random.u64(0..=self.air.held_up_ms);
+            let delay = self.air.delays.one_way_ms(self.seed, number, target) + held_up;
+            let packet = Event::Packet { from, to, datagram: Box::new(datagram.clone()) };
+            self.schedule.add(self.now.after(delay), packet);
+        }
+    }
+}

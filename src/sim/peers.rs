@@ -1,0 +1,191 @@
+//! A run at the datagram level: a network of hyperdht nodes that joined one after the other, announcements in it, and lookups
+//! for them. Plans and counts; what happens is the world's.
+
+use std::collections::BTreeMap;
+
+use crate::dialect::hyperdht::errand::{Errand, News, Outcome, Own};
+use crate::id::{Id, Metric};
+use crate::limits::{K, LONG_TIMEOUT_MS};
+use crate::sim::nat::Kind;
+use crate::sim::packets::{Air, Packets};
+use crate::sim::plan::Stage;
+use crate::sim::report::Sample;
+
+/// Between two hosts that join.
+const JOIN_MS: u64 = 10;
+/// From the last join to the first announcement: every node has asked its neighbours about itself again.
+const SETTLE_MS: u64 = 60_000;
+/// In which nobody wants anything.
+const IDLE_MS: u64 = 60_000;
+/// For an errand: a lookup over ten hops of the worst kind.
+const ERRAND_MS: u64 = 10 * LONG_TIMEOUT_MS;
+
+/// What is run.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Options {
+    /// Hosts.
+    pub nodes: usize,
+    /// Announcements, each looked up once by somebody else.
+    pub lookups: usize,
+    /// Decides everything else.
+    pub seed: u64,
+    /// What happens to packets.
+    pub air: Air,
+    /// Share of hosts behind translators, of the three kinds by turns.
+    pub behind_nat: f64,
+    /// Share of hosts that die unnoticed before anything is announced.
+    pub dead: f64,
+}
+
+/// What came of it.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Report {
+    /// Hosts alive at the end.
+    pub living: usize,
+    /// Contacts in the tables of the living, on average.
+    pub contacts: f64,
+    /// Announcements that some node took.
+    pub announced: usize,
+    /// Nodes that took an announcement, on average.
+    pub takers: f64,
+    /// Of the 20 nearest living nodes with an address that all can reach, how many hold an announcement, on average.
+    pub placed: f64,
+    /// Lookups.
+    pub lookups: usize,
+    /// ... that found what was announced.
+    pub found: usize,
+    /// Milliseconds until what was announced was first seen.
+    pub first_ms: Sample,
+    /// Milliseconds until a lookup was over.
+    pub done_ms: Sample,
+    /// Packets that a node sends per second while nobody wants anything of it.
+    pub idle_packets_per_s: f64,
+    /// Announcements taken back that were found nevertheless.
+    pub left_over: usize,
+    /// A hash of everything that happened.
+    pub trace: u64,
+}
+
+/// Runs it; `progress` hears how far it has come.
+pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
+    let mut world = build(options, progress);
+    let all = 4 * options.lookups;
+    let mut report = Report::default();
+    let living: Vec<usize> = (0..options.nodes).filter(|n| world.hosts[*n].node.is_some()).collect();
+    report.living = living.len();
+    let tables = living.iter().filter_map(|n| world.hosts[*n].node.as_ref()).map(|node| node.overlay().table().len());
+    report.contacts = tables.sum::<usize>() as f64 / living.len().max(1) as f64;
+
+    let keys: Vec<Id> = (0..options.lookups).map(|_| Id(std::array::from_fn(|_| world.random.u8(..)))).collect();
+    let mut pick = |_: &Id| living[world.random.usize(..living.len())];
+    let announcers: Vec<usize> = keys.iter().map(&mut pick).collect();
+    let seekers: Vec<usize> = keys.iter().map(&mut pick).collect();
+
+    let own = |n: usize| Own { port: 1_024 + n as u16 % 60_000, local: None };
+    let before = world.sent();
+    world.run_until(world.now().after(IDLE_MS));
+    report.idle_packets_per_s = (world.sent() - before) as f64 / living.len() as f64 / (IDLE_MS as f64 / 1_000.0);
+    let outcomes = errands(&mut world, &announcers, |n| Errand::Announce(keys[n], own(n)));
+    progress(Stage::Living(options.lookups, all));
+    for outcome in outcomes.values() {
+        if let Some((Outcome::Done { commits, .. }, _)) = outcome.end {
+            report.announced += 1;
+            report.takers += commits as f64 / keys.len() as f64;
+        }
+    }
+    let taken: usize = keys.iter().map(|key| holders(&mut world, &living, key)).sum();
+    report.placed = taken as f64 / keys.len().max(1) as f64;
+    let outcomes = errands(&mut world, &seekers, |n| Errand::Lookup(keys[n], Own::default()));
+    progress(Stage::Living(2 * options.lookups, all));
+    report.lookups = keys.len();
+    for (n, outcome) in &outcomes {
+        let first = outcome.first_found(own(*n).port);
+        report.found += usize::from(first.is_some());
+        report.first_ms.extend(&first.into_iter().fold(Sample::default(), with));
+        report.done_ms.extend(&outcome.end.into_iter().map(|(_, ms)| ms).fold(Sample::default(), with));
+    }
+    errands(&mut world, &announcers, |n| Errand::Unannounce(keys[n], own(n)));
+    progress(Stage::Living(3 * options.lookups, all));
+    let outcomes = errands(&mut world, &seekers, |n| Errand::Lookup(keys[n], Own::default()));
+    report.left_over = outcomes.iter().filter(|(n, outcome)| outcome.first_found(own(**n).port).is_some()).count();
+    report.trace = world.trace();
+    report
+}
+
+fn with(mut sample: Sample, value: u64) -> Sample {
+    sample.add(value);
+    sample
+}
+
+/// What an errand came to: who was seen when, and its end; milliseconds from its start.
+#[derive(Clone, Debug, Default)]
+struct Course {
+    peers: Vec<(u16, u64)>,
+    end: Option<(Outcome, u64)>,
+}
+
+impl Course {
+    fn first_found(&self, port: u16) -> Option<u64> {
+        self.peers.iter().find(|(of, _)| *of == port).map(|(_, ms)| *ms)
+    }
+}
+
+/// Starts one errand per host, a few each millisecond, and lets all come to an end.
+fn errands(world: &mut Packets, hosts: &[usize], errand: impl Fn(usize) -> Errand) -> BTreeMap<usize, Course> {
+    let begin = world.now();
+    let mut courses: BTreeMap<usize, Course> = (0..hosts.len()).map(|n| (n, Course::default())).collect();
+    let started = |n: usize| begin.after(n as u64 / 4);
+    for (n, host) in hosts.iter().enumerate() {
+        world.run_until(started(n));
+        world.start(*host, n as u64, errand(n));
+    }
+    world.run_until(world.now().after(ERRAND_MS));
+    for (_, ticket, news, at) in world.take_told() {
+        let (n, ms) = (ticket as usize, at.since(started(ticket as usize)));
+        let Some(course) = courses.get_mut(&n) else {
+            continue;
+        };
+        match news {
+            News::Answer(answer) => course.peers.extend(answer.peers.iter().map(|peer| (peer.port(), ms))),
+            News::Done(outcome) => course.end = Some((outcome, ms)),
+        }
+    }
+    courses
+}
+
+/// How many of the 20 nearest of the living that are open to all hold an announcement of `key`.
+fn holders(world: &mut Packets, living: &[usize], key: &Id) -> usize {
+    let mut open: Vec<usize> = living.iter().copied().filter(|n| world.hosts[*n].nat.kind() == Kind::Open).collect();
+    open.sort_unstable_by(|a, b| key.compare(&world.hosts[*a].id, &world.hosts[*b].id));
+    open.truncate(K);
+    let holds = |n: &usize| world.hosts[*n].node.as_ref().is_some_and(|node| node.records().has(key));
+    open.iter().filter(|n| holds(n)).count()
+}
+
+/// Hosts that joined one after the other, each through one of the earlier that is open, and have settled.
+fn build(options: &Options, progress: &mut dyn FnMut(Stage)) -> Packets {
+    let mut world = Packets::new(options.air, options.seed);
+    let restricted = &Kind::ALL[1..];
+    let mut open: Vec<usize> = Vec::new();
+    for n in 0..options.nodes {
+        let is_behind = n > K && world.random.f64() < options.behind_nat;
+        let kind = if is_behind { restricted[n % restricted.len()] } else { Kind::Open };
+        let number = world.add(kind, false);
+        if !open.is_empty() {
+            let known = open[world.random.usize(..open.len())];
+            world.join(number, known);
+        }
+        if kind == Kind::Open {
+            open.push(number);
+        }
+        world.run_until(world.now().after(JOIN_MS));
+        progress(Stage::Building(n, options.nodes));
+    }
+    world.run_until(world.now().after(SETTLE_MS));
+    for number in 0..options.nodes {
+        if world.random.f64() < options.dead {
+            world.kill(number);
+        }
+    }
+    world
+}
