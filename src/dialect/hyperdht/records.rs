@@ -203,7 +203,7 @@ mod tests {
     fn a_store_that_is_full_keeps_what_it_has_until_its_time() {
         let mut records = Records::default();
         let put = |records: &mut Records, n: u32, at| {
-            records.put(Id::of(&(n / 1_000).to_be_bytes()), ([127, 0, 0, 1], n as u16 + 1).into(), None, at)
+            records.put(Id::of(&(n / 1_000).to_be_bytes()), ([127, 0, 0, 1], (n % 1_000) as u16 + 1).into(), None, at)
         };
         let taken = (0..=RECORDS as u32).filter(|n| put(&mut records, *n, Time::ZERO).is_ok()).count();
         assert_eq!((taken, records.len()), (RECORDS, RECORDS));

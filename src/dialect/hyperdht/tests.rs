@@ -1,1 +1,481 @@
+//! The vectors of hyperdht.md, to the byte, and a node among others without a network.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use prost::Message as _;
+use serde_json::Value;
+
+use super::address::Family;
+use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response};
+use super::errand::{Answer, Errand, News, Outcome, Own};
+use super::node::{Breach, Identity, Node, Output};
+use super::serve::Handled;
+use super::tokens::Tokens;
+use crate::id::{Id, from_hex, to_hex};
+use crate::limits::{CONFIRM_MS, LONG_TIMEOUT_MS, RECORDS_OF_SOURCE_PER_KEY};
+use crate::time::Time;
+
+fn vectors() -> Vec<Value> {
+    let all: Value = serde_json::from_str(include_str!("../../../tests/data/hyperdht-vectors.json")).unwrap();
+    all["vectors"].as_array().unwrap().clone()
+}
+
+fn bytes_of(value: &Value) -> Vec<u8> {
+    from_hex(value.as_str().unwrap()).unwrap()
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+/// The fields of a message as the vectors write them.
+fn fields_of(datagram: &Datagram, family: Family) -> Vec<(&'static str, Option<String>)> {
+    let hex = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(to_hex);
+    let address = |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|b| family.decode(b)).map(|a| a.to_string());
+    match &datagram.body {
+        Body::Request(r) => vec![
+            ("command", r.command.clone()),
+            ("id", hex(&r.id)),
+            ("target", hex(&r.target)),
+            ("forwardRequest", address(&r.forward_request)),
+            ("forwardResponse", address(&r.forward_response)),
+            ("roundtripToken", hex(&r.roundtrip_token)),
+            ("value", hex(&r.value)),
+        ],
+        Body::Response(r) => {
+            vec![("id", hex(&r.id)), ("roundtripToken", hex(&r.roundtrip_token)), ("value", hex(&r.value))]
+        }
+    }
+}
+
+#[test]
+fn every_vector_is_read_as_it_is_annotated_and_written_back_to_the_byte() {
+    let mut read = 0;
+    for vector in vectors().iter().filter(|v| v["fields"].is_object()) {
+        let name = vector["name"].as_str().unwrap();
+        let bytes = bytes_of(&vector["hex"]);
+        let datagram = Datagram::decode(&bytes).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let family = if name.starts_with("go_ipv6") { Family::V6 } else { Family::V4 };
+        for (field, value) in fields_of(&datagram, family) {
+            assert_eq!(value.as_deref(), vector["fields"][field].as_str(), "{name}: {field}");
+        }
+        let mut written = Vec::new();
+        datagram.encode(&mut written);
+        assert_eq!(to_hex(&written), to_hex(&bytes), "{name}");
+        if let Body::Response(Response { nodes, .. }) = &datagram.body {
+            let nodes = nodes.as_deref().unwrap_or_default();
+            let entries: Vec<_> = family.decode_nodes(nodes).collect();
+            assert_eq!(family.encode_nodes(&entries), nodes, "{name}");
+            for (entry, want) in entries.iter().zip(vector["fields"]["nodes"].as_array().into_iter().flatten()) {
+                let want = (want["id"].as_str().unwrap(), want["addr"].as_str().unwrap());
+                assert_eq!((entry.id.to_string().as_str(), entry.addr.to_string().as_str()), want, "{name}");
+            }
+        }
+        read += 1;
+    }
+    assert_eq!(read, 71);
+}
+
+#[test]
+fn the_values_of_peers_are_written_back_to_the_byte() {
+    let mut read = 0;
+    for vector in vectors().iter().filter(|v| v["fields"]["value_decoded"].is_object()) {
+        let (name, decoded) = (&vector["name"], &vector["fields"]["value_decoded"]);
+        let value = bytes_of(&vector["fields"]["value"]);
+        if decoded["type"].is_u64() {
+            let request = PeersRequest::read(&value).unwrap();
+            assert_eq!(request.kind.map(u64::from), decoded["type"].as_u64(), "{name}");
+            assert_eq!(request.port.map(u64::from).unwrap_or(0), decoded["port"].as_u64().unwrap_or(0), "{name}");
+            assert_eq!(request.encode_to_vec(), value, "{name}");
+            read += 1;
+        } else if decoded["peers"].is_array() {
+            assert_eq!(PeersResponse::read(&value).unwrap().encode_to_vec(), value, "{name}");
+            read += 1;
+        }
+    }
+    assert!(read >= 20, "{read}");
+}
+
+#[test]
+fn addresses_and_tokens_are_those_of_the_vectors() {
+    for vector in vectors() {
+        let name = vector["name"].as_str().unwrap();
+        let plain = name.rsplit_once('.').map_or("", |(_, last)| last);
+        let (family, text) = match name {
+            "ipv4_peers.loopback80" => (Family::V4, "127.0.0.1:80"),
+            "ipv4_peers.loopback8080" => (Family::V4, "127.0.0.1:8080"),
+            "ipv4_peers.max" => (Family::V4, "255.255.255.255:65535"),
+            _ if name.contains("v4-mapped") && name.contains("127.0.0.1:80") => (Family::V6, "127.0.0.1:80"),
+            _ if name.contains("10.0.0.1:22") => (Family::V6, "10.0.0.1:22"),
+            _ if name.starts_with("ipv6_addr.") => (Family::V6, &name["ipv6_addr.".len()..]),
+            "token.node_js_2x" => {
+                let tokens = Tokens::new([0x5a; 32], [0xa5; 32], Time::ZERO);
+                assert_eq!(to_hex(&tokens.give(addr("127.0.0.1:1").ip())), vector["hex"].as_str().unwrap());
+                continue;
+            }
+            _ => continue,
+        };
+        assert_eq!(to_hex(&family.encode(addr(text))), vector["hex"].as_str().unwrap(), "{name} {plain}");
+        assert_eq!(family.decode(&bytes_of(&vector["hex"])), Some(addr(text)), "{name}");
+    }
+}
+
+/// The node of the replayed requests.
+fn replayed_node() -> Node {
+    let identity = Identity { id: Id([0x55; 32]), addr: loopback(21_100), is_ephemeral: false };
+    Node::new(identity, [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO)
+}
+
+/// What a node sends now, as bytes.
+fn sent(node: &mut Node, now: Time) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut sent = Vec::new();
+    while let Some(output) = node.poll_output(now) {
+        if let Output::Send { to, datagram } = output {
+            let mut bytes = Vec::new();
+            datagram.encode(&mut bytes);
+            sent.push((to, bytes));
+        }
+    }
+    sent
+}
+
+/// The parts of an answer that come in random order are put into one.
+fn sorted_peers(mut datagram: Datagram) -> Datagram {
+    if let Body::Response(Response { value: Some(value), .. }) = &mut datagram.body {
+        if let Some(PeersResponse { peers: Some(peers), local_peers }) = PeersResponse::read(value) {
+            let mut entries: Vec<&[u8]> = peers.chunks(6).collect();
+            entries.sort_unstable();
+            *value = PeersResponse { peers: Some(entries.concat()), local_peers }.encode_to_vec();
+        }
+    }
+    datagram
+}
+
+/// In file order, as they build on each other. The one request that the file leaves out is in its place: without the
+/// unannouncement of port 0 (tid 0x14) the answer to tid 0x15 makes no sense.
+#[test]
+fn every_replayed_request_is_answered_to_the_byte() {
+    let mut node = replayed_node();
+    let asker = loopback(21_101);
+    let mut replayed = 0;
+    for vector in vectors().iter().filter(|v| v["name"].as_str().unwrap().starts_with("replay.")) {
+        let name = vector["name"].as_str().unwrap();
+        let bytes = bytes_of(&vector["hex"]);
+        if bytes.starts_with(&[0x80, 0x15]) {
+            let Body::Request(mut unannounce) = request_of("replay.unannounce port 4660 w/ token").body else {
+                panic!()
+            };
+            unannounce.value = Some(PeersRequest { kind: Some(2), port: Some(0), local_address: None }.encode_to_vec());
+            let left_out = Datagram {
+                tid: Datagram::decode(&[0x80, 0x14, 0x0a, 0]).unwrap().tid,
+                body: Body::Request(unannounce),
+            };
+            node.on_datagram(asker, &left_out, Time::ZERO);
+            sent(&mut node, Time::ZERO);
+        }
+        if let Ok(datagram) = Datagram::decode(&bytes) {
+            node.on_datagram(asker, &datagram, Time::ZERO);
+        }
+        let in_order = |bytes: &[u8]| sorted_peers(Datagram::decode(bytes).unwrap());
+        let got: Vec<_> =
+            sent(&mut node, Time::ZERO).iter().map(|(to, b)| (u64::from(to.port()), in_order(b))).collect();
+        let want = vector["expect"].as_array().unwrap();
+        let want: Vec<_> =
+            want.iter().map(|e| (e["arrives_at_port"].as_u64().unwrap(), in_order(&bytes_of(&e["hex"])))).collect();
+        assert_eq!(got, want, "{name}");
+        replayed += 1;
+    }
+    assert_eq!(replayed, 28);
+}
+
+fn request_of(name: &str) -> Datagram {
+    let vector = vectors().into_iter().find(|v| v["name"] == name).unwrap();
+    Datagram::decode(&bytes_of(&vector["hex"])).unwrap()
+}
+
+/// Nodes at loopback addresses, a packet in no time from each to each.
+struct Room {
+    nodes: Vec<Node>,
+    now: Time,
+    /// Who of the second address is unheard by the first.
+    walls: Vec<(usize, usize)>,
+    told: Vec<(usize, News)>,
+    seen: Vec<(usize, usize, Datagram)>,
+}
+
+impl Room {
+    fn new(n: u8) -> Room {
+        let node = |n: u8| {
+            let identity = Identity { id: Id([n; 32]), addr: loopback(u16::from(n)), is_ephemeral: false };
+            Node::new(identity, [[n; 32], [n + 100; 32]], u64::from(n), Time::ZERO)
+        };
+        let nodes = (1..=n).map(node).collect();
+        Room { nodes, now: Time::ZERO, walls: Vec::new(), told: Vec::new(), seen: Vec::new() }
+    }
+
+    fn join(&mut self, n: usize, known: usize) {
+        self.nodes[n].add_bootstrap(loopback(known as u16 + 1), self.now);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        let mut air = VecDeque::new();
+        loop {
+            for n in 0..self.nodes.len() {
+                if self.nodes[n].next_deadline() <= self.now {
+                    self.nodes[n].on_timeout(self.now);
+                }
+                while let Some(output) = self.nodes[n].poll_output(self.now) {
+                    match output {
+                        Output::Send { to, datagram } => air.push_back((n, usize::from(to.port()) - 1, datagram)),
+                        Output::News { news, .. } => self.told.push((n, news)),
+                    }
+                }
+            }
+            let Some((from, to, datagram)) = air.pop_front() else {
+                return;
+            };
+            self.seen.push((from, to, datagram.clone()));
+            if to < self.nodes.len() && !self.walls.contains(&(to, from)) {
+                self.nodes[to].on_datagram(loopback(from as u16 + 1), &datagram, self.now);
+            }
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        let until = self.now.after(ms);
+        while self.now < until {
+            let next = self.nodes.iter().map(Node::next_deadline).min().unwrap();
+            self.now = next.clamp(self.now.after(1), until);
+            self.settle();
+        }
+    }
+
+    /// Has a node do something and waits for its end.
+    fn errand(&mut self, n: usize, errand: Errand) -> (Vec<Answer>, Option<Outcome>) {
+        self.told.clear();
+        assert!(self.nodes[n].start(1, errand, self.now));
+        self.settle();
+        self.run(10_000);
+        let (mut answers, mut end) = (Vec::new(), None);
+        for (of, news) in self.told.drain(..) {
+            assert_eq!(of, n);
+            assert!(end.is_none(), "nothing comes after the end");
+            match news {
+                News::Answer(answer) => answers.push(answer),
+                News::Done(outcome) => end = Some(outcome),
+            }
+        }
+        assert_eq!(self.nodes[n].tasks(), 0);
+        (answers, end)
+    }
+}
+
+const KEY: Id = Id([7; 32]);
+
+fn own(port: u16) -> Own {
+    Own { port, local: None }
+}
+
+#[test]
+fn what_one_announces_another_finds_until_it_is_taken_back() {
+    let mut room = Room::new(12);
+    (1..12).for_each(|n| room.join(n, 0));
+    let (_, end) = room.errand(3, Errand::Announce(KEY, own(4_000)));
+    assert_eq!(end, Some(Outcome::Done { answers: 11, commits: 11 }));
+    let (answers, _) = room.errand(8, Errand::Lookup(KEY, Own::default()));
+    let peers: Vec<SocketAddr> = answers.iter().flat_map(|answer| answer.peers.clone()).collect();
+    assert_eq!(answers.len(), 12, "its own store is asked too, first");
+    assert_eq!(answers[0].addr, loopback(9));
+    assert!(peers.len() == 11 && peers.iter().all(|peer| *peer == loopback(4_000)), "the announcer stores nothing");
+    room.errand(3, Errand::Unannounce(KEY, own(4_000)));
+    let (answers, _) = room.errand(8, Errand::Lookup(KEY, Own::default()));
+    assert!(answers.iter().all(|answer| answer.peers.is_empty()));
+}
+
+#[test]
+fn an_errand_without_anybody_to_ask_says_so() {
+    let mut room = Room::new(2);
+    assert_eq!(room.errand(0, Errand::Lookup(KEY, Own::default())).1, Some(Outcome::NobodyAnswered));
+    assert_eq!(room.errand(0, Errand::Ping(loopback(99))).1, Some(Outcome::NobodyAnswered));
+    // Alone with an ephemeral bootstrap: a lookup finds nothing, an announcement nobody to keep it.
+    let identity = Identity { id: Id([2; 32]), addr: loopback(2), is_ephemeral: true };
+    room.nodes[1] = Node::new(identity, [[2; 32]; 2], 2, room.now);
+    room.join(0, 1);
+    let (answers, end) = room.errand(0, Errand::Lookup(KEY, Own::default()));
+    assert_eq!((answers.len(), end), (0, Some(Outcome::Done { answers: 1, commits: 0 })));
+    assert_eq!(room.errand(0, Errand::Announce(KEY, own(0))).1, Some(Outcome::NobodyNear));
+}
+
+#[test]
+fn a_users_command_is_answered_by_its_handler_on_the_way_and_as_an_update() {
+    let mut room = Room::new(3);
+    (1..3).for_each(|n| room.join(n, 0));
+    room.nodes[1].handle("hello", |question| match (question.value, question.is_update) {
+        (Some(b"hi"), false) => Handled::Value(Some(b"world".to_vec())),
+        (Some(b"hi"), true) => Handled::Value(Some(b"stored".to_vec())),
+        _ => Handled::Refused,
+    });
+    let query = |value: &[u8], is_update| Errand::Query {
+        command: "hello".into(),
+        target: KEY,
+        value: Some(value.to_vec()),
+        is_update,
+    };
+    let values = |answers: &[Answer]| -> Vec<Vec<u8>> { answers.iter().filter_map(|a| a.value.clone()).collect() };
+    let (answers, end) = room.errand(0, query(b"hi", false));
+    assert_eq!((values(&answers), end), (vec![b"world".to_vec()], Some(Outcome::Done { answers: 2, commits: 0 })));
+    let (answers, end) = room.errand(0, query(b"hi", true));
+    assert_eq!((values(&answers), end), (vec![b"stored".to_vec()], Some(Outcome::Done { answers: 2, commits: 2 })));
+    let (_, end) = room.errand(0, query(b"?", false));
+    assert_eq!(end, Some(Outcome::Done { answers: 1, commits: 0 }), "who refuses is silent");
+}
+
+/// hyperdht.md, section 9.4: both of the others list the asker at the relay's address from then on.
+#[test]
+fn after_a_hole_punch_no_table_holds_a_wrong_address() {
+    let mut room = Room::new(3);
+    room.join(1, 2);
+    let (answers, end) = room.errand(0, Errand::HolePunch { peer: loopback(2), referrer: loopback(3) });
+    assert_eq!(end, Some(Outcome::Done { answers: 1, commits: 0 }));
+    assert_eq!(answers[0].addr, loopback(2));
+    for node in &room.nodes {
+        for entry in node.overlay().table().entries() {
+            assert_eq!(entry.contact.addr.port(), u16::from(entry.contact.id.0[0]));
+        }
+    }
+}
+
+/// The course of `nat_trace.*`: a candidate is slow, its referrer has it answer, it is asked again.
+#[test]
+fn a_candidate_behind_a_nat_is_punched_by_way_of_who_named_it() {
+    let mut room = Room::new(3);
+    room.join(1, 2);
+    // The second hears nothing of the first until it has sent it something.
+    room.walls.push((1, 0));
+    room.nodes[0].add_bootstrap(loopback(3), room.now);
+    room.settle();
+    assert!(room.nodes[0].overlay().table().get(&Id([2; 32])).is_none());
+    let is_pong = |room: &Room| {
+        room.seen.iter().any(|(from, to, d)| (*from, *to) == (1, 0) && matches!(&d.body, Body::Response(_)))
+    };
+    while !is_pong(&room) {
+        room.run(10);
+        assert!(room.now < Time::from_ms(LONG_TIMEOUT_MS), "before the candidate is given up");
+    }
+    room.walls.clear();
+    room.run(LONG_TIMEOUT_MS);
+    assert!(room.nodes[0].overlay().table().get(&Id([2; 32])).is_some_and(|e| e.is_confirmed));
+    let forwards =
+        |(_, _, d): &&(usize, usize, Datagram)| matches!(&d.body, Body::Request(r) if r.forward_request.is_some());
+    assert_eq!(room.seen.iter().filter(forwards).count(), 1, "one is enough");
+}
+
+#[test]
+fn a_punched_peer_that_answers_pings_and_nothing_else_is_given_up() {
+    let mut room = Room::new(3);
+    room.join(1, 2);
+    room.join(0, 2);
+    room.run(60_000);
+    // It goes on answering what is forwarded to it, and no request of a lookup.
+    let mut forwarded = 0;
+    let asked = |d: &Datagram| matches!(&d.body, Body::Request(r) if r.command.as_deref() != Some("_ping"));
+    room.nodes[0].start(1, Errand::Lookup(KEY, Own::default()), room.now);
+    for _ in 0..2_000 {
+        room.now = room.now.after(10);
+        room.nodes[0].on_timeout(room.now);
+        for (to, bytes) in sent(&mut room.nodes[0], room.now) {
+            let datagram = Datagram::decode(&bytes).unwrap();
+            forwarded += usize::from(matches!(&datagram.body, Body::Request(r) if r.forward_request.is_some()));
+            let to = usize::from(to.port()) - 1;
+            if to == 1 && asked(&datagram) {
+                continue;
+            }
+            let now = room.now;
+            room.nodes[to].on_datagram(loopback(1), &datagram, now);
+            for (target, bytes) in sent(&mut room.nodes[to], now) {
+                let datagram = Datagram::decode(&bytes).unwrap();
+                let at = usize::from(target.port()) - 1;
+                room.nodes[at].on_datagram(loopback(to as u16 + 1), &datagram, now);
+                for (back, bytes) in sent(&mut room.nodes[at], now) {
+                    assert_eq!(back, loopback(1));
+                    room.nodes[0].on_datagram(loopback(2), &Datagram::decode(&bytes).unwrap(), now);
+                }
+            }
+        }
+    }
+    assert!(forwarded <= 60, "{forwarded} hole punches in twenty seconds");
+    assert_eq!(room.nodes[0].tasks(), 0);
+}
+
+#[test]
+fn a_node_restarted_under_another_id_is_known_by_that_one() {
+    let mut room = Room::new(3);
+    (1..3).for_each(|n| room.join(n, 0));
+    let identity = Identity { id: Id([99; 32]), addr: loopback(2), is_ephemeral: false };
+    room.nodes[1] = Node::new(identity, [[2; 32]; 2], 2, room.now);
+    room.errand(2, Errand::Lookup(Id([2; 32]), Own::default()));
+    let table = room.nodes[2].overlay().table();
+    assert!(table.get(&Id([2; 32])).is_none() && table.get(&Id([99; 32])).is_some());
+}
+
+#[test]
+fn an_answer_from_elsewhere_or_to_nothing_changes_nothing() {
+    let mut room = Room::new(2);
+    room.walls.push((0, 1));
+    room.join(0, 1);
+    let (_, _, request) = room.seen[0].clone();
+    let forged = Response { id: Some(vec![66; 32]), nodes: Some(vec![]), ..Response::default() };
+    let forged = Datagram { tid: request.tid, body: Body::Response(forged) };
+    let now = room.now;
+    assert_eq!(room.nodes[0].on_datagram(loopback(66), &forged, now), Some(Breach::WrongSource));
+    assert_eq!(room.nodes[0].on_datagram(loopback(2), &forged, now), None);
+    assert_eq!(room.nodes[0].on_datagram(loopback(2), &forged, now), Some(Breach::UnaskedAnswer));
+    let table = room.nodes[0].overlay().table();
+    assert_eq!(table.entries().map(|e| e.contact.addr).collect::<Vec<_>>(), [loopback(2)]);
+}
+
+#[test]
+fn an_announcement_beyond_its_sources_share_is_answered_and_not_stored() {
+    let identity = Identity { id: Id([1; 32]), addr: addr("9.9.9.9:1"), is_ephemeral: false };
+    let mut node = Node::new(identity, [[1; 32], [2; 32]], 1, Time::ZERO);
+    let asker = addr("8.8.8.8:53");
+    let token = Tokens::new([1; 32], [2; 32], Time::ZERO).give(asker.ip());
+    let mut full = 0;
+    for port in 1..=100 {
+        let value = PeersRequest { kind: Some(1), port: Some(port), local_address: None }.encode_to_vec();
+        let (command, target) = (Some("peers".into()), Some(KEY.0.to_vec()));
+        let request =
+            Request { command, target, roundtrip_token: Some(token.clone()), value: Some(value), ..Request::default() };
+        let datagram = Datagram { tid: request_of("ping.req.node").tid, body: Body::Request(request) };
+        full += usize::from(node.on_datagram(asker, &datagram, Time::ZERO) == Some(Breach::RecordsFull));
+        assert_eq!(sent(&mut node, Time::ZERO).len(), 1);
+    }
+    assert_eq!((full, node.records().len()), (100 - RECORDS_OF_SOURCE_PER_KEY, RECORDS_OF_SOURCE_PER_KEY));
+}
+
+#[test]
+fn a_cancelled_errand_leaves_nothing_behind() {
+    let mut room = Room::new(4);
+    (1..4).for_each(|n| room.join(n, 0));
+    room.walls = (0..4).map(|n| (n, 2)).collect();
+    for (ticket, errand) in [
+        (5, Errand::Announce(KEY, own(1))),
+        (6, Errand::Ping(loopback(99))),
+        (7, Errand::HolePunch { peer: loopback(98), referrer: loopback(97) }),
+    ] {
+        assert!(room.nodes[2].start(ticket, errand, room.now));
+        room.settle();
+        let now = room.now;
+        room.nodes[2].cancel(ticket, now);
+    }
+    room.walls.clear();
+    room.run(CONFIRM_MS);
+    assert!(room.told.is_empty(), "{:?}", room.told);
+    assert_eq!((room.nodes[2].tasks(), room.nodes[2].overlay().lookups_in_flight()), (0, 0));
+}

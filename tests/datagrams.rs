@@ -1,0 +1,134 @@
+//! Mutated datagrams into a whole engine with a hyperdht door, which asks others all the while: no panic, and no memory that
+//! grows with them. `DAYFLY_DATAGRAMS=10000000` runs more of them (`make figures`).
+#![cfg(feature = "hyperdht")]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use dayfly::dialect::hyperdht::errand::{Errand, Own};
+use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::engine::{Engine, EngineSettings};
+use dayfly::id::{Id, from_hex};
+use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, TASKS};
+use dayfly::time::Time;
+use serde_json::Value;
+
+/// What is mutated: every datagram of the vectors.
+fn corpus() -> Vec<Vec<u8>> {
+    let all: Value = serde_json::from_str(include_str!("data/hyperdht-vectors.json")).unwrap();
+    let vectors = all["vectors"].as_array().unwrap();
+    let datagrams = vectors.iter().filter(|v| ["request", "response"].contains(&v["direction"].as_str().unwrap_or("")));
+    datagrams.map(|v| from_hex(v["hex"].as_str().unwrap()).unwrap()).collect()
+}
+
+fn mutate(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut fastrand::Rng) {
+    for _ in 0..random.u8(..4) {
+        let at = random.usize(..=bytes.len());
+        match random.u8(..8) {
+            0 | 1 if at < bytes.len() => bytes[at] ^= 1 << random.u8(..8),
+            2 if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.usize(..5)],
+            3 => bytes.truncate(at),
+            4 => {
+                let other = random.choice(corpus).unwrap();
+                let from = random.usize(..=other.len());
+                bytes.splice(at.., other[from..].iter().copied());
+            }
+            5 => {
+                let piece: Vec<u8> = bytes[at..].iter().copied().take(60).collect();
+                (0..random.usize(..40)).for_each(|_| bytes.extend_from_slice(&piece));
+            }
+            6 => bytes.insert(at, random.u8(..)),
+            _ => bytes.extend((0..random.usize(..20)).map(|_| random.u8(..))),
+        }
+        bytes.truncate(DATAGRAM_BYTES + 1);
+    }
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn source(random: &mut fastrand::Rng) -> SocketAddr {
+    if random.u8(..4) == 0 {
+        // The tokens of the vectors are this host's, so its announcements are taken.
+        return ([127, 0, 0, 1], random.u16(1..)).into();
+    }
+    // Few enough that some come back, and some of one network.
+    let host = random.u16(..2_000);
+    ([20, (host >> 8) as u8, host as u8, random.u8(1..4)], random.u16(1..50)).into()
+}
+
+#[test]
+fn no_datagram_panics_or_makes_it_grow() {
+    let count: u64 = std::env::var("DAYFLY_DATAGRAMS").map_or(1_000_000, |n| n.parse().unwrap());
+    let corpus = corpus();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut now = Time::from_ms(1);
+    let mut engine = Engine::new(EngineSettings::default(), 1);
+    let identity = Identity { id: Id([0x55; 32]), addr: "30.0.0.1:9".parse().unwrap(), is_ephemeral: false };
+    let door = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
+    engine.add_hyperdht_bootstrap(source(&mut random), now);
+    let mut asked: VecDeque<(SocketAddr, [u8; 2])> = VecDeque::new();
+    let (mut warm_kib, mut sent) = (0, 0_u64);
+    for n in 0..count {
+        let mut bytes = random.choice(&corpus).unwrap().clone();
+        mutate(&mut bytes, &corpus, &mut random);
+        let mut from = source(&mut random);
+        if let (true, Some((to, tid))) = (random.bool(), random.choice(asked.make_contiguous())) {
+            // Something like an answer, from the right place and to a request in flight.
+            from = *to;
+            bytes.splice(..bytes.len().min(2), [tid[0] & 0x7f, tid[1]]);
+        }
+        engine.datagram(door, from, &bytes, now);
+        if n % 50 == 0 {
+            let key = Id(std::array::from_fn(|_| random.u8(..)));
+            let errand = match random.u8(..4) {
+                0 => Errand::Lookup(key, Own::default()),
+                1 => Errand::Announce(key, Own { port: 5, local: None }),
+                2 => Errand::HolePunch { peer: source(&mut random), referrer: from },
+                _ => Errand::FindNode(from, key),
+            };
+            if let Some(call) = engine.start(door, errand, now).filter(|_| random.u8(..10) == 0) {
+                engine.cancel(door, call, now);
+            }
+        }
+        if n % 10 == 0 {
+            now = now.after(1);
+        }
+        if engine.next_deadline().is_some_and(|at| at <= now) {
+            engine.on_timeout(now);
+            assert!(engine.next_deadline().is_none_or(|at| at > now), "no busy loop");
+        }
+        while engine.poll_output(now).is_some() {}
+        let mut waiting = 0;
+        while let Some((to, datagram)) = engine.next_datagram(door) {
+            assert!(datagram.len() <= DATAGRAM_BYTES, "{} bytes", datagram.len());
+            waiting += datagram.len();
+            if datagram[0] & 0x80 != 0 {
+                asked.push_back((to, [datagram[0], datagram[1]]));
+            }
+            sent += 1;
+            engine.datagram_sent(door, false);
+        }
+        assert!(waiting <= DATAGRAM_OUTBOX_BYTES + DATAGRAM_BYTES);
+        let surplus = asked.len().saturating_sub(64);
+        asked.drain(..surplus);
+        if n == count / 2 {
+            warm_kib = resident_kib();
+        }
+    }
+    let node = engine.hyperdht_nodes().next().unwrap();
+    node.overlay().table().check_invariants();
+    node.records().check_invariants();
+    assert!(node.tasks() <= TASKS);
+    let grown = resident_kib().saturating_sub(warm_kib);
+    eprintln!(
+        "{count} mutated datagrams, {sent} sent in answer or on its own account; {} contacts, {} records; VmRSS {warm_kib} KiB after \
+         half of them, {grown} KiB more at the end",
+        node.overlay().table().len(),
+        node.records().len(),
+    );
+    assert!(grown < 2_048, "{grown} KiB more after the second half");
+}
