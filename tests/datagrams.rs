@@ -1,5 +1,5 @@
 //! Mutated datagrams into a whole engine with a hyperdht door, which asks others all the while: no panic, and no memory that
-//! grows with them. `DAYFLY_DATAGRAMS=10000000` runs more of them (`make figures`).
+//! grows with them. `DAYFLY_DATAGRAMS` says how many (default ten million).
 #![cfg(feature = "hyperdht")]
 
 use std::collections::VecDeque;
@@ -62,7 +62,7 @@ fn source(random: &mut fastrand::Rng) -> SocketAddr {
 
 #[test]
 fn no_datagram_panics_or_makes_it_grow() {
-    let count: u64 = std::env::var("DAYFLY_DATAGRAMS").map_or(1_000_000, |n| n.parse().unwrap());
+    let count: u64 = std::env::var("DAYFLY_DATAGRAMS").map_or(10_000_000, |n| n.parse().unwrap());
     let corpus = corpus();
     let mut random = fastrand::Rng::with_seed(7);
     let mut now = Time::from_ms(1);

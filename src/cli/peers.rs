@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::client::Client;
+use super::client::{Client, duration_ms};
 use super::hyperdht::{Visit, client_options};
 use super::json::{Object, array};
 use super::{Outcome, Stop, exit, number, print, resolve, tell};
@@ -104,12 +104,19 @@ pub(super) fn run_announce(words: &[String]) -> Outcome {
     let mut options = client_options();
     options.optopt("", "port", "the port to announce (default: that of the command's socket)", "N");
     options.optopt("", "local", "our address in our own network", "IP:PORT");
+    options.optopt(
+        "",
+        "every",
+        "announce again after this long (default a random time between 4 and 5 minutes)",
+        "TIME",
+    );
     options.optflag("", "once", "announce once and leave the record to its time");
     let Some(client) = Client::parse(options, words, ANNOUNCE_HELP)? else {
         return Ok(exit::OK);
     };
     let [key] = client.words(["KEY"])?;
     let port = number(&client.matches, "port", 0, 1, u16::MAX)?;
+    let every_ms = client.matches.opt_str("every").map(|text| duration_ms("every", &text)).transpose()?;
     let (key, own) = (key_of(key), Own { port, local: local(&client, true)? });
     let mut visit = Visit::begin(&client)?;
     visit.handle_signals()?;
@@ -131,7 +138,7 @@ pub(super) fn run_announce(words: &[String]) -> Outcome {
         if is_once {
             return Ok(exit::OK);
         }
-        if visit.serve_for(random.u64(ANNOUNCE_AGAIN_MS..ANNOUNCE_AGAIN_MAX_MS))? {
+        if visit.serve_for(every_ms.unwrap_or_else(|| random.u64(ANNOUNCE_AGAIN_MS..ANNOUNCE_AGAIN_MAX_MS)))? {
             let (_, _, nodes) = visit.run(Errand::Unannounce(key, own))?;
             report(&client, "unannounced", &key, nodes, None)?;
             return Ok(exit::OK);

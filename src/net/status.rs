@@ -109,6 +109,33 @@ pub(super) fn report(engine: &Engine, now: Time) -> String {
         lines.push(format!("node.{number}.id {}", own.id));
         lines.push(format!("node.{number}.contacts {}", overlay.table().len()));
     }
+    #[cfg(feature = "hyperdht")]
+    add_hyperdht(engine, &mut lines);
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What the nodes behind datagram doors have; nothing where there are none.
+#[cfg(feature = "hyperdht")]
+fn add_hyperdht(engine: &Engine, lines: &mut Vec<String>) {
+    for (number, node) in engine.hyperdht_nodes().enumerate() {
+        let overlay = node.overlay();
+        let (own, tallies) = (overlay.own(), overlay.tallies());
+        let texts = [("address", own.addr.to_string()), ("id", own.id.to_string())];
+        lines.extend(texts.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
+        let numbers = [
+            ("contacts", overlay.table().len() as u64),
+            ("records", node.records().len() as u64),
+            ("errands", node.tasks() as u64),
+            ("lookups", overlay.lookups_in_flight() as u64),
+            ("requests_in_flight", node.requests_in_flight() as u64),
+            ("martian_contacts", tallies.martians),
+            ("too_many_of_network", tallies.too_many_of_network),
+            ("lookups_ran_out", tallies.lookups_ran_out),
+            ("bootstraps_failed", tallies.bootstraps_failed),
+            ("probes_failed", tallies.probes_failed),
+            ("contacts_lost", tallies.contacts_lost),
+        ];
+        lines.extend(numbers.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
+    }
 }

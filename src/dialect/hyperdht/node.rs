@@ -157,6 +157,11 @@ impl Node {
         self.tasks.len()
     }
 
+    /// Requests of ours that are not answered yet.
+    pub fn requests_in_flight(&self) -> usize {
+        self.session.in_flight()
+    }
+
     /// Which network it is part of.
     pub fn family(&self) -> Family {
         self.family

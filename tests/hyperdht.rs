@@ -1,0 +1,223 @@
+//! The hyperdht commands and a network of dayfly's own nodes, as processes; the real peer is in hyperdht_npm.rs. And small
+//! simulated networks of them, in all weathers.
+#![cfg(all(feature = "hyperdht", feature = "sim"))]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+
+use common::{dayfly, eventually};
+use dayfly::sim::delay::Delays;
+use dayfly::sim::packets::Air;
+use dayfly::sim::peers::{Options, Report, run};
+
+/// Processes that end with the test.
+struct Doors {
+    children: Vec<Child>,
+    addrs: Vec<SocketAddr>,
+}
+
+impl Doors {
+    fn start(args: &[&str]) -> Doors {
+        let mut doors = Doors { children: Vec::new(), addrs: Vec::new() };
+        doors.add(args);
+        doors
+    }
+
+    fn add(&mut self, args: &[&str]) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
+            .args(["--listen", "none", "--hyperdht", "127.0.0.1:0"])
+            .args(args)
+            .env("RUST_LOG", "off")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..3], ["listening", "hyperdht", "udp"], "{line}");
+        self.addrs.push(words[3].parse().unwrap());
+        self.children.push(child);
+    }
+
+    fn network(n: usize) -> Doors {
+        let mut doors = Doors::start(&[]);
+        let first = doors.addrs[0].to_string();
+        (1..n).for_each(|_| doors.add(&["--hyperdht-bootstrap", &first]));
+        doors
+    }
+
+    fn node(&self, n: usize) -> String {
+        self.addrs[n].to_string()
+    }
+}
+
+impl Drop for Doors {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn lookup(doors: &Doors, n: usize, key: &str) -> Output {
+    dayfly(&["lookup", "--dialect", "hyperdht", "--node", &doors.node(n), key])
+}
+
+#[test]
+fn an_announcement_is_repeated_until_a_signal_takes_it_back() {
+    let doors = Doors::network(8);
+    let node = doors.node(2);
+    let mut announcer = Command::new(env!("CARGO_BIN_EXE_dayfly"))
+        .args(["announce", "--dialect", "hyperdht", "--node", &node, "--port", "4001", "--every", "200ms", "thing"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(announcer.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.starts_with("announced ") && line.ends_with(" nodes=8 address=127.0.0.1:4001"), "{line}");
+    }
+    for n in 0..8 {
+        assert_eq!(text(&lookup(&doors, n, "thing")), "peer 127.0.0.1:4001\n");
+    }
+    assert!(Command::new("kill").args(["-INT", &announcer.id().to_string()]).status().unwrap().success());
+    let last = lines.map_while(Result::ok).last().unwrap();
+    assert!(last.starts_with("unannounced ") && last.ends_with(" nodes=8"), "{last}");
+    assert_eq!(announcer.wait().unwrap().code(), Some(0));
+    let missing = lookup(&doors, 5, "thing");
+    assert_eq!((missing.status.code(), missing.stdout.len()), (Some(1), 0));
+}
+
+#[test]
+fn two_ports_are_two_records_and_each_is_taken_back_by_its_port() {
+    let doors = Doors::network(4);
+    for port in ["5001", "5002"] {
+        let node = doors.node(1);
+        let local = format!("192.168.7.9:{port}");
+        text(&dayfly(&["announce", "--node", &node, "--port", port, "--local", &local, "--once", "pair"]));
+    }
+    assert_eq!(text(&lookup(&doors, 3, "pair")), "peer 127.0.0.1:5001\npeer 127.0.0.1:5002\n");
+    text(&dayfly(&["unannounce", "--node", &doors.node(2), "--port", "5001", "pair"]));
+    let near = dayfly(&["lookup", "--node", &doors.node(3), "--local", "192.168.1.1", "pair"]);
+    assert_eq!(text(&near), "peer 127.0.0.1:5002\nlocal 192.168.7.9:5002\n");
+    let far = dayfly(&["lookup", "--node", &doors.node(3), "--local", "10.1.1.1", "--json", "pair"]);
+    let far: serde_json::Value = serde_json::from_slice(&far.stdout).unwrap();
+    assert_eq!((far["found"].as_bool(), far["local_peers"].as_array().unwrap().len()), (Some(true), 0));
+    assert_eq!((far["answered"].as_u64(), far["nodes"].as_array().unwrap().len()), (Some(4), 4));
+}
+
+#[test]
+fn a_user_s_command_and_a_hole_punch_reach_who_they_are_for() {
+    let doors = Doors::network(3);
+    let answers = text(&dayfly(&["query", "--node", &doors.node(0), "hello", "thing", "hi"]));
+    assert_eq!(answers.lines().filter(|line| line.ends_with(" value=-")).count(), 3, "{answers}");
+    let updates = text(&dayfly(&["query", "--update", "--node", &doors.node(0), "hello", "thing", "hi"]));
+    assert_eq!(updates.lines().count(), 3);
+    let pong = text(&dayfly(&["punch", "--referrer", &doors.node(0), &doors.node(1)]));
+    assert!(pong.starts_with(&format!("pong {} id=", doors.node(1))), "{pong}");
+}
+
+#[test]
+fn commands_say_when_nobody_is_there() {
+    // A door that is bound and never answers.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let node = silent.local_addr().unwrap().to_string();
+    for (args, code) in [
+        (vec!["lookup", "--node", &node, "thing"], 69),
+        (vec!["announce", "--node", &node, "thing"], 69),
+        (vec!["lookup", "--node", &node, "--timeout", "300ms", "thing"], 75),
+        (vec!["ping", "--dialect", "hyperdht", &node], 75),
+        (vec!["lookup", "--node", "nowhere.invalid", "thing"], 68),
+    ] {
+        let output = dayfly(&args);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {line}");
+        assert!(line.starts_with("dayfly: ") && line.lines().count() == 1, "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn a_sealed_and_a_hyperdht_door_share_a_process_and_nothing_else() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
+        .args(["--listen", "127.0.0.1:0", "--hyperdht", "127.0.0.1:0", "--hyperdht-id", &"ab".repeat(32)])
+        .env("RUST_LOG", "off")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(2);
+    let lines: Vec<String> = lines.map(Result::unwrap).collect();
+    let address = |line: &str| line.split(' ').nth(3).unwrap().to_string();
+    let (sealed, hyperdht) = (address(&lines[0]), address(&lines[1]));
+    assert!(lines[1].ends_with(&format!(" id={}", "ab".repeat(32))));
+    text(&dayfly(&["put", "--node", &sealed, "thing", "value"]));
+    assert_eq!(text(&dayfly(&["get", "--node", &sealed, "thing"])), "value");
+    assert!(text(&dayfly(&["ping", "--dialect", "hyperdht", &hyperdht])).contains(&"ab".repeat(32)));
+    assert!(dayfly(&["lookup", "--node", &hyperdht, "thing"]).status.code() != Some(0));
+    let status = text(&dayfly(&["status", "--node", &hyperdht]));
+    assert!(status.lines().any(|line| line == format!("hyperdht.0.address {hyperdht}")), "{status}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_node_forgets_who_is_gone() {
+    let mut doors = Doors::network(5);
+    let knows = |doors: &Doors| {
+        let lines = text(&dayfly(&["find-node", "--dialect", "hyperdht", "--node", &doors.node(0), "x"]));
+        lines.lines().count()
+    };
+    eventually("all are known", || knows(&doors) == 4);
+    doors.children[4].kill().unwrap();
+    doors.children[4].wait().unwrap();
+    // Each lookup asks it, in vain.
+    eventually("the dead one is not listed", || {
+        dayfly(&["lookup", "--node", &doors.node(0), "thing"]);
+        knows(&doors) == 3
+    });
+}
+
+fn weather(lost: f64, doubled: f64, held_up_ms: u64) -> Air {
+    Air { delays: Delays::WideArea, lost, doubled, held_up_ms }
+}
+
+fn simulate(nodes: usize, air: Air, behind_nat: f64, dead: f64, seed: u64) -> Report {
+    run(&Options { nodes, lookups: 40, seed, air, behind_nat, dead }, &mut |_| {})
+}
+
+#[test]
+fn in_fair_weather_all_is_found_where_it_belongs_and_gone_when_taken_back() {
+    let report = simulate(250, weather(0.0, 0.0, 0), 0.0, 0.0, 1);
+    assert_eq!((report.announced, report.found, report.left_over), (40, 40, 0));
+    assert!(report.placed > 19.9, "{}", report.placed);
+}
+
+#[test]
+fn loss_duplicates_and_overtaking_hide_nothing() {
+    let report = simulate(250, weather(0.1, 0.1, 200), 0.0, 0.0, 2);
+    assert_eq!((report.announced, report.found), (40, 40));
+    assert!(report.placed > 18.5, "{}", report.placed);
+}
+
+#[test]
+fn nats_and_the_dead_hide_nothing_and_no_lookup_takes_four_seconds() {
+    let report = simulate(250, weather(0.0, 0.0, 0), 0.4, 0.2, 3);
+    assert_eq!((report.announced, report.found), (40, 40));
+    assert!(report.done_ms.quantile(0.9) < 4_000, "{} ms", report.done_ms.quantile(0.9));
+    assert!(report.done_ms.quantile(1.0) < 6_000, "{} ms", report.done_ms.quantile(1.0));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let trace = |seed| simulate(60, weather(0.05, 0.05, 30), 0.3, 0.1, seed).trace;
+    assert_eq!(trace(5), trace(5));
+    assert_ne!(trace(5), trace(6));
+}
