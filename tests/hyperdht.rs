@@ -1,6 +1,6 @@
 //! The hyperdht commands and a network of dayfly's own nodes, as processes; the real peer is in hyperdht_npm.rs. And small
 //! simulated networks of them, in all weathers.
-#![cfg(all(feature = "hyperdht", feature = "sim"))]
+#![cfg(feature = "sim")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Networks of real dayfly processes and the real npm hyperdht: what either announces the other finds, where the spec
 //! of its wire puts it, until it is unannounced. Without node.js and its packages these tests are skipped.
+#![cfg(feature = "hyperdht")]
 
 mod common;
 #[path = "common/npm.rs"]

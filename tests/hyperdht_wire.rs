@@ -1,4 +1,5 @@
 //! The hyperdht door from outside: datagrams built by hand, over real sockets on loopback, against a real process.
+#![cfg(feature = "hyperdht")]
 
 mod common;
 

@@ -220,8 +220,8 @@ fn seen_as(visit: &mut Visit) -> SocketAddr {
     let own = visit.own;
     let nodes = visit.nodes.clone();
     let family = crate::dialect::hyperdht::address::Family::of(own);
-    let mut pong = |node| visit.run(Errand::Ping(node)).ok()?.0.pop()?.value.and_then(|value| family.decode(&value));
-    nodes.into_iter().find_map(|node| pong(node)).unwrap_or(own)
+    let pong = |node| visit.run(Errand::Ping(node)).ok()?.0.pop()?.value.and_then(|value| family.decode(&value));
+    nodes.into_iter().find_map(pong).unwrap_or(own)
 }
 
 fn report(client: &Client, what: &str, key: &Id, nodes: usize, address: Option<SocketAddr>) -> Result<(), Stop> {

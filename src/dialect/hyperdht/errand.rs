@@ -238,7 +238,7 @@ impl Node {
         let id = self.tasks.insert(Task { waiting: N, ..task });
         for (to, request, source) in calls {
             let contact = Contact { id: Id::default(), addr: to };
-            if self.send(contact, request, source, Purpose::Call(id), now).is_err() {
+            if !self.send(contact, request, source, Purpose::Call(id), now) {
                 self.on_task_failure(id);
             }
         }
@@ -358,7 +358,7 @@ impl Node {
             };
             let request = Request { id: self.own_id(), roundtrip_token: Some(token.clone()), ..request.clone() };
             let contact = Contact { addr: *addr, ..*contact };
-            if self.send(contact, request, Source::Asked, Purpose::Commit(id), now).is_ok() {
+            if self.send(contact, request, Source::Asked, Purpose::Commit(id), now) {
                 self.tasks.get_mut(id).into_iter().for_each(|task| task.waiting += 1);
             }
         }

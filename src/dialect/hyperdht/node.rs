@@ -236,13 +236,13 @@ impl Node {
             Ask::Find { lookup, contact, target, .. } => {
                 let request = self.find(lookup, &target);
                 let purpose = Purpose::Find { lookup, id: contact.id };
-                if self.send(contact, request, Source::Asked, purpose, now).is_err() {
+                if !self.send(contact, request, Source::Asked, purpose, now) {
                     self.overlay.passed_over(lookup, contact);
                 }
             }
             Ask::Probe { contact, verify } => {
                 let purpose = Purpose::Probe { verify };
-                if self.send(contact, self.ping(), Source::Asked, purpose, now).is_err() && verify {
+                if !self.send(contact, self.ping(), Source::Asked, purpose, now) && verify {
                     self.overlay.probe_ended(contact, false);
                 }
             }
@@ -259,7 +259,7 @@ impl Node {
         }
     }
 
-    /// Sends a request; `Err` if too many wait already.
+    /// Sends a request; `false` if too many wait already.
     pub(super) fn send(
         &mut self,
         contact: Contact,
@@ -267,7 +267,7 @@ impl Node {
         source: Source,
         purpose: Purpose,
         now: Time,
-    ) -> Result<(), Call<Purpose>> {
+    ) -> bool {
         self.session.ask(Call { contact, request, source, repeats: true, purpose }, now)
     }
 
@@ -295,7 +295,7 @@ impl Node {
         let request = Request { forward_request: Some(self.family.encode(contact.addr)), ..self.ping() };
         let (relay, source) = (Contact { addr: referrer, ..contact }, Source::Host(contact.addr.ip()));
         // Where too many wait, the candidate is lost as it would be without.
-        let _ = self.send(relay, request, source, Purpose::Punch { lookup, id: contact.id }, now);
+        self.send(relay, request, source, Purpose::Punch { lookup, id: contact.id }, now);
     }
 
     /// A candidate has opened its NAT for us and answers from `real`: it is asked once more, from the beginning.
@@ -308,7 +308,7 @@ impl Node {
         };
         let request = self.find(lookup, &target);
         let purpose = Purpose::FindPunched { lookup, id: real.id };
-        if self.send(real, request, Source::Asked, purpose, now).is_err() {
+        if !self.send(real, request, Source::Asked, purpose, now) {
             self.overlay.passed_over(lookup, real);
         }
     }

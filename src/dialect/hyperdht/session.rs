@@ -74,14 +74,14 @@ impl<P: Copy> Session<P> {
         }
     }
 
-    /// Makes a request, as soon as few enough are in flight; its clock starts then. `Err` hands it back where too many wait.
-    pub fn ask(&mut self, call: Call<P>, now: Time) -> Result<(), Call<P>> {
+    /// Makes a request, as soon as few enough are in flight; its clock starts then. `false` where too many wait.
+    pub fn ask(&mut self, call: Call<P>, now: Time) -> bool {
         if self.waiting.len() >= DATAGRAM_REQUESTS_WAITING {
-            return Err(call);
+            return false;
         }
         self.waiting.push_back(call);
         self.drain(now);
-        Ok(())
+        true
     }
 
     /// Requests in flight.
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn an_answer_counts_from_who_was_asked_only() {
         let mut session = Session::new(1);
-        session.ask(call(5, 1), Time::ZERO).unwrap();
+        assert!(session.ask(call(5, 1), Time::ZERO));
         let [(tid, to)] = sent(&mut session)[..] else { panic!() };
         let stranger = ([127, 0, 0, 1], 6).into();
         assert_eq!(session.answered(tid, stranger, Time::ZERO), Err(Unasked::WrongSource));
@@ -221,7 +221,7 @@ mod tests {
     fn a_punched_host_may_answer_from_any_port() {
         let mut session = Session::new(1);
         let source = Source::Host([9, 9, 9, 9].into());
-        session.ask(Call { source, ..call(5, 1) }, Time::ZERO).unwrap();
+        assert!(session.ask(Call { source, ..call(5, 1) }, Time::ZERO));
         let [(tid, _)] = sent(&mut session)[..] else { panic!() };
         assert_eq!(session.answered(tid, ([9, 9, 9, 8], 1).into(), Time::ZERO), Err(Unasked::WrongSource));
         assert_eq!(session.answered(tid, call(5, 1).contact.addr, Time::ZERO), Err(Unasked::WrongSource), "the relay");
@@ -232,7 +232,7 @@ mod tests {
     fn what_waits_is_sent_when_others_time_out() {
         let mut session = Session::new(1);
         for n in 0..DATAGRAM_REQUESTS as u32 + 4 {
-            session.ask(call(5, n), Time::ZERO).unwrap();
+            assert!(session.ask(call(5, n), Time::ZERO));
         }
         assert_eq!((sent(&mut session).len(), session.in_flight()), (DATAGRAM_REQUESTS, DATAGRAM_REQUESTS));
         let slow = session.expire(Time::from_ms(LONG_TIMEOUT_MS / 2));
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn what_is_cancelled_is_neither_sent_nor_overdue() {
         let mut session = Session::new(1);
-        (0..10).for_each(|n| session.ask(call(5, n), Time::ZERO).unwrap());
+        (0..10).for_each(|n| assert!(session.ask(call(5, n), Time::ZERO)));
         session.cancel(|n| n % 2 == 0, Time::ZERO);
         assert_eq!((sent(&mut session).len(), session.in_flight()), (5, 5));
         assert_eq!(session.expire(Time::from_ms(LONG_TIMEOUT_MS + 50)).len(), 5);
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn the_queue_is_bounded() {
         let mut session = Session::new(1);
-        let taken = (0..2 * DATAGRAM_REQUESTS_WAITING as u32).filter(|n| session.ask(call(5, *n), Time::ZERO).is_ok());
+        let taken = (0..2 * DATAGRAM_REQUESTS_WAITING as u32).filter(|n| session.ask(call(5, *n), Time::ZERO));
         assert_eq!(taken.count(), DATAGRAM_REQUESTS + DATAGRAM_REQUESTS_WAITING);
     }
 }
