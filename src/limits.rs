@@ -78,6 +78,8 @@ pub const BOOTSTRAPS: usize = 64;
 /// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do so
 /// earlier (hyperdht.md, section 7: a tick).
 pub const CONFIRM_MS: u64 = 5_000;
+/// Entries that were only heard of, in the whole table: as many as are asked within two of those.
+pub const UNCONFIRMED: usize = 64;
 /// Entries of a full bucket that are asked when somebody new is heard of (hyperdht.md, section 7).
 pub const CHALLENGED: usize = 3;
 /// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node more).

@@ -92,14 +92,16 @@ fn a_thousand_clients_are_served_and_never_become_contacts() {
         let Ok(Message::Node(contacts)) = Sealed::decode(&answer) else { panic!("FIND_VALUE is answered by NODE") };
         assert!(contacts.iter().all(|contact| others.contains(&contact.addr)), "only nodes are named");
     }
-    // Whoever was probed has been found out by now; nobody is named, nobody connected to itself.
+    // Whoever was probed has been found out by now; nobody is named.
     eventually("the probes end", || nodes.iter().all(|node| node.counter("connections") <= 336));
     for node in &nodes {
         let output = dayfly(&["find-node", "--node", &node.addr.to_string(), &key(5).to_string()]);
         let named = String::from_utf8(output.stdout).unwrap();
         assert_eq!(named.lines().count(), 2, "{named}");
         assert!(addrs.iter().all(|addr| !named.contains(&format!(" {addr}\n"))));
-        assert_eq!((node.counter("contacts"), node.counter("self_connections")), (2, 0));
+        assert_eq!(node.counter("contacts"), 2);
+        // The kernel may give a probe the very port that it dials, once in some 28,000 times; that is found out, too.
+        assert!(node.counter("self_connections") <= 3);
         println!("probes_failed {}", node.counter("probes_failed"));
     }
 }

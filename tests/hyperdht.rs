@@ -197,7 +197,7 @@ fn simulate(nodes: usize, air: Air, behind_nat: f64, dead: f64, seed: u64) -> Re
 fn in_fair_weather_all_is_found_where_it_belongs_and_gone_when_taken_back() {
     let report = simulate(250, weather(0.0, 0.0, 0), 0.0, 0.0, 1);
     assert_eq!((report.announced, report.found, report.left_over), (40, 40, 0));
-    assert!(report.placed > 19.9, "{}", report.placed);
+    assert!(report.placed > 19.8, "{}", report.placed);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use getopts::{Matches, Options};
 use super::client::{Client, options};
 use super::node::{contact_address, start_logging};
 use super::{Stop, exit, port_of, resolve};
-use crate::contact::scope;
+use crate::contact::{Scope, scope};
 use crate::dialect::hyperdht::DEFAULT_PORT;
 use crate::dialect::hyperdht::errand::{Answer, Errand, Outcome};
 use crate::dialect::hyperdht::node::Identity;
@@ -16,7 +16,6 @@ use crate::engine::{Engine, EngineSettings};
 use crate::id::Id;
 use crate::net::Net;
 use crate::net::clock::Clock;
-use crate::net::names::Network;
 use crate::net::socket::{bind, route_towards, secret, seed};
 use crate::time::Time;
 
@@ -50,8 +49,24 @@ impl Plan {
         if ids.len() > doors.len() {
             return Err(Stop::usage(format_args!("--hyperdht-id: {} ids for {} doors", ids.len(), doors.len())));
         }
+        for flag in ["hyperdht-bootstrap", "ephemeral"] {
+            if doors.is_empty() && matches.opt_present(flag) {
+                return Err(Stop::usage(format_args!("--{flag} is for a hyperdht door, and --hyperdht opens none")));
+            }
+        }
         let bootstraps = bootstraps(&matches.opt_strs("hyperdht-bootstrap"))?;
         Ok(Plan { doors, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral") })
+    }
+
+    /// What can be told of the doors without opening them.
+    pub fn check(&self, advertise: &[(IpAddr, Option<u16>)]) -> Result<(), Stop> {
+        for (at, addr) in self.doors.iter().enumerate() {
+            contact_address(*addr, advertise, &self.bootstraps)?;
+            if addr.port() != 0 && self.doors[..at].contains(addr) {
+                return Err(Stop::usage(format_args!("{addr} is given twice")));
+            }
+        }
+        Ok(())
     }
 
     /// The settings in effect, one a line.
@@ -170,10 +185,12 @@ impl Visit {
             names.push(format!("127.0.0.1:{DEFAULT_PORT}"));
         }
         let nodes = bootstraps(&names)?.iter().map(|name| resolve(name)).collect::<Result<Vec<_>, _>>()?;
-        Visit::to(nodes, client.timeout_ms)
+        let mut visit = Visit::to(nodes.clone(), client.timeout_ms)?;
+        nodes.iter().for_each(|node| visit.net.add_seed(0, *node));
+        Ok(visit)
     }
 
-    /// Takes part in the network of `nodes`.
+    /// Opens a node that can ask, first of all, `nodes`.
     pub fn to(nodes: Vec<SocketAddr>, timeout_ms: u64) -> Result<Visit, Stop> {
         start_logging("error");
         let first = *nodes.first().ok_or_else(|| Stop::usage("no node to ask"))?;
@@ -182,13 +199,13 @@ impl Visit {
         let ip = ip.ok_or_else(|| Stop::new(exit::UNAVAILABLE, format!("there is no way to {first}")))?;
         let (socket, own) = bind((ip, 0).into()).map_err(system)?;
         let clock = Clock::start();
-        let mut engine = Engine::new(EngineSettings::default(), seed());
+        let mut settings = EngineSettings::default();
+        // A command keeps no table for long, and at home all may be of one network.
+        settings.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global);
+        let mut engine = Engine::new(settings, seed());
         add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
         let mut net = Net::new(engine, clock).map_err(system)?;
         net.add_datagram_door(socket).map_err(system)?;
-        for node in &nodes {
-            net.add_bootstrap(Network::Hyperdht, &node.to_string());
-        }
         Ok(Visit { net, nodes, own, timeout_ms })
     }
 
@@ -210,8 +227,14 @@ impl Visit {
             Some(Outcome::NobodyNear) => {
                 Err(Stop::new(exit::UNAVAILABLE, "no node near the key took it: none has an id and gives tokens"))
             }
+            None if self.net.is_signalled() => Err(Stop::new(exit::TRY_AGAIN, "ended by a signal before it was done")),
             None => Err(Stop::new(exit::TRY_AGAIN, format!("not done within {} ms", self.timeout_ms))),
         }
+    }
+
+    /// Whether a signal has asked to stop.
+    pub fn is_signalled(&self) -> bool {
+        self.net.is_signalled()
     }
 
     /// Serves for a while; whether a signal has come.

@@ -91,6 +91,11 @@ fn options() -> Options {
         &format!("connections in all, less where open files are fewer (default {CONNECTIONS})"),
         "N",
     );
+    o.optflag(
+        "",
+        "lan",
+        "the nodes are of one network (/24): keep more than a few contacts of it, as no stranger is among them",
+    );
     o.optflag("", "check", "check all settings, print them and exit");
     o.optflag("V", "version", "print the version and exit");
     o
@@ -118,6 +123,8 @@ pub(super) fn run(words: &[String]) -> Outcome {
                 return Err(Stop::usage(format_args!("{addr} is given twice")));
             }
         }
+        #[cfg(feature = "hyperdht")]
+        plan.hyperdht.check(&plan.advertise)?;
         print(&describe(&plan))?;
         return Ok(exit::OK);
     }
@@ -199,6 +206,7 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
                 k: number(matches, "k", K, 1, K_MAX)?,
                 alpha: number(matches, "alpha", ALPHA, 1, ALPHA_MAX)?,
                 paths: number(matches, "paths", PATHS, 1, PATHS_MAX)?,
+                counts_networks: !matches.opt_present("lan"),
             },
             replication: number(matches, "replication", REPLICATION, 1, REPLICATION_MAX)?,
             ids: Ids::Bound,
@@ -257,6 +265,7 @@ fn describe(plan: &Plan) -> String {
         ("max-value-bytes", store.value_bytes),
         ("max-connections", max_connections),
     ];
+    lines.push(format!("lan = {}", !node.kademlia.counts_networks));
     lines.extend(numbers.iter().map(|(name, value)| format!("{name} = {value}")));
     lines.join("\n") + "\n"
 }
@@ -325,7 +334,10 @@ pub(super) fn contact_address(
     advertise: &[(IpAddr, Option<u16>)],
     bootstraps: &[String],
 ) -> Result<SocketAddr, Stop> {
-    let advertised = advertise.iter().find(|(ip, _)| ip.is_ipv4() == bound.is_ipv4());
+    let mut of_family = advertise.iter().filter(|(ip, _)| ip.is_ipv4() == bound.is_ipv4());
+    // The one for its port, if there is one.
+    let of_port = of_family.clone().find(|(_, port)| port.is_none_or(|port| port == bound.port()));
+    let advertised = of_port.or_else(|| of_family.next());
     if let Some((ip, port)) = advertised {
         return match port {
             Some(port) if *port != bound.port() => {

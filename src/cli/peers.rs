@@ -126,16 +126,18 @@ pub(super) fn run_announce(words: &[String]) -> Outcome {
     loop {
         match visit.run(Errand::Announce(key, own)) {
             Ok((_, _, nodes)) => {
-                let address =
-                    SocketAddr::new(seen_as(&mut visit).ip(), if port == 0 { visit.own.port() } else { port });
+                let seen = seen_as(&mut visit);
+                let address = SocketAddr::new(seen.ip(), if port == 0 { seen.port() } else { port });
                 report(&client, "announced", &key, nodes, Some(address))?;
                 is_announced = true;
             }
+            // Some nodes may have taken it already.
+            Err(_) if visit.is_signalled() => {}
             // One that has worked is tried again, until somebody ends it.
             Err(stop) if is_announced => tell(&format!("dayfly: not announced again: {}", stop.line)),
             Err(stop) => return Err(stop),
         }
-        if is_once {
+        if is_once && !visit.is_signalled() {
             return Ok(exit::OK);
         }
         if visit.serve_for(every_ms.unwrap_or_else(|| random.u64(ANNOUNCE_AGAIN_MS..ANNOUNCE_AGAIN_MAX_MS)))? {

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
 use crate::dialect::hyperdht::errand::Errand;
-use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput};
+use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput, PARAMETERS};
 use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
+use crate::kad::Parameters;
 use crate::limits::DATAGRAM_OUTBOX_BYTES;
 use crate::time::Time;
 
@@ -62,7 +63,8 @@ impl Outbox {
 impl Engine {
     /// Adds a hyperdht node; returns the number of its door. `secrets` make its tokens, `seed` its random choices.
     pub fn add_hyperdht(&mut self, identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> usize {
-        let node = Node::new(identity, secrets, seed, now);
+        let counts_networks = self.settings.node.kademlia.counts_networks;
+        let node = Node::new(identity, Parameters { counts_networks, ..PARAMETERS }, secrets, seed, now);
         self.datagram_doors.push(DatagramDoor { node, outbox: Outbox::default() });
         self.datagram_doors.len() - 1
     }
@@ -73,6 +75,13 @@ impl Engine {
             if door.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
                 door.node.add_bootstrap(addr, now);
             }
+        }
+    }
+
+    /// Lets a hyperdht node's lookups begin at `addr`, without bootstrapping from it.
+    pub fn add_hyperdht_seed(&mut self, door: usize, addr: SocketAddr) {
+        if let Some(door) = self.datagram_doors.get_mut(door) {
+            door.node.add_seed(addr);
         }
     }
 

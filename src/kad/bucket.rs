@@ -81,9 +81,9 @@ impl<I: Metric> Bucket<I> {
     }
 
     /// Whether `net` has all the places here that one network gets, those in the cache included. Loopback (`None`) never
-    /// has.
-    pub fn has_enough_of(&self, net: Option<Network>) -> bool {
-        let all = self.entries.iter().chain(&self.cache);
+    /// has. Who never answered counts only against others of the kind.
+    pub fn has_enough_of(&self, net: Option<Network>, among_unconfirmed: bool) -> bool {
+        let all = self.entries.iter().chain(&self.cache).filter(|e| e.is_confirmed || among_unconfirmed);
         net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
@@ -100,15 +100,15 @@ impl<I: Metric> Bucket<I> {
     }
 
     /// Takes in a contact that is no entry and was only heard of: as an entry if there is room, else it waits, if there is
-    /// room for that. Returns whether it is an entry now.
-    pub fn hear(&mut self, contact: Contact<I>, k: usize, now: Time) -> bool {
+    /// room for that. Returns whether it is an entry now. `net` is its network, if those are counted.
+    pub fn hear(&mut self, contact: Contact<I>, net: Option<Network>, k: usize, now: Time) -> bool {
         let is_waiting = self.cache.iter().any(|e| e.contact.id == contact.id);
-        if is_waiting || self.has_enough_of(network(contact.addr.ip())) {
+        if is_waiting || self.has_enough_of(net, true) {
             return false;
         }
         let entry = Entry { contact, answered_at: now, failures: 0, is_confirmed: false };
         if !self.is_full(k) {
-            self.entries.push(entry);
+            self.push(entry, k);
             return true;
         }
         if self.cache.len() < REPLACEMENT_CACHE {
@@ -117,20 +117,22 @@ impl<I: Metric> Bucket<I> {
         false
     }
 
-    /// Takes in a contact that answered at `now` and is no entry. One that is `barred` waits in the cache even if there is
+    /// Takes in a contact that answered at `now` and is no entry; `net` is its network, if those are counted. One that is `barred` waits in the cache even if there is
     /// room.
-    pub fn add(&mut self, contact: Contact<I>, barred: bool, k: usize, now: Time) -> Insert {
+    pub fn add(&mut self, contact: Contact<I>, net: Option<Network>, barred: bool, k: usize, now: Time) -> Insert {
         self.cache.retain(|e| e.contact.id != contact.id);
-        if self.has_enough_of(network(contact.addr.ip())) {
+        if self.has_enough_of(net, false) {
             return Insert::TooManyOfNetwork;
+        }
+        if self.has_enough_of(net, true) {
+            // One that answers takes the place of its neighbours that never did.
+            let is_unproven = |e: &Entry<I>| !e.is_confirmed && network(e.contact.addr.ip()) == net;
+            self.entries.retain(|e| !is_unproven(e));
+            self.cache.retain(|e| !is_unproven(e));
         }
         let fresh = Entry { contact, answered_at: now, failures: 0, is_confirmed: true };
         if !barred && !self.is_full(k) {
-            if self.entries.len() == self.entries.capacity() {
-                // Not doubled, as a bucket is often full and never more than that.
-                self.entries.reserve_exact(ENTRIES_AT_ONCE.min(k - self.entries.len()));
-            }
-            self.entries.push(fresh);
+            self.push(fresh, k);
             return Insert::Added;
         }
         if let Some(worst) = self.displaceable().filter(|_| !barred) {
@@ -144,24 +146,35 @@ impl<I: Metric> Bucket<I> {
         Insert::Cached
     }
 
-    /// Records that the entry of `id` did not answer. It leaves when a waiting contact that `admit` lets through can take
-    /// its place, or at the second failure in a row, or at the first if it never answered. Returns whether it left.
+    fn push(&mut self, entry: Entry<I>, k: usize) {
+        if self.entries.len() == self.entries.capacity() {
+            // Not doubled, as a bucket is often full and never more than that.
+            self.entries.reserve_exact(ENTRIES_AT_ONCE.min(k - self.entries.len()));
+        }
+        self.entries.push(entry);
+    }
+
+    /// Records that the entry of `id` did not answer. It leaves when a waiting contact that has answered, and that `admit`
+    /// lets through, can take its place, or at the second failure in a row, or at the first if it never answered. Returns whether it left.
     pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> bool {
         self.cache.retain(|e| e.contact.id != *id);
         let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
             return false;
         };
         self.entries[at].failures = self.entries[at].failures.saturating_add(1);
-        let left = self.entries.swap_remove(at);
-        if let Some(newest) = self.cache.iter().rposition(|e| admit(&e.contact)) {
-            self.entries.push(self.cache.remove(newest));
-            return true;
+        let left = self.entries[at];
+        let leaves = left.failures >= CONTACT_FAILURES || !left.is_confirmed;
+        let may_follow = |e: &Entry<I>| (e.is_confirmed || leaves) && admit(&e.contact);
+        // The newest that has answered, or else the newest.
+        let waiting = self.cache.iter().enumerate().filter(|(_, e)| may_follow(e));
+        match waiting.max_by_key(|(at, e)| (e.is_confirmed, *at)).map(|(at, _)| at) {
+            Some(newest) => self.entries[at] = self.cache.remove(newest),
+            None if leaves => {
+                self.entries.swap_remove(at);
+            }
+            None => return false,
         }
-        if left.failures >= CONTACT_FAILURES || !left.is_confirmed {
-            return true;
-        }
-        self.entries.push(left);
-        false
+        true
     }
 
     /// Whether a contact that answers would become an entry at once.
@@ -188,7 +201,7 @@ mod tests {
 
     /// What the table does with one that answered.
     fn answer(bucket: &mut Bucket, contact: Contact, now: Time) -> Option<Insert> {
-        (!bucket.refresh(&contact, now)).then(|| bucket.add(contact, false, K, now))
+        (!bucket.refresh(&contact, now)).then(|| bucket.add(contact, network(contact.addr.ip()), false, K, now))
     }
 
     fn full() -> Bucket {
@@ -235,6 +248,27 @@ mod tests {
         assert_eq!(answer(&mut bucket, contact(2, [9, 9, 9, 2]), Time::ZERO), Some(Insert::Added));
         assert_eq!(answer(&mut bucket, contact(3, [9, 9, 9, 3]), Time::ZERO), Some(Insert::TooManyOfNetwork));
         assert_eq!(answer(&mut bucket, contact(4, [9, 9, 8, 3]), Time::ZERO), Some(Insert::Added));
+    }
+
+    #[test]
+    fn spoofed_neighbours_keep_nobody_out_who_answers() {
+        let mut bucket = Bucket::default();
+        let flood = (10..14)
+            .filter(|n| bucket.hear(contact(*n, [9, 9, 9, *n]), network([9, 9, 9, *n].into()), K, Time::ZERO))
+            .count();
+        assert_eq!(flood, 2, "of one network");
+        assert_eq!(answer(&mut bucket, contact(1, [9, 9, 9, 1]), Time::ZERO), Some(Insert::Added));
+        assert_eq!(answer(&mut bucket, contact(2, [9, 9, 9, 2]), Time::ZERO), Some(Insert::Added));
+        assert!(bucket.entries().iter().all(|e| e.is_confirmed));
+    }
+
+    #[test]
+    fn one_failure_gives_no_place_to_one_that_was_only_heard_of() {
+        let mut bucket = full();
+        bucket.hear(contact(9, [127, 0, 0, 1]), None, K, Time::ZERO);
+        assert!(!bucket.failed(&Id([1; 32]), |_| true));
+        assert!(bucket.failed(&Id([1; 32]), |_| true));
+        assert!(bucket.get(&Id([9; 32])).is_some(), "the second does");
     }
 
     #[test]

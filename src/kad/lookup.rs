@@ -79,6 +79,7 @@ pub struct Lookup {
     target: Id,
     goal: Goal,
     k: usize,
+    counts_networks: bool,
     /// Requests in flight per path while nobody is slow.
     alpha_per_path: usize,
     /// Nearest candidates of a path that must have been heard before the path ends.
@@ -115,6 +116,7 @@ impl Lookup {
             target,
             goal,
             k: parameters.k,
+            counts_networks: parameters.counts_networks,
             alpha_per_path: parameters.alpha.div_ceil(paths),
             horizon: if paths == 1 { wanted } else { wanted.div_ceil(paths).max(PATH_HORIZON) },
             shortlist_per_path: budget + parameters.k,
@@ -196,14 +198,15 @@ impl Lookup {
     }
 
     /// Who was asked as `asked` answered under another id, or none, and named `contacts`: those become candidates, `asked`
-    /// is none any more. Who it really is becomes one that has answered, if `real` says so.
-    pub fn guided(&mut self, asked: &Id, real: Option<Contact>, contacts: &[Contact]) {
+    /// is none any more.
+    pub fn guided(&mut self, asked: &Id, contacts: &[Contact]) {
         self.heard_from(asked, State::Guided, contacts, &|_| true);
-        if let (Some(contact), Err(at)) = (real, real.map_or(Ok(0), |real| self.position(&real.id))) {
-            let (distance, network) = (self.target.distance(&contact.id), network(contact.addr.ip()));
-            let (state, named_on) = (State::Answered, 1);
-            let known = Candidate { contact, distance, network, state, named_on, asked_on: 0, named_by: None };
-            self.shortlist.insert(at, known);
+    }
+
+    /// The candidate of `contact`'s id is to be found at its address.
+    pub fn found_at(&mut self, contact: &Contact) {
+        if let Ok(at) = self.position(&contact.id) {
+            self.shortlist[at].contact = *contact;
         }
     }
 
@@ -346,7 +349,9 @@ impl Lookup {
         genuine: &impl Fn(&Contact) -> bool,
     ) -> bool {
         let at = match self.position(&contact.id) {
-            Ok(at) if self.shortlist[at].contact != contact => return false,
+            Ok(at) if self.shortlist[at].contact != contact => {
+                return genuine(&contact) && self.try_elsewhere(contact, path, at);
+            }
             Ok(at) if self.shortlist[at].is_on(path) => return true,
             Err(_) if !genuine(&contact) => return false,
             Ok(at) | Err(at) => at,
@@ -355,11 +360,23 @@ impl Lookup {
         true
     }
 
+    /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, it is worth
+    /// another try. Whether it is.
+    fn try_elsewhere(&mut self, contact: Contact, path: u8, at: usize) -> bool {
+        let candidate = &mut self.shortlist[at];
+        let is_retried = candidate.state == State::Failed && candidate.is_on(path);
+        if is_retried {
+            (candidate.contact, candidate.state) = (contact, State::Fresh);
+        }
+        is_retried
+    }
+
     /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path have
     /// room for it.
     fn insert(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) {
-        let network = network(contact.addr.ip());
-        let is_neighbour = |c: &Candidate| network.is_some() && c.network == network && c.is_on(path);
+        let network = network(contact.addr.ip()).filter(|_| self.counts_networks);
+        let is_neighbour =
+            |c: &Candidate| network.is_some() && c.network == network && c.is_on(path) && c.state != State::Guided;
         if self.shortlist.iter().filter(|c| is_neighbour(c)).count() >= NETWORK_PER_BUCKET
             && !self.drop_farther_fresh(at, path, is_neighbour)
         {
@@ -413,11 +430,24 @@ mod tests {
     }
 
     fn parameters(k: usize, alpha: usize) -> Parameters {
-        Parameters { k, alpha, paths: 1 }
+        Parameters { k, alpha, ..Parameters::default() }
     }
 
     fn ask_all(lookup: &mut Lookup) -> Vec<Contact> {
         std::iter::from_fn(|| lookup.next_to_ask()).collect()
+    }
+
+    #[test]
+    fn one_that_failed_is_tried_at_another_address_that_is_named() {
+        let mut lookup = Lookup::new(Id::default(), Goal::Everything, parameters(5, 3), 1, &[near(1), near(2)], &[]);
+        ask_all(&mut lookup);
+        let moved = Contact { addr: near(99).addr, ..near(1) };
+        lookup.failed(&near(1).id);
+        lookup.answered(&near(2).id, &[moved], |_| true);
+        assert_eq!(ask_all(&mut lookup), [moved]);
+        lookup.answered(&near(1).id, &[near(1)], |_| true);
+        assert_eq!(ask_all(&mut lookup), [], "who has answered is believed to be where it is");
+        assert_eq!(lookup.closest(), [moved, near(2)]);
     }
 
     #[test]

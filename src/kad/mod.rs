@@ -25,10 +25,13 @@ pub struct Parameters {
     pub alpha: usize,
     /// Disjoint paths of a first lookup: 1 to [`crate::limits::PATHS_MAX`].
     pub paths: usize,
+    /// Whether contacts of one network (/24, /64) are few in a table and a lookup: not where all are of one.
+    pub counts_networks: bool,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Parameters { k: crate::limits::K, alpha: crate::limits::ALPHA, paths: crate::limits::PATHS }
+        let (k, alpha, paths) = (crate::limits::K, crate::limits::ALPHA, crate::limits::PATHS);
+        Parameters { k, alpha, paths, counts_networks: true }
     }
 }

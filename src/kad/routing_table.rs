@@ -2,8 +2,9 @@
 //! answered, and where a dialect lists them at once, such as were only heard of; the caller says which. Never holds the
 //! own id.
 
-use crate::contact::{Contact, network};
+use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
+use crate::kad::Parameters;
 use crate::kad::bucket::{Bucket, Entry, Insert};
 use crate::limits::{BUCKET_PARTS_BITS, NETWORK_PER_TABLE, UNDIVIDED_BUCKETS};
 use crate::time::Time;
@@ -25,6 +26,7 @@ pub enum Added {
 pub struct RoutingTable<I = Id> {
     own: I,
     k: usize,
+    counts_networks: bool,
     shares: Shares,
     buckets: Vec<Bucket<I>>,
 }
@@ -50,9 +52,10 @@ pub enum Heard {
 }
 
 impl<I: Metric> RoutingTable<I> {
-    /// An empty table around `own` with `k` places per bucket.
-    pub fn new(own: I, k: usize, shares: Shares) -> RoutingTable<I> {
-        RoutingTable { own, k, shares, buckets: vec![Bucket::default()] }
+    /// An empty table around `own`.
+    pub fn new(own: I, parameters: Parameters, shares: Shares) -> RoutingTable<I> {
+        let Parameters { k, counts_networks, .. } = parameters;
+        RoutingTable { own, k, counts_networks, shares, buckets: vec![Bucket::default()] }
     }
 
     /// Contacts in the table, the waiting ones not counted.
@@ -63,6 +66,11 @@ impl<I: Metric> RoutingTable<I> {
     /// Whether no contact is in the table.
     pub fn is_empty(&self) -> bool {
         self.buckets.iter().all(|b| b.entries().is_empty())
+    }
+
+    /// Whether some contact in the table has answered.
+    pub fn has_confirmed(&self) -> bool {
+        self.entries().any(|e| e.is_confirmed)
     }
 
     /// Buckets, at least one.
@@ -91,13 +99,13 @@ impl<I: Metric> RoutingTable<I> {
         }
         // One that will wait in the cache is judged when it is let in.
         let may_enter = self.buckets[index].has_place(self.k) || self.splits(&contact.id);
-        if may_enter && self.has_enough_of_network(&contact) {
+        if may_enter && self.has_enough_of_network(&contact, false) {
             return Added::TooManyOfNetwork;
         }
         self.split_for(&contact.id);
         let barred = may_enter && self.is_crowded(&contact.id);
-        let bucket = self.bucket_of(&contact.id);
-        let insert = self.buckets[bucket].add(contact, barred, self.k, now);
+        let (bucket, net) = (self.bucket_of(&contact.id), self.network(&contact));
+        let insert = self.buckets[bucket].add(contact, net, barred, self.k, now);
         self.debug_check();
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
     }
@@ -105,13 +113,14 @@ impl<I: Metric> RoutingTable<I> {
     /// Records that `contact` was heard of, which proves nothing: it gives way to any that answers, and displaces none.
     pub fn heard(&mut self, contact: Contact<I>, now: Time) -> Heard {
         let is_known = contact.id == self.own || self.get(&contact.id).is_some();
-        if is_known || self.has_enough_of_network(&contact) || self.is_crowded(&contact.id) {
+        if is_known || self.has_enough_of_network(&contact, true) || self.is_crowded(&contact.id) {
             return Heard::Nothing;
         }
         self.split_for(&contact.id);
         let index = self.bucket_of(&contact.id);
+        let net = self.network(&contact);
         let was_full = self.buckets[index].is_full(self.k);
-        let added = self.buckets[index].hear(contact, self.k, now);
+        let added = self.buckets[index].hear(contact, net, self.k, now);
         self.debug_check();
         match (added, was_full) {
             (true, _) => Heard::Added,
@@ -139,7 +148,8 @@ impl<I: Metric> RoutingTable<I> {
         // Those who wait have passed the limit on their network in the bucket, not the one in the table, nor the one on
         // their part of the bucket's range.
         let waiting = self.buckets[index].cache().iter().map(|e| e.contact);
-        let is_barred = |contact: &Contact<I>| self.has_enough_of_network(contact) || self.is_crowded(&contact.id);
+        let is_barred =
+            |contact: &Contact<I>| self.has_enough_of_network(contact, true) || self.is_crowded(&contact.id);
         let barred: Vec<Contact<I>> = waiting.filter(is_barred).collect();
         let left = self.buckets[index].failed(id, |contact| !barred.contains(contact));
         self.debug_check();
@@ -149,13 +159,13 @@ impl<I: Metric> RoutingTable<I> {
     /// Whether `contact`, of which nothing is known yet, would find or make a place if it answered.
     pub fn wants(&self, contact: &Contact<I>) -> bool {
         let bucket = &self.buckets[self.bucket_of(&contact.id)];
-        let net = network(contact.addr.ip());
+        let net = self.network(contact);
         contact.id != self.own
             && bucket.get(&contact.id).is_none()
             && (bucket.has_place(self.k) || self.splits(&contact.id))
-            && !bucket.has_enough_of(net)
+            && !bucket.has_enough_of(net, true)
             && !self.is_crowded(&contact.id)
-            && !self.has_enough_of_network(contact)
+            && !self.has_enough_of_network(contact, true)
     }
 
     /// Appends to `out` the up to `n` contacts nearest to `target` that `admit` lets through, nearest first.
@@ -237,9 +247,15 @@ impl<I: Metric> RoutingTable<I> {
         self.bucket_of(id) == last && last + 1 < I::BITS
     }
 
-    fn has_enough_of_network(&self, contact: &Contact<I>) -> bool {
-        let net = network(contact.addr.ip());
-        net.is_some() && self.entries().filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_TABLE
+    /// The network of `contact`, if those are counted.
+    fn network(&self, contact: &Contact<I>) -> Option<Network> {
+        network(contact.addr.ip()).filter(|_| self.counts_networks)
+    }
+
+    fn has_enough_of_network(&self, contact: &Contact<I>, among_unconfirmed: bool) -> bool {
+        let net = self.network(contact);
+        let counted = self.entries().filter(|e| e.is_confirmed || among_unconfirmed);
+        net.is_some() && counted.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_TABLE
     }
 
     /// Splits the last bucket until `id` has room or falls into a bucket that does not split.
@@ -261,10 +277,12 @@ impl<I: Metric> RoutingTable<I> {
                 self.buckets[home].put_back(entry);
             }
             for entry in waiting {
-                let home = self.bucket_of(&entry.contact.id);
+                let (home, net) = (self.bucket_of(&entry.contact.id), self.network(&entry.contact));
                 match entry.is_confirmed {
-                    true => self.buckets[home].add(entry.contact, false, self.k, entry.answered_at) == Insert::Added,
-                    false => self.buckets[home].hear(entry.contact, self.k, entry.answered_at),
+                    true => {
+                        self.buckets[home].add(entry.contact, net, false, self.k, entry.answered_at) == Insert::Added
+                    }
+                    false => self.buckets[home].hear(entry.contact, net, self.k, entry.answered_at),
                 };
             }
         }
@@ -303,7 +321,7 @@ mod tests {
     }
 
     fn filled(n: u64) -> RoutingTable {
-        let mut table = RoutingTable::new(Id::default(), K, Shares::Even);
+        let mut table = RoutingTable::new(Id::default(), Parameters::default(), Shares::Even);
         for seed in 0..n {
             table.answered(contact(seed), Time::from_ms(seed));
         }
@@ -319,12 +337,27 @@ mod tests {
 
     #[test]
     fn a_flood_from_one_network_gets_ten_places() {
-        let mut table = RoutingTable::new(Id::default(), K, Shares::Even);
+        let mut table = RoutingTable::new(Id::default(), Parameters::default(), Shares::Even);
         for seed in 0..5_000 {
             let addr = ([66, 66, 66, (seed % 250) as u8], 1 + seed as u16).into();
             table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
         }
         assert!(table.len() <= NETWORK_PER_TABLE, "{} of one /24", table.len());
+    }
+
+    #[test]
+    fn where_networks_are_not_counted_one_may_fill_the_table() {
+        let parameters = Parameters { counts_networks: false, ..Parameters::default() };
+        let mut table = RoutingTable::new(Id::default(), parameters, Shares::FirstCome);
+        for seed in 0..200 {
+            let contact = Contact { addr: ([192, 168, 1, 1 + seed as u8], 1).into(), ..contact(seed) };
+            if seed % 2 == 0 {
+                table.answered(contact, Time::ZERO);
+            } else {
+                table.heard(contact, Time::ZERO);
+            }
+        }
+        assert!(table.len() > 3 * K, "{}", table.len());
     }
 
     #[test]
@@ -404,7 +437,7 @@ mod tests {
 
     /// All of the table's behaviour for ids of `N` bytes, of which `ids` are heard of or answer.
     fn holds_ids_of<const N: usize>(own: Short<N>, ids: &[[u8; N]], target: Short<N>) {
-        let mut table = RoutingTable::new(own, 4, Shares::FirstCome);
+        let mut table = RoutingTable::new(own, Parameters { k: 4, ..Parameters::default() }, Shares::FirstCome);
         for (id, n) in ids.iter().zip(1u16..) {
             let contact = Contact { id: Short(*id), addr: ([127, 0, 0, 1], n).into() };
             if n % 3 == 0 {
@@ -439,7 +472,7 @@ mod tests {
         let own: Id = vector["local_id"].as_str().unwrap().parse().unwrap();
         assert_eq!(own, Id::of(b"local"));
         let id = |n: u64| Id::of(format!("node{n}").as_bytes());
-        let mut table = RoutingTable::new(own, 20, Shares::FirstCome);
+        let mut table = RoutingTable::new(own, Parameters::default(), Shares::FirstCome);
         let mut challenges = Vec::new();
         for n in 0..120 {
             let contact = Contact { id: id(n), addr: ([127, 0, 0, 1], 1 + n as u16).into() };

@@ -2,6 +2,7 @@
 //! datagram; what the kernel does not take is the engine's to keep or lose.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
@@ -66,9 +67,9 @@ impl DatagramDoors {
                     Ok((len, from)) => {
                         engine.datagram(number, crate::contact::canonical(from), &self.buffer[..len], now);
                     }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => door.is_readable = false,
-                    // Of a datagram sent before, or nothing of ours: the next one tells.
-                    Err(_) => {}
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    // Nothing left, or an error: the next datagram tells, and nothing spins.
+                    Err(_) => door.is_readable = false,
                 }
             }
             self.send_from(number, engine);
@@ -104,6 +105,11 @@ impl Net {
     /// Serves `socket` as the engine's datagram door that was added as this many before it.
     pub fn add_datagram_door(&mut self, socket: UdpSocket) -> io::Result<()> {
         self.datagrams.add(socket, self.poll.registry(), DATAGRAM_DOORS)
+    }
+
+    /// Lets lookups of the node at a door begin at `addr`, without bootstrapping from it.
+    pub fn add_seed(&mut self, door: usize, addr: SocketAddr) {
+        self.engine.add_hyperdht_seed(door, addr);
     }
 
     /// Begins an errand at a door; `None` if there are too many.
@@ -150,10 +156,15 @@ impl Net {
     /// Serves for `ms`, or until a signal has come: whether one has.
     pub fn serve_for(&mut self, ms: u64) -> io::Result<bool> {
         let until = self.clock.now().after(ms);
-        while self.clock.now() < until && self.signal_count() == 0 {
+        while self.clock.now() < until && !self.is_signalled() {
             self.turn(Some(until))?;
         }
-        Ok(self.signal_count() > 0)
+        Ok(self.is_signalled())
+    }
+
+    /// Whether a signal has asked to stop.
+    pub fn is_signalled(&self) -> bool {
+        self.signal_count() > 0
     }
 
     fn signal_count(&self) -> usize {

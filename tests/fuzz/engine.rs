@@ -290,8 +290,8 @@ impl World {
 /// Small limits and odd parameters, so that a short input meets them.
 fn settings(how: u8) -> EngineSettings {
     let kademlia = match how % 4 {
-        0 => Parameters { k: 2, alpha: 1, paths: 1 },
-        1 => Parameters { k: 20, alpha: 16, paths: 16 },
+        0 => Parameters { k: 2, alpha: 1, paths: 1, counts_networks: true },
+        1 => Parameters { k: 20, alpha: 16, paths: 16, counts_networks: false },
         _ => Parameters::default(),
     };
     let store = match how / 4 % 4 {

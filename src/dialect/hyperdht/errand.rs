@@ -261,7 +261,7 @@ impl Node {
         let request = task.value.as_deref().and_then(PeersRequest::read);
         let value = request.and_then(|request| self.peers(key, own, &request, false, 0, now));
         if value.is_some() {
-            let id = Some(self.identity.id);
+            let id = (!self.identity.is_ephemeral).then_some(self.identity.id);
             let answer = self.read(task, id, own, &Response { value, ..Response::default() });
             self.outputs.push_back(Output::News { ticket: task.ticket, news: News::Answer(answer) });
         }
@@ -282,20 +282,22 @@ impl Node {
         answer
     }
 
-    /// Somebody answered a task's lookup.
-    pub(super) fn on_task_found(&mut self, id: TaskId, real: Option<Contact>, from: SocketAddr, response: &Response) {
+    /// Somebody answered a task's lookup as who it was asked as.
+    pub(super) fn on_task_found(&mut self, id: TaskId, from: Contact, response: &Response) {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         task.answers += 1;
-        let Some(real) = real else {
-            return;
-        };
         let token = response.roundtrip_token.as_ref().filter(|token| token.len() <= TOKEN_BYTES && task.is_update);
-        task.takers.extend(token.map(|token| (real.id, from, token.clone())));
+        task.takers.extend(token.map(|token| (from.id, from.addr, token.clone())));
         if task.shown == Shown::Always {
-            self.show(id, Some(real.id), from, response);
+            self.show(id, Some(from.id), from.addr, response);
         }
+    }
+
+    /// Somebody who has no id answered a task's lookup.
+    pub(super) fn on_task_guided(&mut self, id: TaskId) {
+        self.tasks.get_mut(id).into_iter().for_each(|task| task.answers += 1);
     }
 
     fn show(&mut self, id: TaskId, node: Option<Id>, from: SocketAddr, response: &Response) {

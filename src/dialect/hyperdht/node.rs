@@ -14,7 +14,7 @@ use crate::dialect::hyperdht::records::Records;
 use crate::dialect::hyperdht::serve::Handler;
 use crate::dialect::hyperdht::session::{Call, Session, Source, Unasked};
 use crate::dialect::hyperdht::tokens::Tokens;
-use crate::dialect::hyperdht::{FIND_NODE, PING};
+use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
 use crate::id::Id;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::Overdue;
@@ -24,7 +24,8 @@ use crate::limits::{DATAGRAM_ALPHA, K, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
 use crate::time::Time;
 
 const MANNERS: Manners = Manners { shares: Shares::FirstCome, looks_into_mirror: false };
-const PARAMETERS: Parameters = Parameters { k: K, alpha: DATAGRAM_ALPHA, paths: 1 };
+/// Kademlia's parameters as all nodes of this dialect have them.
+pub const PARAMETERS: Parameters = Parameters { k: K, alpha: DATAGRAM_ALPHA, paths: 1, counts_networks: true };
 
 /// Who a node is.
 #[derive(Copy, Clone, Debug)]
@@ -122,10 +123,10 @@ pub struct Node {
 impl Node {
     /// A node. `seed` decides its random choices but for the tokens, which nobody may guess: `secrets` are the current and the
     /// previous one.
-    pub fn new(identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
+    pub fn new(identity: Identity, parameters: Parameters, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
         let own = Contact { id: identity.id, addr: identity.addr };
         let [current, previous] = secrets;
-        let mut overlay = Overlay::new(own, PARAMETERS, MANNERS, seed, now);
+        let mut overlay = Overlay::new(own, parameters, MANNERS, seed, now);
         let session = Session::new(overlay.random().u64(..));
         Node {
             identity,
@@ -170,6 +171,11 @@ impl Node {
     /// Bootstraps from whoever listens on `addr`.
     pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
         self.overlay.add_bootstrap_at(addr, now);
+    }
+
+    /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one errand to run.
+    pub fn add_seed(&mut self, addr: SocketAddr) {
+        self.overlay.add_seed_at(addr);
     }
 
     /// Answers requests with the user's command `name` by `handler`, from now on; others are answered without a value.
@@ -268,7 +274,10 @@ impl Node {
         purpose: Purpose,
         now: Time,
     ) -> bool {
-        self.session.ask(Call { contact, request, source, repeats: true, purpose }, now)
+        // An update with a user's command may do something each time it comes.
+        let is_update = request.roundtrip_token.is_some();
+        let repeats = !is_update || request.command.as_deref() == Some(PEERS);
+        self.session.ask(Call { contact, request, source, repeats, purpose }, now)
     }
 
     /// Our id as it goes into messages.
@@ -319,13 +328,14 @@ impl Node {
         let (contact, purpose) = match self.session.answered(tid, from, now) {
             Ok(asked) => asked,
             Err(Unasked::UnknownTid) => return Some(Breach::UnaskedAnswer),
+            Err(Unasked::Late) => return None,
             Err(Unasked::WrongSource) => return Some(Breach::WrongSource),
         };
         let id = response.id.as_deref().and_then(Id::from_slice).filter(|id| *id != self.identity.id);
         let real = id.map(|id| Contact { id, addr: from });
         match purpose {
             Purpose::Find { lookup, id } | Purpose::FindPunched { lookup, id } => {
-                self.on_found(lookup, Contact { id, ..contact }, real, from, response, now);
+                self.on_found(lookup, Contact { id, ..contact }, real, response, now);
             }
             Purpose::Punch { lookup, id } => {
                 if let Some(real) = real.filter(|real| real.id == id) {
@@ -352,26 +362,21 @@ impl Node {
     }
 
     /// Whom `asked` named in an answer to a lookup, and what it had to say.
-    fn on_found(
-        &mut self,
-        lookup: LookupId,
-        asked: Contact,
-        real: Option<Contact>,
-        from: SocketAddr,
-        response: &Response,
-        now: Time,
-    ) {
+    fn on_found(&mut self, lookup: LookupId, asked: Contact, real: Option<Contact>, response: &Response, now: Time) {
         self.named.clear();
         let nodes = response.nodes.as_deref().unwrap_or_default();
         self.named.extend(self.family.decode_nodes(nodes).take(NODE_ENTRIES));
+        let task = self.overlay.owner(lookup);
         match real.filter(|real| real.id == asked.id) {
             Some(real) => {
                 self.overlay.named(lookup, real, &self.named, |_| true, now);
+                task.into_iter().for_each(|task| self.on_task_found(task, real, response));
             }
-            None => self.overlay.named_as(lookup, asked, real, &self.named, now),
-        }
-        if let Some(task) = self.overlay.owner(lookup) {
-            self.on_task_found(task, real, from, response);
+            None => {
+                self.overlay.named_as(lookup, asked, real, &self.named, now);
+                // Who has an id is asked again under it.
+                task.filter(|_| real.is_none()).into_iter().for_each(|task| self.on_task_guided(task));
+            }
         }
     }
 

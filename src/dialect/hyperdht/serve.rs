@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::contact::{Contact, admissible};
-use crate::dialect::hyperdht::address::{LOCAL_LEN, LOCAL_SHORT_LEN};
+use crate::dialect::hyperdht::address::{ID_LEN, LOCAL_LEN, LOCAL_SHORT_LEN};
 use crate::dialect::hyperdht::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response, Tid};
 use crate::dialect::hyperdht::node::{Breach, Node, Output};
 use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
@@ -117,7 +117,7 @@ impl Node {
             return Some(Breach::TooManyForwards);
         }
         // No more than what the other end needs: what is passed on is a stranger's.
-        let (command, id) = (request.command.clone(), request.id.clone());
+        let (command, id) = (request.command.clone(), request.id.clone().filter(|id| id.len() == ID_LEN));
         let request = Request { command, id, forward_response: Some(self.family.encode(from)), ..Request::default() };
         self.outputs.push_back(Output::Send { to, datagram: Datagram { tid, body: Body::Request(request) } });
         None

@@ -35,11 +35,22 @@ pub struct Call<P> {
     pub purpose: P,
 }
 
+impl<P> Call<P> {
+    fn awaited_host(&self) -> IpAddr {
+        match self.source {
+            Source::Asked => self.contact.addr.ip(),
+            Source::Host(host) => host,
+        }
+    }
+}
+
 /// Why a response was not taken.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Unasked {
     /// No request in flight has this transaction id.
     UnknownTid,
+    /// One had, of this very host, a short while ago: an answer to each of two sendings, or one that was late.
+    Late,
     /// One has, but it was asked of somebody else.
     WrongSource,
 }
@@ -58,6 +69,8 @@ pub struct Session<P> {
     timers: Requests<Tid>,
     /// Requests to be sent, by their ids.
     to_send: VecDeque<Tid>,
+    /// Requests that ended last, and the hosts they awaited an answer from.
+    ended: VecDeque<(Tid, IpAddr)>,
     random: fastrand::Rng,
 }
 
@@ -70,6 +83,7 @@ impl<P: Copy> Session<P> {
             waiting: VecDeque::new(),
             timers: Requests::default(),
             to_send: VecDeque::new(),
+            ended: VecDeque::new(),
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -102,7 +116,10 @@ impl<P: Copy> Session<P> {
 
     /// A response came from `from`: whom the request was made to and what for, or why it is none of ours.
     pub fn answered(&mut self, tid: Tid, from: SocketAddr, now: Time) -> Result<(Contact, P), Unasked> {
-        let call = &self.open.get(&tid).ok_or(Unasked::UnknownTid)?.call;
+        let Some(Open { call, .. }) = self.open.get(&tid) else {
+            let is_late = self.ended.iter().any(|(ended, host)| *ended == tid && *host == from.ip());
+            return Err(if is_late { Unasked::Late } else { Unasked::UnknownTid });
+        };
         let is_asked = from == call.contact.addr;
         let is_awaited = match call.source {
             Source::Asked => is_asked,
@@ -148,6 +165,7 @@ impl<P: Copy> Session<P> {
                 }
                 Overdue::Failed(contact, tid) => {
                     if let Some(Open { call, .. }) = self.open.remove(&tid) {
+                        self.remember(tid, call.awaited_host());
                         told.push(Overdue::Failed(contact, call.purpose));
                     }
                 }
@@ -161,8 +179,16 @@ impl<P: Copy> Session<P> {
     fn end(&mut self, tid: Tid, answered: bool, now: Time) {
         if let Some(open) = self.open.remove(&tid) {
             self.timers.finish(open.id, answered, now);
+            self.remember(tid, open.call.awaited_host());
         }
         self.drain(now);
+    }
+
+    fn remember(&mut self, tid: Tid, host: IpAddr) {
+        if self.ended.len() >= DATAGRAM_REQUESTS {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((tid, host));
     }
 
     /// Sends what waits, as far as there is room.
@@ -214,7 +240,8 @@ mod tests {
         let others = (0..1 << 15).map(Tid::new).filter(|other| *other != tid);
         others.for_each(|other| assert_eq!(session.answered(other, to, Time::ZERO), Err(Unasked::UnknownTid)));
         assert!(matches!(session.answered(tid, to, Time::ZERO), Ok((_, 1))));
-        assert_eq!(session.answered(tid, to, Time::ZERO), Err(Unasked::UnknownTid), "once");
+        assert_eq!(session.answered(tid, to, Time::ZERO), Err(Unasked::Late), "once");
+        assert_eq!(session.answered(tid, ([127, 0, 0, 9], 5).into(), Time::ZERO), Err(Unasked::UnknownTid));
     }
 
     #[test]

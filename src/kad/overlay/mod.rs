@@ -15,7 +15,7 @@ use crate::kad::routing_table::{Added, Heard, RoutingTable};
 use crate::kad::{Manners, Parameters};
 use crate::limits::{
     BOOTSTRAPS, CHALLENGE_AFTER_MS, CHALLENGED, CONFIRM_MS, ISLAND_ODDS, MIRROR_MS, NEIGHBOURS_REFRESH_MAX_MS,
-    NEIGHBOURS_REFRESH_MS, REFRESHES, UPKEEP_MS,
+    NEIGHBOURS_REFRESH_MS, REFRESHES, UNCONFIRMED, UPKEEP_MS,
 };
 use crate::time::Time;
 
@@ -179,7 +179,7 @@ impl Overlay {
             own,
             parameters,
             manners,
-            table: RoutingTable::new(own.id, parameters.k, manners.shares),
+            table: RoutingTable::new(own.id, parameters, manners.shares),
             lookups: Arena::default(),
             changed: VecDeque::new(),
             ended: VecDeque::new(),
@@ -242,12 +242,19 @@ impl Overlay {
         }
     }
 
+    /// Adds an address that lookups begin at while nobody else is known. Does not look for the network of its own accord.
+    pub fn add_seed_at(&mut self, addr: SocketAddr) {
+        if self.bootstraps.len() < BOOTSTRAPS {
+            self.bootstraps.push(Bootstrap::Address(addr));
+        }
+    }
+
     fn add(&mut self, bootstrap: Bootstrap, now: Time) {
         if self.bootstraps.contains(&bootstrap) || self.bootstraps.len() >= BOOTSTRAPS {
             return;
         }
         self.bootstraps.push(bootstrap);
-        if self.table.is_empty() {
+        if !self.table.has_confirmed() {
             self.bootstrap_at = Some(now);
         }
     }
@@ -323,11 +330,12 @@ impl Overlay {
             return 0;
         };
         self.changed.push_back(lookup);
+        running.lookup.found_at(&from);
         running.lookup.answered(&from.id, &admitted, genuine)
     }
 
     /// Who was asked as `asked` answered the lookup under another id, which `real` tells, or under none, and named
-    /// `contacts`.
+    /// `contacts`. As `real` it is asked again: nobody is one of the closest under an id that it was not asked as.
     pub fn named_as(
         &mut self,
         lookup: LookupId,
@@ -338,10 +346,10 @@ impl Overlay {
     ) {
         self.gone(asked);
         real.into_iter().for_each(|real| self.alive(real, now));
-        let admitted = self.admit(contacts);
-        let real = real.filter(|real| real.id != self.own.id);
+        let mut admitted = self.admit(contacts);
+        admitted.extend(self.admit(real.as_slice()));
         if let Some(running) = self.lookups.get_mut(lookup) {
-            running.lookup.guided(&asked.id, real, &admitted);
+            running.lookup.guided(&asked.id, &admitted);
             self.changed.push_back(lookup);
         }
     }
@@ -355,12 +363,10 @@ impl Overlay {
     fn admit(&mut self, contacts: &[Contact]) -> Vec<Contact> {
         let mut admitted = Vec::with_capacity(contacts.len());
         for contact in contacts {
-            if *contact == self.own {
-                self.named_by_others = true;
-            } else if contact.id != self.own.id
-                && contact.addr != self.own.addr
-                && admissible(self.own.addr.ip(), contact.addr)
-            {
+            if contact.id == self.own.id {
+                // From behind a NAT it is another address than the one we know of.
+                self.named_by_others |= contact.addr == self.own.addr;
+            } else if contact.addr != self.own.addr && admissible(self.own.addr.ip(), contact.addr) {
                 admitted.push(*contact);
             } else {
                 self.tallies.martians += 1;
@@ -436,6 +442,16 @@ impl Overlay {
             self.tallies.martians += 1;
             return;
         }
+        if let Some(known) = self.table.get(&contact.id).map(|e| e.contact) {
+            if known.addr != contact.addr {
+                // It may have moved; if so, the place is free for it before long.
+                self.want_probe(known, false, now);
+            }
+            return;
+        }
+        if self.table.unconfirmed_since(now).take(UNCONFIRMED).count() == UNCONFIRMED {
+            return;
+        }
         match self.table.heard(contact, now) {
             Heard::Nothing => {}
             Heard::Added => {
@@ -493,7 +509,7 @@ impl Overlay {
             let missing = k - seeds.len();
             self.table.closest(&target, missing, |e| e.failures > 0 && !avoided.contains(&e.contact), &mut seeds);
         }
-        if owner == Owner::Bootstrap || seeds.is_empty() {
+        if owner == Owner::Bootstrap || !self.table.has_confirmed() {
             seeds.extend(self.bootstraps.iter().enumerate().map(|(place, bootstrap)| bootstrap.seed(&target, place)));
         } else if owner == Owner::Neighbours && !self.bootstraps.is_empty() {
             // Two islands that know none of each other find together again through whom both were told of.
@@ -525,7 +541,9 @@ impl Overlay {
             Owner::Neighbours => {}
             Owner::Refresh => self.refresh_next(now),
             Owner::Bootstrap if running.lookup.answers() > 0 => {
-                log::info!("joined contacts={}", self.table.len());
+                if !self.table.is_empty() {
+                    log::info!("joined contacts={}", self.table.len());
+                }
                 self.bootstrap_failures = 0;
                 // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
                 self.to_refresh = self.table.bucket_count() - 1;
@@ -744,6 +762,8 @@ mod tests {
         assert_eq!(asked.len(), 3);
         assert!(overlay.table().get(&newcomer.id).is_none(), "all may be alive");
         overlay.dead(known[0]);
+        assert!(overlay.table().get(&newcomer.id).is_none(), "one packet may be lost");
+        overlay.dead(known[0]);
         assert!(overlay.table().get(&newcomer.id).is_some());
     }
 
@@ -761,9 +781,39 @@ mod tests {
         assert_eq!(next, contact(3));
         // It, too, turns out to be somebody else by now.
         overlay.named_as(lookup, next, Some(contact(4)), &[], Time::ZERO);
+        let [Ask::Find { contact: real, .. }] = asks(&mut overlay, Time::ZERO)[..] else { panic!() };
+        assert_eq!(real, contact(4), "who counts has answered as who it was asked as");
+        overlay.named(lookup, real, &[], |_| true, Time::ZERO);
         asks(&mut overlay, Time::ZERO);
         assert_eq!(overlay.poll_ended().unwrap().closest, [contact(4)]);
         assert_eq!(overlay.table().len(), 1);
+    }
+
+    #[test]
+    fn strangers_that_were_only_heard_of_keep_nobody_from_bootstrapping() {
+        let mut overlay = named_overlay();
+        overlay.heard(contact(5), Time::ZERO);
+        overlay.add_bootstrap_at(contact(9).addr, Time::ZERO);
+        assert_eq!(overlay.next_deadline(), Time::ZERO);
+        overlay.on_timeout(Time::ZERO);
+        let asked = asks(&mut overlay, Time::ZERO);
+        assert!(asked.iter().any(|ask| matches!(ask, Ask::Find { contact: c, .. } if c.addr == contact(9).addr)));
+    }
+
+    #[test]
+    fn only_so_many_are_listed_that_were_only_heard_of() {
+        let mut overlay = named_overlay();
+        (10..2_000).for_each(|n| overlay.heard(contact(n), Time::ZERO));
+        assert_eq!(overlay.table().unconfirmed_since(Time::ZERO).count(), UNCONFIRMED);
+    }
+
+    #[test]
+    fn a_known_id_heard_from_elsewhere_has_its_old_address_asked() {
+        let mut overlay = named_overlay();
+        overlay.alive(contact(5), Time::ZERO);
+        overlay.heard(Contact { addr: contact(6).addr, ..contact(5) }, Time::ZERO);
+        assert_eq!(asks(&mut overlay, Time::ZERO), [Ask::Probe { contact: contact(5), verify: false }]);
+        assert_eq!(overlay.table().get(&contact(5).id).unwrap().contact, contact(5), "the confirmed entry stays");
     }
 
     #[test]

@@ -61,7 +61,11 @@ impl Overlay {
         for contact in self.table.silent_since(since).into_iter().take(UPKEEP_PROBES) {
             self.probes_wanted.push_back((contact, false));
         }
-        if self.table.is_empty() {
+        if self.table.unconfirmed_since(now).next().is_some() {
+            // One that waited may have taken the place of one that failed.
+            self.confirm_at.get_or_insert(now.after(CONFIRM_MS));
+        }
+        if !self.table.has_confirmed() {
             if self.bootstrap_at.is_none() && !self.is_bootstrapping() && !self.bootstraps.is_empty() {
                 self.bootstrap_at = Some(now);
             }

@@ -10,6 +10,7 @@ use dayfly::dialect::sealed::contact_at;
 use dayfly::dialect::sealed::store::{Store, StoreLimits};
 use dayfly::engine::{ConnId, Door, Engine, EngineSettings};
 use dayfly::id::Id;
+use dayfly::kad::Parameters;
 use dayfly::kad::routing_table::{RoutingTable, Shares};
 use dayfly::time::Time;
 use dayfly::wheel::Wheel;
@@ -81,7 +82,7 @@ fn codecs() -> Vec<Case> {
 
 /// The 20 closest of so many contacts that were offered one after the other; targets are random.
 fn table(contacts: u64) -> Case {
-    let mut table = RoutingTable::new(id(0), 20, Shares::Even);
+    let mut table = RoutingTable::new(id(0), Parameters::default(), Shares::Even);
     for n in 1..=contacts {
         let addr = std::net::SocketAddr::from(([127, (n >> 16) as u8, (n >> 8) as u8, n as u8], 6500));
         table.answered(Contact { id: id(n), addr }, Time::ZERO);
