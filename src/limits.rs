@@ -212,6 +212,9 @@ pub const DATAGRAM_SOCKET_BYTES: usize = 1024 * 1024;
 /// Bytes that wait to be sent at one door; what comes on top is lost, as datagrams are.
 pub const DATAGRAM_OUTBOX_BYTES: usize = 1024 * 1024;
 
+/// Of that, memory that a door keeps when nothing waits: a few answers.
+pub const DATAGRAM_OUTBOX_KEPT_BYTES: usize = 4 * 1024;
+
 // ---- Connections ----
 
 /// Connections in all (`--max-connections`); lowered at start to what the limit of open files leaves.
@@ -263,8 +266,8 @@ pub const BACKLOG: i32 = 4_096;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Events taken from the kernel per turn.
 pub const EVENTS: usize = 1_024;
-/// Listening addresses of one process.
-pub const DOORS: usize = 16;
+/// Doors of one process.
+pub const DOORS: usize = 64;
 /// Pause before a bootstrap name that did not resolve is tried again.
 pub const RESOLVE_RETRY_MS: u64 = 10_000;
 /// A stopping node flushes for at most this long (row 24).

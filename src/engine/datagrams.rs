@@ -10,14 +10,36 @@ use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutpu
 use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
 use crate::kad::Parameters;
-use crate::limits::DATAGRAM_OUTBOX_BYTES;
+use crate::limits::{ANSWER_BYTES, DATAGRAM_OUTBOX_BYTES, DATAGRAM_OUTBOX_KEPT_BYTES};
 use crate::time::Time;
 
 /// A node and what it has to send.
 #[derive(Debug)]
-pub(super) struct DatagramDoor {
-    pub node: Node,
+struct Door {
+    node: Node,
     outbox: Outbox,
+    /// When the node is to be woken. Kept here, as there may be many and each turn asks for the first.
+    due: Time,
+    /// It is among those with something to send.
+    is_dirty: bool,
+}
+
+/// All such doors.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    doors: Vec<Door>,
+    /// Doors with something to send, which the driver has not been told of.
+    dirty: VecDeque<usize>,
+}
+
+impl Doors {
+    pub fn deadline(&self) -> Option<Time> {
+        self.doors.iter().map(|door| door.due).min()
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.doors.iter().all(|door| door.outbox.waiting.is_empty())
+    }
 }
 
 /// Datagrams that wait to be sent, one after the other in one buffer.
@@ -54,7 +76,8 @@ impl Outbox {
         if self.waiting.is_empty() {
             // A burst's memory is not kept.
             self.bytes.clear();
-            self.bytes.shrink_to(DATAGRAM_OUTBOX_BYTES / 64);
+            self.bytes.shrink_to(DATAGRAM_OUTBOX_KEPT_BYTES);
+            self.waiting.shrink_to(DATAGRAM_OUTBOX_KEPT_BYTES / ANSWER_BYTES);
             self.start = 0;
         }
     }
@@ -65,35 +88,37 @@ impl Engine {
     pub fn add_hyperdht(&mut self, identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> usize {
         let counts_networks = self.settings.node.kademlia.counts_networks;
         let node = Node::new(identity, Parameters { counts_networks, ..PARAMETERS }, secrets, seed, now);
-        self.datagram_doors.push(DatagramDoor { node, outbox: Outbox::default() });
-        self.datagram_doors.len() - 1
+        let due = node.next_deadline();
+        self.datagrams.doors.push(Door { node, outbox: Outbox::default(), due, is_dirty: false });
+        self.datagrams.doors.len() - 1
     }
 
     /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there.
     pub fn add_hyperdht_bootstrap(&mut self, addr: SocketAddr, now: Time) {
-        for door in &mut self.datagram_doors {
+        for door in &mut self.datagrams.doors {
             if door.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
                 door.node.add_bootstrap(addr, now);
+                door.due = door.node.next_deadline();
             }
         }
     }
 
     /// Lets a hyperdht node's lookups begin at `addr`, without bootstrapping from it.
     pub fn add_hyperdht_seed(&mut self, door: usize, addr: SocketAddr) {
-        if let Some(door) = self.datagram_doors.get_mut(door) {
+        if let Some(door) = self.datagrams.doors.get_mut(door) {
             door.node.add_seed(addr);
         }
     }
 
     /// The hyperdht nodes, by the number of their doors.
     pub fn hyperdht_nodes(&self) -> impl Iterator<Item = &Node> {
-        self.datagram_doors.iter().map(|door| &door.node)
+        self.datagrams.doors.iter().map(|door| &door.node)
     }
 
     /// A datagram came from `from`.
     pub fn datagram(&mut self, door: usize, from: SocketAddr, bytes: &[u8], now: Time) {
         self.guard.count(Counter::DatagramsRead);
-        let Some(DatagramDoor { node, .. }) = self.datagram_doors.get_mut(door) else {
+        let Some(Door { node, .. }) = self.datagrams.doors.get_mut(door) else {
             return;
         };
         let breach = match Datagram::decode(bytes) {
@@ -110,45 +135,61 @@ impl Engine {
         if let Some(counter) = breach {
             self.guard.fault(counter, from, now);
         }
-        self.pump_door(door, now);
+        self.settle_door(door, now);
     }
 
     /// Has the hyperdht node behind a door do something; its [`Output::News`] come with the number returned. `None` if it has too
     /// much to do already, or there is no such door.
     pub fn start(&mut self, door: usize, errand: Errand, now: Time) -> Option<CallId> {
         self.next_call += 1;
-        let started = self.datagram_doors.get_mut(door)?.node.start(self.next_call, errand, now);
-        self.pump_door(door, now);
+        let started = self.datagrams.doors.get_mut(door)?.node.start(self.next_call, errand, now);
+        self.settle_door(door, now);
         started.then_some(self.next_call)
     }
 
     /// Ends an errand early; nothing more comes of it.
     pub fn cancel(&mut self, door: usize, call: CallId, now: Time) {
-        if let Some(door) = self.datagram_doors.get_mut(door) {
-            door.node.cancel(call, now);
+        if let Some(Door { node, .. }) = self.datagrams.doors.get_mut(door) {
+            node.cancel(call, now);
+            self.settle_door(door, now);
         }
+    }
+
+    /// The next door with datagrams to be sent; call until `None`. It is not named again before [`Engine::next_datagram`] had
+    /// nothing more, or it has more: what a socket does not take is to be sent as soon as it does.
+    pub fn next_dirty_door(&mut self) -> Option<usize> {
+        let door = self.datagrams.dirty.pop_front()?;
+        self.datagrams.doors[door].is_dirty = false;
+        Some(door)
     }
 
     /// The next datagram to be sent at a door, and where to; [`Engine::datagram_sent`] takes it away.
     pub fn next_datagram(&self, door: usize) -> Option<(SocketAddr, &[u8])> {
-        self.datagram_doors.get(door)?.outbox.first()
+        self.datagrams.doors.get(door)?.outbox.first()
     }
 
     /// What [`Engine::next_datagram`] showed was sent, or could not be.
     pub fn datagram_sent(&mut self, door: usize, failed: bool) {
-        if let Some(door) = self.datagram_doors.get_mut(door) {
+        if let Some(door) = self.datagrams.doors.get_mut(door) {
             door.outbox.drop_first();
             self.guard.count(if failed { Counter::DatagramsUnsent } else { Counter::DatagramsSent });
         }
     }
 
-    /// Does what all nodes behind datagram doors want done.
-    pub(super) fn pump_doors(&mut self, now: Time) {
-        (0..self.datagram_doors.len()).for_each(|door| self.pump_door(door, now));
+    /// Wakes the nodes behind doors that are due.
+    pub(super) fn wake_doors(&mut self, now: Time) {
+        for door in 0..self.datagrams.doors.len() {
+            if self.datagrams.doors[door].due <= now {
+                self.datagrams.doors[door].node.on_timeout(now);
+                self.settle_door(door, now);
+            }
+        }
     }
 
-    fn pump_door(&mut self, door: usize, now: Time) {
-        let Some(DatagramDoor { node, outbox }) = self.datagram_doors.get_mut(door) else {
+    /// Does what a node wants done, and sees when it is to be woken.
+    fn settle_door(&mut self, number: usize, now: Time) {
+        let Doors { doors, dirty } = &mut self.datagrams;
+        let Some(Door { node, outbox, due, is_dirty }) = doors.get_mut(number) else {
             return;
         };
         while let Some(output) = node.poll_output(now) {
@@ -161,17 +202,9 @@ impl Engine {
                 NodeOutput::News { ticket, news } => self.outputs.push_back(Output::News(ticket, news)),
             }
         }
-    }
-
-    pub(super) fn doors_deadline(&self) -> Option<Time> {
-        self.datagram_doors.iter().map(|door| door.node.next_deadline()).min()
-    }
-
-    pub(super) fn doors_timeout(&mut self, now: Time) {
-        for door in &mut self.datagram_doors {
-            if door.node.next_deadline() <= now {
-                door.node.on_timeout(now);
-            }
+        *due = node.next_deadline();
+        if !outbox.waiting.is_empty() && !std::mem::replace(is_dirty, true) {
+            dirty.push_back(number);
         }
     }
 }

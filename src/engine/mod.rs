@@ -154,7 +154,7 @@ pub struct Engine {
     conns: Arena<Conn>,
     nodes: Vec<Node>,
     #[cfg(feature = "hyperdht")]
-    datagram_doors: Vec<datagrams::DatagramDoor>,
+    datagrams: datagrams::Doors,
     store: Store,
     pool: Pool,
     guard: Guard,
@@ -183,7 +183,7 @@ impl Engine {
             conns: Arena::default(),
             nodes: Vec::new(),
             #[cfg(feature = "hyperdht")]
-            datagram_doors: Vec::new(),
+            datagrams: datagrams::Doors::default(),
             store: Store::new(settings.store, seed),
             pool: Pool::new(seed),
             guard: Guard::default(),
@@ -383,8 +383,6 @@ impl Engine {
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         if self.outputs.is_empty() {
             self.pump(now);
-            #[cfg(feature = "hyperdht")]
-            self.pump_doors(now);
         }
         self.outputs.pop_front()
     }
@@ -413,7 +411,7 @@ impl Engine {
         let nodes = self.nodes.iter().map(Node::next_deadline);
         let own = nodes.chain(self.wheel.next_deadline()).chain(self.store.next_deadline());
         #[cfg(feature = "hyperdht")]
-        let own = own.chain(self.doors_deadline());
+        let own = own.chain(self.datagrams.deadline());
         own.min()
     }
 
@@ -439,7 +437,7 @@ impl Engine {
             }
         }
         #[cfg(feature = "hyperdht")]
-        self.doors_timeout(now);
+        self.wake_doors(now);
         self.pump(now);
     }
 
@@ -464,6 +462,10 @@ impl Engine {
 
     /// Whether all that was owed is sent, so that a stopping process may end.
     pub fn is_quiet(&self) -> bool {
+        #[cfg(feature = "hyperdht")]
+        if !self.datagrams.is_quiet() {
+            return false;
+        }
         self.conns.iter().all(|(_, conn)| !conn.session.owes() && !conn.wants_write())
     }
 

@@ -1,6 +1,7 @@
 //! Sockets that speak datagrams: reading and sending in batches, and errands of commands run to their end. Never looks into a
 //! datagram; what the kernel does not take is the engine's to keep or lose.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
@@ -24,6 +25,8 @@ struct Door {
 #[derive(Default)]
 pub(super) struct DatagramDoors {
     doors: Vec<Door>,
+    /// Doors with something to read.
+    readable: VecDeque<usize>,
     /// What is read goes in here: a byte more than a datagram may have, which tells those that are longer.
     buffer: Vec<u8>,
 }
@@ -34,30 +37,41 @@ impl DatagramDoors {
         let token = Token(first_token + self.doors.len());
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
         self.buffer.resize(DATAGRAM_BYTES + 1, 0);
+        self.readable.push_back(self.doors.len());
         self.doors.push(Door { socket, is_readable: true, is_writable: true });
         Ok(())
     }
 
-    pub fn mark_ready(&mut self, door: usize, readable: bool, writable: bool) {
-        if let Some(door) = self.doors.get_mut(door) {
-            door.is_readable |= readable;
-            door.is_writable |= writable;
+    /// The kernel says what door `number` can do. One that could not send before does so now.
+    pub fn mark_ready(&mut self, number: usize, readable: bool, writable: bool, engine: &mut Engine) {
+        let Some(door) = self.doors.get_mut(number) else {
+            return;
+        };
+        if readable && !std::mem::replace(&mut door.is_readable, true) {
+            self.readable.push_back(number);
+        }
+        if writable && !std::mem::replace(&mut door.is_writable, true) {
+            self.send_from(number, engine);
         }
     }
 
     /// Whether anything was left unread when a turn was used up.
     pub fn are_ready(&self) -> bool {
-        self.doors.iter().any(|door| door.is_readable)
+        !self.readable.is_empty()
     }
 
     /// Closes all of them.
     pub fn close(&mut self) {
         self.doors.clear();
+        self.readable.clear();
     }
 
     /// Reads what came, at most a turn's worth per door.
     pub fn read(&mut self, engine: &mut Engine, now: Time) {
-        for number in 0..self.doors.len() {
+        for _ in 0..self.readable.len() {
+            let Some(number) = self.readable.pop_front() else {
+                return;
+            };
             for _ in 0..DATAGRAMS_PER_TURN {
                 let door = &mut self.doors[number];
                 if !door.is_readable {
@@ -72,17 +86,24 @@ impl DatagramDoors {
                     Err(_) => door.is_readable = false,
                 }
             }
+            if self.doors[number].is_readable {
+                self.readable.push_back(number);
+            }
+            self.send(engine);
+        }
+    }
+
+    /// Sends what waits at the doors that have something.
+    pub fn send(&mut self, engine: &mut Engine) {
+        while let Some(number) = engine.next_dirty_door() {
             self.send_from(number, engine);
         }
     }
 
-    /// Sends what waits at all doors.
-    pub fn send(&mut self, engine: &mut Engine) {
-        (0..self.doors.len()).for_each(|number| self.send_from(number, engine));
-    }
-
     fn send_from(&mut self, number: usize, engine: &mut Engine) {
-        let door = &mut self.doors[number];
+        let Some(door) = self.doors.get_mut(number) else {
+            return;
+        };
         while door.is_writable {
             let Some((to, bytes)) = engine.next_datagram(number) else {
                 return;

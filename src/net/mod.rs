@@ -271,7 +271,8 @@ impl Net {
                 STATUS => self.status.serve(&status::report(&self.engine, now)),
                 #[cfg(feature = "hyperdht")]
                 Token(token) if token >= DATAGRAM_DOORS => {
-                    self.datagrams.mark_ready(token - DATAGRAM_DOORS, event.is_readable(), event.is_writable());
+                    let (readable, writable) = (event.is_readable(), event.is_writable());
+                    self.datagrams.mark_ready(token - DATAGRAM_DOORS, readable, writable, &mut self.engine);
                 }
                 Token(token) if token >= DOORS => self.doors.mark_ready(token - DOORS),
                 Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),

@@ -481,3 +481,17 @@ fn a_cancelled_errand_leaves_nothing_behind() {
     assert!(room.told.is_empty(), "{:?}", room.told);
     assert_eq!((room.nodes[2].tasks(), room.nodes[2].overlay().lookups_in_flight()), (0, 0));
 }
+
+#[test]
+fn many_errands_at_once_all_come_to_an_end() {
+    let mut room = Room::new(40);
+    (1..40).for_each(|n| room.join(n, 0));
+    for ticket in 0..64 {
+        let key = Id([ticket as u8; 32]);
+        assert!(room.nodes[7].start(ticket, Errand::Lookup(key, Own::default()), room.now));
+    }
+    room.settle();
+    room.run(10);
+    let ends = room.told.iter().filter(|(_, news)| matches!(news, News::Done(Outcome::Done { answers: 20.., .. })));
+    assert_eq!((ends.count(), room.nodes[7].tasks()), (64, 0));
+}

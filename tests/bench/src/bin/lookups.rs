@@ -1,5 +1,6 @@
 //! `lookups`: hyperdht lookups per second and memory per node, dayfly's and the npm peer's side by side: each one's client
-//! against a network of 50 nodes of each, driven by this program. Networks run on core 0, clients on core 1.
+//! against a network of 50 nodes of each, driven by this program. Networks run on core 0, in one process
+//! each, clients on core 1.
 //!
 //! Usage: lookups [--rounds N] [--seconds S] [--out FOLDER]     (5, 3, tests/figures/bench)
 //! Build dayfly first; DAYFLY names another binary than target/release/dayfly. The npm peer is tests/hyperdht's.
@@ -10,7 +11,7 @@ mod npm;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -65,15 +66,16 @@ impl Drop for Dayfly {
 }
 
 impl Dayfly {
-    fn start(doors: usize, bootstrap: Option<SocketAddr>) -> io::Result<Dayfly> {
+    /// A process with this many nodes, all joined through the first.
+    fn start(doors: usize) -> io::Result<Dayfly> {
+        // A port that was free a moment ago, so that the others can be told of it.
+        let first = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mut command = Command::new(std::env::var("DAYFLY").unwrap_or("target/release/dayfly".into()));
-        command.args(["--listen", "none"]).stdout(Stdio::piped()).stderr(Stdio::null());
-        (0..doors).for_each(|_| {
+        command.args(["--listen", "none", "--hyperdht", &first, "--hyperdht-bootstrap", &first]);
+        (1..doors).for_each(|_| {
             command.args(["--hyperdht", "127.0.0.1:0"]);
         });
-        if let Some(bootstrap) = bootstrap {
-            command.args(["--hyperdht-bootstrap", &bootstrap.to_string()]);
-        }
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
         let lines = BufReader::new(stdout).lines().take(doors).collect::<io::Result<Vec<String>>>()?;
@@ -125,13 +127,14 @@ impl Client {
             }
             while let Some((call, news)) = self.net.next_news() {
                 match news {
-                    News::Answer(answer) if !answer.peers.is_empty() => {
-                        in_flight.insert(call, true);
+                    News::Answer(answer) => {
+                        in_flight.entry(call).and_modify(|found| *found |= !answer.peers.is_empty());
                     }
-                    News::Answer(_) => {}
+                    // One that was left over when the last measurement ended is not in flight.
                     News::Done(_) => {
-                        done += 1;
-                        found += usize::from(in_flight.remove(&call) == Some(true));
+                        let end = in_flight.remove(&call);
+                        done += usize::from(end.is_some());
+                        found += usize::from(end == Some(true));
                     }
                 }
             }
@@ -175,19 +178,13 @@ fn round(seconds: f64, figures: &mut Figures) -> io::Result<()> {
     stay_on(1);
     let clients = Npm::start().ok_or_else(|| io::Error::other("the npm peer is not there"))?;
     stay_on(0);
-    let first = Dayfly::start(1, None)?;
-    let known = first.addrs[0];
-    let others = (1..NODES).map(|_| Dayfly::start(1, Some(known))).collect::<io::Result<Vec<_>>>()?;
+    let (alone, network) = (Dayfly::start(1)?, Dayfly::start(NODES)?);
     stay_on(1);
-    measure("dayfly", known, &clients, seconds, figures)?;
-    let kib: Vec<f64> = others.iter().map(|node| resident_kib(node.child.id())).collect();
+    measure("dayfly", network.addrs[0], &clients, seconds, figures)?;
     let mut add = |what: &str, value: f64| figures.entry(what.to_string()).or_default().push(value);
-    add("dayfly KiB per process", kib.iter().sum::<f64>() / kib.len() as f64);
-    let one = kib.iter().copied().fold(f64::INFINITY, f64::min);
-    let many = Dayfly::start(15, Some(known))?;
-    std::thread::sleep(Duration::from_secs(2));
-    add("dayfly KiB per further node", (resident_kib(many.child.id()) - one) / 14.0);
-    drop((first, others, many));
+    add("dayfly KiB alone", resident_kib(alone.child.id()));
+    add("dayfly KiB of 50", resident_kib(network.child.id()) / NODES as f64);
+    drop((alone, network));
 
     stay_on(0);
     let network = Npm::start().ok_or_else(|| io::Error::other("the npm peer is not there"))?;
@@ -198,10 +195,10 @@ fn round(seconds: f64, figures: &mut Figures) -> io::Result<()> {
     for n in 1..NODES {
         network.node(&format!("n{n}"), &Options { bootstrap: known.clone(), ..Options::default() });
     }
-    add("npm KiB per process", one);
+    add("npm KiB alone", one);
     measure("npm", known[0], &clients, seconds, figures)?;
     let mut add = |what: &str, value: f64| figures.entry(what.to_string()).or_default().push(value);
-    add("npm KiB per further node", (resident_kib(network.pid()) - one) / (NODES - 1) as f64);
+    add("npm KiB of 50", resident_kib(network.pid()) / NODES as f64);
     Ok(())
 }
 
@@ -227,8 +224,7 @@ fn main() -> io::Result<()> {
     let get = |what: &str| figures.get(what).cloned().unwrap_or_default();
     let ratio = |a: &str, b: &str| -> Vec<f64> { get(a).iter().zip(get(b)).map(|(a, b)| a / b).collect() };
     let mut text = String::from(
-        "# hyperdht: dayfly beside the npm peer\n\nWritten by `make bench-hyperdht`: networks of 50 nodes on this machine's loopback (dayfly's 50 processes, npm's all in\n\
-         one) on core 0, one client on core 1, hyperdht 1.3.0 on node.js; rounds by turns, medians (lowest-highest). Each lookup asks\n\
+        "# hyperdht: dayfly beside the npm peer\n\nWritten by `make bench-hyperdht`: networks of 50 nodes on this machine's loopback (each in one process) on core 0, one client on core 1, hyperdht 1.3.0 on node.js; rounds by turns, medians (lowest-highest). Each lookup asks\n\
          the 20 nodes nearest to one of 20 keys that somebody has announced.\n\n\
          | network of | lookups in flight | dayfly's client, lookups/s | npm's client, lookups/s | ratio | found, dayfly's and npm's |\n|---|---|---|---|---|---|\n",
     );
@@ -247,12 +243,18 @@ fn main() -> io::Result<()> {
             );
         }
     }
+    text += "\n| each in its own network, lookups in flight | dayfly, lookups/s | npm, lookups/s | ratio |\n|---|---|---|---|\n";
+    for parallel in PARALLEL {
+        let (ours, theirs) = (format!("dayfly dayfly {parallel}"), format!("npm npm {parallel}"));
+        let (own, other) = (spread(&get(&ours), 0), spread(&get(&theirs), 0));
+        let _ = writeln!(text, "| {parallel} | {own} | {other} | {} |", spread(&ratio(&ours, &theirs), 1));
+    }
     text += "\n| memory | dayfly, KiB | npm, KiB | npm over dayfly |\n|---|---|---|---|\n";
-    for what in ["process", "further node"] {
-        let (ours, theirs) = (format!("dayfly KiB per {what}"), format!("npm KiB per {what}"));
+    for (what, name) in [("alone", "of a node alone in its process"), ("of 50", "per node of 50 in one process")] {
+        let (ours, theirs) = (format!("dayfly KiB {what}"), format!("npm KiB {what}"));
         let _ = writeln!(
             text,
-            "| per {what} | {} | {} | {} |",
+            "| {name} | {} | {} | {} |",
             spread(&get(&ours), 1),
             spread(&get(&theirs), 1),
             spread(&ratio(&theirs, &ours), 1)
