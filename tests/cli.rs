@@ -165,6 +165,7 @@ fn help_and_version_go_to_stdout() {
         "--store-entries",
         "--max-value-bytes",
         "--max-connections",
+        "--lan",
         "--check",
     ] {
         assert!(help.contains(flag), "{flag}");

@@ -169,6 +169,35 @@ fn a_sealed_and_a_hyperdht_door_share_a_process_and_nothing_else() {
 }
 
 #[test]
+fn the_command_line_of_a_door_is_checked() {
+    let check = |args: &[&str]| dayfly(&[&["--check"], args].concat());
+    let text = text(&check(&["--listen", "none", "--hyperdht", "127.0.0.1", "--hyperdht-bootstrap", "[::1]", "--lan"]));
+    for line in ["hyperdht = 127.0.0.1:49737", "hyperdht-bootstrap = [::1]:49737", "ephemeral = false", "lan = true"] {
+        assert!(text.lines().any(|said| said == line), "{line}: {text}");
+    }
+    assert!(!text.contains("listen = "), "{text}");
+    for (args, says) in [
+        (&["--listen", "none"][..], "no door"),
+        (&["--listen", "none", "--api", "127.0.0.1:0", "--hyperdht", "127.0.0.1:0"], "--api"),
+        (&["--hyperdht", "0.0.0.0:0"], "--advertise"),
+        (&["--hyperdht", "127.0.0.1:45671", "--hyperdht", "127.0.0.1:45671"], "twice"),
+        (&["--ephemeral"], "--ephemeral"),
+        (&["--hyperdht-bootstrap", "127.0.0.1:1"], "--hyperdht-bootstrap"),
+    ] {
+        let output = check(args);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {line}");
+        assert!(line.contains(says) && line.lines().count() == 1, "{args:?}: {line}");
+    }
+    for command in ["lookup", "announce", "unannounce", "query", "punch"] {
+        let help = dayfly(&[command, "--help"]);
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains("Example") && help.contains("Exit codes"), "{command}");
+        assert!(help.lines().all(|line| line.len() <= 120), "{command} fits a terminal");
+    }
+}
+
+#[test]
 fn a_node_forgets_who_is_gone() {
     let mut doors = Doors::network(5);
     let knows = |doors: &Doors| {

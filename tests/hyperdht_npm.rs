@@ -22,7 +22,7 @@ use serde_json::Value;
 
 /// Nodes that an announce is stored on.
 const K: usize = 20;
-/// A process holds 16 doors at most.
+/// Doors of one process, so that there are several processes.
 const DOORS: usize = 15;
 /// A lookup among dead nodes has 4 s; on a busy machine five times that.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(20);

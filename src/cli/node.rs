@@ -26,6 +26,7 @@ use crate::net::{Ended, Net};
 const HELP: &str = "\
 Usage: dayfly [node] [options]
        dayfly put|get|ping|find-node|find-value|status [options] ...  ('dayfly put --help' and so on)
+       dayfly lookup|announce|unannounce|query|punch [options] ...    (of hyperdht networks)
 Runs a node: a Kademlia DHT whose values live less than ten seconds.
 
 Once it listens, a node prints one line per door: 'listening DIALECT TRANSPORT ADDRESS [id=HEX]'. Port 0 lets the kernel
@@ -38,6 +39,7 @@ permission); 78 configuration; 128 + N ended at once by a second signal N.
 Examples:
   dayfly
   dayfly --listen 127.0.0.1:6501 --bootstrap 127.0.0.1:6500
+  dayfly --hyperdht 127.0.0.1 --hyperdht-bootstrap 127.0.0.1:49738
   dayfly --listen 0.0.0.0:6500 --advertise 203.0.113.5 --bootstrap seed.example:6500 --api 127.0.0.1:7401
 ";
 

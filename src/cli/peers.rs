@@ -32,8 +32,8 @@ minutes, until SIGINT or SIGTERM; then takes it back. Prints 'announced KEY node
 
 A KEY of 64 hex digits is the key; any other text is hashed with SHA-256. The address is the one that others see, with the
 port of --port, or else that of the command's own socket, at which it answers hole punches.
-Exit codes: 0 taken back, or announced with --once; 64 usage; 68 unknown host; 69 no node answers, or none takes it; 75 not
-done in time.
+Exit codes: 0 taken back, or announced with --once; 64 usage; 68 unknown host; 69 no node answers, or none takes it;
+75 not done in time.
 
 Examples:
   dayfly announce --dialect hyperdht --node 127.0.0.1:49737 --port 8080 my-service

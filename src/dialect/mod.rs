@@ -1,5 +1,5 @@
-//! The wire protocols this node speaks, one folder each: codec (bytes and messages), session (one connection: framing,
-//! order of answers), node (what requests mean, the store). Pure, and no dialect knows another.
+//! The wire protocols this node speaks, one folder each: codec (bytes and messages), session (one connection or socket:
+//! framing, which answer belongs to which request), node (what requests mean, what is stored). Pure, and no dialect knows another.
 
 #[cfg(feature = "hyperdht")]
 pub mod hyperdht;
