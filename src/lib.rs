@@ -14,7 +14,8 @@
 //! * `sim`: a world without sockets for the nodes and engines, with the feature `sim`.
 //! * [`cli`]: words to settings, outcomes to exit codes.
 //!
-//! All but [`net`] and [`cli`] are pure: time, bytes and seeds come in as arguments, what is to be done goes out as values.
+//! All but [`net`] and [`cli`] are pure: time, bytes and seeds come in as arguments, what is to be done goes out as
+//! values.
 
 pub mod arena;
 pub mod cli;

@@ -11,7 +11,8 @@ pub const K_MAX: usize = 20;
 pub const ALPHA: usize = 3;
 /// The largest `--alpha`.
 pub const ALPHA_MAX: usize = 16;
-/// Disjoint paths of a lookup when nothing went wrong yet; more costs requests and finds nothing better among the honest.
+/// Disjoint paths of a lookup when nothing went wrong yet; more costs requests and finds nothing better among the
+/// honest.
 pub const PATHS: usize = 1;
 /// Disjoint paths of the second try after a miss (S/Kademlia, section 4.4).
 pub const PATHS_ON_RETRY: usize = 8;
@@ -75,16 +76,18 @@ pub const BOOTSTRAP_RETRY_MS: u64 = 1_000;
 pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
 /// Bootstrap addresses that are looked at.
 pub const BOOTSTRAPS: usize = 64;
-/// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do so
-/// earlier (hyperdht.md, section 7: a tick).
+/// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do
+/// so earlier (hyperdht.md, section 7: a tick).
 pub const CONFIRM_MS: u64 = 5_000;
 /// Entries that were only heard of, in the whole table: as many as are asked within two of those.
 pub const UNCONFIRMED: usize = 64;
 /// Entries of a full bucket that are asked when somebody new is heard of (hyperdht.md, section 7).
 pub const CHALLENGED: usize = 3;
-/// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node more).
+/// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node
+/// more).
 pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
-/// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five times.
+/// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five
+/// times.
 pub const MIRROR_MS: u64 = 300;
 /// Contacts that are asked so by turns.
 pub const MIRRORS: usize = 3;
@@ -97,8 +100,8 @@ pub const PROBE_MEMORY: usize = 1_024;
 
 // ---- Requests ----
 
-/// Least short timeout of a request, after which its lookup widens (design.md, decision 11, has 250 ms and 3 round trips:
-/// with 20 % of contacts dead these find a value sooner, for a tenth more requests; `make sim` shows it).
+/// Least short timeout of a request, after which its lookup widens (design.md, decision 11, has 250 ms and 3 round
+/// trips: with 20 % of contacts dead these find a value sooner, for a tenth more requests; `make sim` shows it).
 pub const SHORT_TIMEOUT_MIN_MS: u64 = 150;
 /// The short timeout is this many smoothed round trips.
 pub const SHORT_TIMEOUT_ROUND_TRIPS: u64 = 2;
@@ -137,8 +140,8 @@ pub const ERROR_TEXT: usize = 256;
 pub const OWED_JOBS: usize = 64;
 /// Answers queued behind an owed one on a connection, past which it is not read.
 pub const OWED_ANSWERS: usize = 1_024;
-/// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read: room for
-/// all that an honest peer has outstanding, so that its answers to us can always be read.
+/// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read: room
+/// for all that an honest peer has outstanding, so that its answers to us can always be read.
 pub const OWED_BYTES: usize = ASKED_BYTES + 2 * FRAME_MAX;
 /// Our own requests outstanding on one connection, past which that contact is busy.
 pub const ASKED: usize = 128;
@@ -154,8 +157,8 @@ pub const STORE_BYTES: usize = 64 * 1024 * 1024;
 pub const STORE_ENTRIES: usize = 100_000;
 /// What an entry costs beside its value: timer with the key, index, allocation (measured: `make bench`, memory).
 pub const STORE_ENTRY_BYTES: usize = 136;
-/// Values of this many bytes keep the checksum of the VALUE that carries them once one was asked for: hashing them is most
-/// of what serving them takes.
+/// Values of this many bytes keep the checksum of the VALUE that carries them once one was asked for: hashing them is
+/// most of what serving them takes.
 pub const SEAL_KEPT_FROM: usize = 1_024;
 /// What a kept checksum costs.
 pub const SEAL_KEPT_BYTES: usize = 48;
@@ -164,12 +167,13 @@ pub const STORE_SOURCE_SHARE: usize = 4;
 
 // ---- The hyperdht dialect ----
 
-/// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8); users'
-/// commands may carry more.
+/// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8);
+/// users' commands may carry more.
 pub const DATAGRAM_BYTES: usize = 8_192;
 /// Largest answer of ours, so that it fits one packet of every path (1,500 bytes of Ethernet less what tunnels take).
 pub const ANSWER_BYTES: usize = 1_400;
-/// Requests of one node in flight; more wait. The others stop at 16; a burst of this many still fits the kernel's buffers.
+/// Requests of one node in flight; more wait. The others stop at 16; a burst of this many still fits the kernel's
+/// buffers.
 pub const DATAGRAM_REQUESTS: usize = 128;
 /// Requests that wait for that.
 pub const DATAGRAM_REQUESTS_WAITING: usize = 4_096;

@@ -1,5 +1,5 @@
-//! Mutated datagrams into a whole engine with a hyperdht door, which asks others all the while: no panic, and no memory that
-//! grows with them. `DAYFLY_DATAGRAMS` says how many (default ten million).
+//! Mutated datagrams into a whole engine with a hyperdht door, which asks others all the while: no panic, and no memory
+//! that grows with them. `DAYFLY_DATAGRAMS` says how many (default ten million).
 #![cfg(feature = "hyperdht")]
 
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! The hyperdht commands and a network of dayfly's own nodes, as processes; the real peer is in hyperdht_npm.rs. And small
-//! simulated networks of them, in all weathers.
+//! The hyperdht commands and a network of dayfly's own nodes, as processes; the real peer is in hyperdht_npm.rs. And
+//! small simulated networks of them, in all weathers.
 #![cfg(feature = "sim")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Hole punches between dayfly and the npm peer, each as the punching side, the target and the relay, behind every pair of
-//! simulated NATs. The npm nodes send through a gateway, dayfly's run in this process; all in real time, at once.
+//! Hole punches between dayfly and the npm peer, each as the punching side, the target and the relay, behind every pair
+//! of simulated NATs. The npm nodes send through a gateway, dayfly's run in this process; all in real time, at once.
 #![cfg(feature = "sim")]
 
 mod common;

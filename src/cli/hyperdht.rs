@@ -1,5 +1,5 @@
-//! What commands and nodes of the hyperdht dialect share: flags, bootstrap addresses, a node for the length of one command.
-//! Never speaks the protocol itself.
+//! What commands and nodes of the hyperdht dialect share: flags, bootstrap addresses, a node for the length of one
+//! command. Never speaks the protocol itself.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! `dayfly lookup`, `announce`, `unannounce`, `query` and `punch`: who is to be found under a key of a hyperdht network, and what
-//! else its nodes do for others.
+//! `dayfly lookup`, `announce`, `unannounce`, `query` and `punch`: who is to be found under a key of a hyperdht
+//! network, and what else its nodes do for others.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -30,8 +30,8 @@ Usage: dayfly announce [options] KEY
 Announces this host under KEY to the 20 nodes of a hyperdht network that are nearest to it, and again every four to five
 minutes, until SIGINT or SIGTERM; then takes it back. Prints 'announced KEY nodes=N address=ADDRESS' each time.
 
-A KEY of 64 hex digits is the key; any other text is hashed with SHA-256. The address is the one that others see, with the
-port of --port, or else that of the command's own socket, at which it answers hole punches.
+A KEY of 64 hex digits is the key; any other text is hashed with SHA-256. The address is the one that others see, with
+the port of --port, or else that of the command's own socket, at which it answers hole punches.
 Exit codes: 0 taken back, or announced with --once; 64 usage; 68 unknown host; 69 no node answers, or none takes it;
 75 not done in time.
 
@@ -52,8 +52,8 @@ Example:
 
 const QUERY_HELP: &str = "\
 Usage: dayfly query [options] COMMAND KEY [VALUE]
-Sends a user's COMMAND to the nodes of a hyperdht network on the way to KEY, or with --update to the 20 nearest, with the
-token that each gave. Prints a line 'answer ADDRESS id=HEX value=HEX' for each answer; '-' for no value.
+Sends a user's COMMAND to the nodes of a hyperdht network on the way to KEY, or with --update to the 20 nearest, with
+the token that each gave. Prints a line 'answer ADDRESS id=HEX value=HEX' for each answer; '-' for no value.
 
 Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node answers; 75 not done in time.
 
@@ -63,8 +63,8 @@ Example:
 
 const PUNCH_HELP: &str = "\
 Usage: dayfly punch [options] --referrer HOST:PORT HOST:PORT
-Opens a way to a hyperdht node behind a NAT: pings it, and has the referrer, with which it is in touch, tell it to answer.
-Prints 'pong ADDRESS id=HEX' with the address that it answered from.
+Opens a way to a hyperdht node behind a NAT: pings it, and has the referrer, with which it is in touch, tell it to
+answer. Prints 'pong ADDRESS id=HEX' with the address that it answered from.
 
 Exit codes: 0 it answered; 64 usage; 68 unknown host; 69 it did not answer.
 

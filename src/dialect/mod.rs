@@ -1,5 +1,6 @@
 //! The wire protocols this node speaks, one folder each: codec (bytes and messages), session (one connection or socket:
-//! framing, which answer belongs to which request), node (what requests mean, what is stored). Pure, and no dialect knows another.
+//! framing, which answer belongs to which request), node (what requests mean, what is stored). Pure, and no dialect
+//! knows another.
 
 #[cfg(feature = "hyperdht")]
 pub mod hyperdht;

@@ -1,5 +1,5 @@
-//! The doors that speak datagrams: their nodes, and what they have to send. Part of the engine: decodes, hands to the node,
-//! encodes, counts. Opens no socket; the driver sends what [`Engine::next_datagram`] shows.
+//! The doors that speak datagrams: their nodes, and what they have to send. Part of the engine: decodes, hands to the
+//! node, encodes, counts. Opens no socket; the driver sends what [`Engine::next_datagram`] shows.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -138,8 +138,8 @@ impl Engine {
         self.settle_door(door, now);
     }
 
-    /// Has the hyperdht node behind a door do something; its [`Output::News`] come with the number returned. `None` if it has too
-    /// much to do already, or there is no such door.
+    /// Has the hyperdht node behind a door do something; its [`Output::News`] come with the number returned. `None` if
+    /// it has too much to do already, or there is no such door.
     pub fn start(&mut self, door: usize, errand: Errand, now: Time) -> Option<CallId> {
         self.next_call += 1;
         let started = self.datagrams.doors.get_mut(door)?.node.start(self.next_call, errand, now);
@@ -155,8 +155,9 @@ impl Engine {
         }
     }
 
-    /// The next door with datagrams to be sent; call until `None`. It is not named again before [`Engine::next_datagram`] had
-    /// nothing more, or it has more: what a socket does not take is to be sent as soon as it does.
+    /// The next door with datagrams to be sent; call until `None`. It is not named again before
+    /// [`Engine::next_datagram`] had nothing more, or it has more: what a socket does not take is to be sent as soon as
+    /// it does.
     pub fn next_dirty_door(&mut self) -> Option<usize> {
         let door = self.datagrams.dirty.pop_front()?;
         self.datagrams.doors[door].is_dirty = false;

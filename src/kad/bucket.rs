@@ -1,5 +1,5 @@
-//! One k-bucket: contacts that have answered, in dialects that list them at once also such as only asked, and a few more
-//! that wait for one of them to fail. Never displaces a contact that is known good.
+//! One k-bucket: contacts that have answered, in dialects that list them at once also such as only asked, and a few
+//! more that wait for one of them to fail. Never displaces a contact that is known good.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
@@ -80,15 +80,15 @@ impl<I: Metric> Bucket<I> {
         self.entries.iter().find(|entry| entry.contact.id == *id)
     }
 
-    /// Whether `net` has all the places here that one network gets, those in the cache included. Loopback (`None`) never
-    /// has. Who never answered counts only against others of the kind.
+    /// Whether `net` has all the places here that one network gets, those in the cache included. Loopback (`None`)
+    /// never has. Who never answered counts only against others of the kind.
     pub fn has_enough_of(&self, net: Option<Network>, among_unconfirmed: bool) -> bool {
         let all = self.entries.iter().chain(&self.cache).filter(|e| e.is_confirmed || among_unconfirmed);
         net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
-    /// Records that `contact` answered at `now`, if it is an entry; whether it is. `id` and address belong together by the
-    /// dialect's rules, so an entry that has answered from another address keeps its own.
+    /// Records that `contact` answered at `now`, if it is an entry; whether it is. `id` and address belong together by
+    /// the dialect's rules, so an entry that has answered from another address keeps its own.
     pub fn refresh(&mut self, contact: &Contact<I>, now: Time) -> bool {
         let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) else {
             return false;
@@ -99,8 +99,8 @@ impl<I: Metric> Bucket<I> {
         true
     }
 
-    /// Takes in a contact that is no entry and was only heard of: as an entry if there is room, else it waits, if there is
-    /// room for that. Returns whether it is an entry now. `net` is its network, if those are counted.
+    /// Takes in a contact that is no entry and was only heard of: as an entry if there is room, else it waits, if there
+    /// is room for that. Returns whether it is an entry now. `net` is its network, if those are counted.
     pub fn hear(&mut self, contact: Contact<I>, net: Option<Network>, k: usize, now: Time) -> bool {
         let is_waiting = self.cache.iter().any(|e| e.contact.id == contact.id);
         if is_waiting || self.has_enough_of(net, true) {
@@ -117,8 +117,8 @@ impl<I: Metric> Bucket<I> {
         false
     }
 
-    /// Takes in a contact that answered at `now` and is no entry; `net` is its network, if those are counted. One that is `barred` waits in the cache even if there is
-    /// room.
+    /// Takes in a contact that answered at `now` and is no entry; `net` is its network, if those are counted. One that
+    /// is `barred` waits in the cache even if there is room.
     pub fn add(&mut self, contact: Contact<I>, net: Option<Network>, barred: bool, k: usize, now: Time) -> Insert {
         self.cache.retain(|e| e.contact.id != contact.id);
         if self.has_enough_of(net, false) {
@@ -154,8 +154,9 @@ impl<I: Metric> Bucket<I> {
         self.entries.push(entry);
     }
 
-    /// Records that the entry of `id` did not answer. It leaves when a waiting contact that has answered, and that `admit`
-    /// lets through, can take its place, or at the second failure in a row, or at the first if it never answered. Returns whether it left.
+    /// Records that the entry of `id` did not answer. It leaves when a waiting contact that has answered, and that
+    /// `admit` lets through, can take its place, or at the second failure in a row, or at the first if it never
+    /// answered. Returns whether it left.
     pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> bool {
         self.cache.retain(|e| e.contact.id != *id);
         let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {

@@ -12,12 +12,13 @@ use crate::limits::{LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS, LOOKUP_IN_FLIGHT, NE
 /// What the lookup is for, which decides when it has heard enough.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// This many of the closest living nodes. Who is past its short timeout is not waited for once another has answered.
+    /// This many of the closest living nodes. Who is past its short timeout is not waited for once another has
+    /// answered.
     Nodes(usize),
     /// A value. Who is slow may hold it, so it is waited for; the caller ends the lookup once it has the value.
     Value,
-    /// What each of the closest living nodes has to say. Who is slow is waited for, and others are asked meanwhile in case that
-    /// it is dead.
+    /// What each of the closest living nodes has to say. Who is slow is waited for, and others are asked meanwhile in
+    /// case that it is dead.
     Everything,
 }
 
@@ -152,16 +153,16 @@ impl Lookup {
         living.take(n).all(|c| c.state == State::Answered)
     }
 
-    /// The `n` nearest candidates, nearest first, once all of them have answered. Unlike for [`Lookup::has_heard_nearest`],
-    /// one that is slow is waited for: most of those are alive.
+    /// The `n` nearest candidates, nearest first, once all of them have answered. Unlike for
+    /// [`Lookup::has_heard_nearest`], one that is slow is waited for: most of those are alive.
     pub fn settled_nearest(&self, n: usize) -> Option<Vec<Contact>> {
         let gone = |c: &Candidate| matches!(c.state, State::Guided | State::Failed | State::PassedOver);
         let hopes = self.shortlist.iter().filter(|c| !gone(c)).take(n);
         hopes.map(|c| (c.state == State::Answered).then_some(c.contact)).collect()
     }
 
-    /// From now on all that must still be heard may be asked at once (paper, section 2.3, for the last round): the caller has
-    /// reason to believe that nobody nearer will be named.
+    /// From now on all that must still be heard may be asked at once (paper, section 2.3, for the last round): the
+    /// caller has reason to believe that nobody nearer will be named.
     pub fn hurry(&mut self) {
         self.alpha_per_path = self.alpha_per_path.max(self.horizon);
     }
@@ -191,14 +192,14 @@ impl Lookup {
         Some(candidate.contact)
     }
 
-    /// `from` answered and named `contacts`, which become candidates on its path. Those that nobody named before must be
-    /// `genuine`; returns how many were not.
+    /// `from` answered and named `contacts`, which become candidates on its path. Those that nobody named before must
+    /// be `genuine`; returns how many were not.
     pub fn answered(&mut self, from: &Id, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
         self.heard_from(from, State::Answered, contacts, &genuine)
     }
 
-    /// Who was asked as `asked` answered under another id, or none, and named `contacts`: those become candidates, `asked`
-    /// is none any more.
+    /// Who was asked as `asked` answered under another id, or none, and named `contacts`: those become candidates,
+    /// `asked` is none any more.
     pub fn guided(&mut self, asked: &Id, contacts: &[Contact]) {
         self.heard_from(asked, State::Guided, contacts, &|_| true);
     }
@@ -360,8 +361,8 @@ impl Lookup {
         true
     }
 
-    /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, it is worth
-    /// another try. Whether it is.
+    /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, it is
+    /// worth another try. Whether it is.
     fn try_elsewhere(&mut self, contact: Contact, path: u8, at: usize) -> bool {
         let candidate = &mut self.shortlist[at];
         let is_retried = candidate.state == State::Failed && candidate.is_on(path);
@@ -371,8 +372,8 @@ impl Lookup {
         is_retried
     }
 
-    /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path have
-    /// room for it.
+    /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path
+    /// have room for it.
     fn insert(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) {
         let network = network(contact.addr.ip()).filter(|_| self.counts_networks);
         let is_neighbour =

@@ -1,6 +1,6 @@
-//! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts that
-//! answered, and where a dialect lists them at once, such as were only heard of; the caller says which. Never holds the
-//! own id.
+//! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts
+//! that answered, and where a dialect lists them at once, such as were only heard of; the caller says which. Never
+//! holds the own id.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
@@ -129,8 +129,8 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// The up to `n` entries of the bucket of `id` that have been silent longest, longest first: who is to be asked whether
-    /// it is still there when the bucket is full.
+    /// The up to `n` entries of the bucket of `id` that have been silent longest, longest first: who is to be asked
+    /// whether it is still there when the bucket is full.
     pub fn oldest_beside(&self, id: &I, n: usize) -> Vec<Contact<I>> {
         let mut entries: Vec<&Entry<I>> = self.buckets[self.bucket_of(id)].entries().iter().collect();
         entries.sort_by_key(|e| e.answered_at);
@@ -227,9 +227,9 @@ impl<I: Metric> RoutingTable<I> {
         self.own.common_prefix(id).min(self.buckets.len() - 1)
     }
 
-    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup hears from contacts
-    /// that are close to each other; a bucket that took them all would know one corner of its range and lead lookups into
-    /// the others no further. The last few buckets, whose ranges hold few nodes, take all.
+    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup hears from
+    /// contacts that are close to each other; a bucket that took them all would know one corner of its range and lead
+    /// lookups into the others no further. The last few buckets, whose ranges hold few nodes, take all.
     fn is_crowded(&self, id: &I) -> bool {
         let index = self.bucket_of(id);
         if self.shares == Shares::FirstCome || index + UNDIVIDED_BUCKETS >= self.buckets.len() {
@@ -460,8 +460,8 @@ mod tests {
         }
     }
 
-    /// `kbucket.120_nodes` of the vectors: the contents of all leaves, the 44 times that a full one asks its oldest, and
-    /// the 20 closest, as k-bucket 3.3.1 has them.
+    /// `kbucket.120_nodes` of the vectors: the contents of all leaves, the 44 times that a full one asks its oldest,
+    /// and the 20 closest, as k-bucket 3.3.1 has them.
     #[test]
     fn fills_and_challenges_as_the_k_bucket_of_the_vectors() {
         let vectors = include_str!("../../tests/data/hyperdht-vectors.json");

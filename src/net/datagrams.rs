@@ -1,5 +1,5 @@
-//! Sockets that speak datagrams: reading and sending in batches, and errands of commands run to their end. Never looks into a
-//! datagram; what the kernel does not take is the engine's to keep or lose.
+//! Sockets that speak datagrams: reading and sending in batches, and errands of commands run to their end. Never looks
+//! into a datagram; what the kernel does not take is the engine's to keep or lose.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};

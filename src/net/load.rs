@@ -1,10 +1,10 @@
-//! The load loop: connects, keeps requests in flight, reads answers, takes times. One thread and one poll, like the node it
-//! measures. Never looks into a message; the [`Workload`] makes and judges them.
+//! The load loop: connects, keeps requests in flight, reads answers, takes times. One thread and one poll, like the
+//! node it measures. Never looks into a message; the [`Workload`] makes and judges them.
 //!
 //! Closed loop: each connection sends a batch of requests in one write, and the next once all of them are answered, as
 //! redis-benchmark does. Open loop: requests are due at an even rate, and their latency counts from when they were due,
-//! so that a server that stops answering can't hide it by slowing the load down. In both, what is in flight when the time
-//! is up is still waited for, judged and timed.
+//! so that a server that stops answering can't hide it by slowing the load down. In both, what is in flight when the
+//! time is up is still waited for, judged and timed.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};

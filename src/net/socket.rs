@@ -57,8 +57,8 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A bound UDP socket on `addr`, with as large a buffer as the kernel gives: a burst of answers should not be lost. Port 0 lets the
-/// kernel choose; a port is never shared.
+/// A bound UDP socket on `addr`, with as large a buffer as the kernel gives: a burst of answers should not be lost.
+/// Port 0 lets the kernel choose; a port is never shared.
 #[cfg(feature = "hyperdht")]
 pub fn bind(addr: SocketAddr) -> io::Result<(mio::net::UdpSocket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;

@@ -1,5 +1,5 @@
-//! Address translators as UDP meets them (RFC 4787's mapping and filtering): which packets leave as whom, and which come in.
-//! One for each host; never touches what a packet carries.
+//! Address translators as UDP meets them (RFC 4787's mapping and filtering): which packets leave as whom, and which
+//! come in. One for each host; never touches what a packet carries.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,7 +45,8 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// A translator of which the world sees the address `public`, and its port unless there is one for each destination.
+    /// A translator of which the world sees the address `public`, and its port unless there is one for each
+    /// destination.
     pub fn new(kind: Kind, public: SocketAddr) -> Nat {
         Nat { kind, public, mappings: BTreeMap::new(), next_port: public.port() }
     }

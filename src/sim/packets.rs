@@ -1,5 +1,5 @@
-//! The datagram level: real hyperdht nodes behind translators, and packets that take their time, get lost, come twice or in
-//! another order. Holds every host and the schedule; never looks into a node but through what any caller can see.
+//! The datagram level: real hyperdht nodes behind translators, and packets that take their time, get lost, come twice
+//! or in another order. Holds every host and the schedule; never looks into a node but through what any caller can see.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -109,7 +109,8 @@ impl Packets {
         self.trace.value()
     }
 
-    /// Adds a host behind a translator of this kind; returns its number. Behind one it has an address of its own network.
+    /// Adds a host behind a translator of this kind; returns its number. Behind one it has an address of its own
+    /// network.
     pub fn add(&mut self, kind: Kind, is_ephemeral: bool) -> usize {
         let number = self.hosts.len();
         let public = address_of(number);

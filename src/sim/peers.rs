@@ -1,5 +1,5 @@
-//! A run at the datagram level: a network of hyperdht nodes that joined one after the other, announcements in it, and lookups
-//! for them. Plans and counts; what happens is the world's.
+//! A run at the datagram level: a network of hyperdht nodes that joined one after the other, announcements in it, and
+//! lookups for them. Plans and counts; what happens is the world's.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `dayfly sim`: a simulated network of the real nodes, and what came of it. Compiled in with the feature `sim` only, so
-//! that the deployed binary stays small.
+//! `dayfly sim`: a simulated network of the real nodes, and what came of it. Compiled in with the feature `sim` only,
+//! so that the deployed binary stays small.
 
 mod figures;
 mod peers;

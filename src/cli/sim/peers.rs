@@ -1,5 +1,5 @@
-//! `dayfly sim --dialect hyperdht`: announcements and lookups in a simulated network. Turns flags into a plan and its outcome into
-//! lines; simulates nothing itself.
+//! `dayfly sim --dialect hyperdht`: announcements and lookups in a simulated network. Turns flags into a plan and its
+//! outcome into lines; simulates nothing itself.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Addresses and nodes in bytes (hyperdht.md, section 3): IPv4 in 6, IPv6 in 18, a node's id before them, and the short form
-//! of local addresses. Never resolves a name and never judges who may be contacted.
+//! Addresses and nodes in bytes (hyperdht.md, section 3): IPv4 in 6, IPv6 in 18, a node's id before them, and the short
+//! form of local addresses. Never resolves a name and never judges who may be contacted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
@@ -67,8 +67,8 @@ impl Family {
         (port != 0).then(|| canonical(SocketAddr::new(ip, port)))
     }
 
-    /// Reads a list of addresses. A rest that is no whole entry is ignored, as node.js does (the Go port drops the whole list), and
-    /// of entries with port 0, which make node.js drop the whole list, only those are left out.
+    /// Reads a list of addresses. A rest that is no whole entry is ignored, as node.js does (the Go port drops the
+    /// whole list), and of entries with port 0, which make node.js drop the whole list, only those are left out.
     pub fn decode_list(self, bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
         bytes.chunks_exact(self.address_len()).filter_map(move |entry| self.decode(entry))
     }

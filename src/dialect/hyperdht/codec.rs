@@ -1,5 +1,5 @@
-//! Bytes and messages of the hyperdht dialect (hyperdht.md, sections 2, 4 and 8): a header of two bytes, then protobuf, by
-//! prost. Knows shapes only; what ids, tokens and addresses mean is for others.
+//! Bytes and messages of the hyperdht dialect (hyperdht.md, sections 2, 4 and 8): a header of two bytes, then protobuf,
+//! by prost. Knows shapes only; what ids, tokens and addresses mean is for others.
 
 use prost::Message as _;
 

@@ -1,5 +1,5 @@
-//! What somebody has a node do (hyperdht.md, sections 6 and 8): lookups, announcements, users' queries and updates, single
-//! requests and hole punches. Part of [`Node`]; knows how each proceeds and when it is over.
+//! What somebody has a node do (hyperdht.md, sections 6 and 8): lookups, announcements, users' queries and updates,
+//! single requests and hole punches. Part of [`Node`]; knows how each proceeds and when it is over.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 

@@ -1,5 +1,5 @@
-//! How often strangers may make us send a datagram to an address of their choice (hyperdht.md, section 9.5). A bucket of
-//! tokens for each source and one for all; never sends anything itself.
+//! How often strangers may make us send a datagram to an address of their choice (hyperdht.md, section 9.5). A bucket
+//! of tokens for each source and one for all; never sends anything itself.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

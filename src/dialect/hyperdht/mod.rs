@@ -1,6 +1,6 @@
-//! The hyperdht dialect (seed 004, hyperdht.md): Kademlia over UDP and protobuf, as the Go and node.js hyperdht of 2017 and
-//! 2018 speak it. Finds peers that announce themselves under a key, and opens NATs between them. No connections: a session is
-//! the request layer of one socket. Has no part in the sealed dialect's values.
+//! The hyperdht dialect (seed 004, hyperdht.md): Kademlia over UDP and protobuf, as the Go and node.js hyperdht of 2017
+//! and 2018 speak it. Finds peers that announce themselves under a key, and opens NATs between them. No connections: a
+//! session is the request layer of one socket. Has no part in the sealed dialect's values.
 
 pub mod address;
 pub mod codec;

@@ -1,5 +1,5 @@
-//! One node of the hyperdht dialect: what it asks and what becomes of it. Works on datagrams that were decoded. In: datagrams,
-//! errands, the time. Out: [`Output`]s, drained until there are none. Never sees a socket, bytes or a clock.
+//! One node of the hyperdht dialect: what it asks and what becomes of it. Works on datagrams that were decoded. In:
+//! datagrams, errands, the time. Out: [`Output`]s, drained until there are none. Never sees a socket, bytes or a clock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -121,8 +121,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node. `seed` decides its random choices but for the tokens, which nobody may guess: `secrets` are the current and the
-    /// previous one.
+    /// A node. `seed` decides its random choices but for the tokens, which nobody may guess: `secrets` are the current
+    /// and the previous one.
     pub fn new(identity: Identity, parameters: Parameters, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
         let own = Contact { id: identity.id, addr: identity.addr };
         let [current, previous] = secrets;
@@ -173,7 +173,8 @@ impl Node {
         self.overlay.add_bootstrap_at(addr, now);
     }
 
-    /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one errand to run.
+    /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one errand to
+    /// run.
     pub fn add_seed(&mut self, addr: SocketAddr) {
         self.overlay.add_seed_at(addr);
     }
@@ -294,8 +295,8 @@ impl Node {
         Request { command, target, id: self.own_id(), ..Request::default() }
     }
 
-    /// A candidate is slow: it may be behind a NAT that lets nobody in unasked. The request, which is sent once more now, opens
-    /// our NAT for it; who named it is asked to have it open its own (hyperdht.md, section 9.3).
+    /// A candidate is slow: it may be behind a NAT that lets nobody in unasked. The request, which is sent once more
+    /// now, opens our NAT for it; who named it is asked to have it open its own (hyperdht.md, section 9.3).
     fn punch(&mut self, lookup: LookupId, contact: Contact, now: Time) {
         let Some(referrer) = self.overlay.referrer(lookup, &contact).filter(|referrer| *referrer != contact.addr)
         else {

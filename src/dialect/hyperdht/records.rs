@@ -1,5 +1,5 @@
-//! What others have announced: who is to be found under which key (hyperdht.md, section 8). Never holds a record longer than
-//! its age, and never lets one source fill it.
+//! What others have announced: who is to be found under which key (hyperdht.md, section 8). Never holds a record longer
+//! than its age, and never lets one source fill it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

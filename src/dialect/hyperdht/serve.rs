@@ -1,5 +1,5 @@
-//! What a node does with requests (hyperdht.md, sections 5, 8 and 9): answers them, stores what is announced, and sends on what
-//! opens NATs. Part of [`Node`]; asks nobody anything.
+//! What a node does with requests (hyperdht.md, sections 5, 8 and 9): answers them, stores what is announced, and sends
+//! on what opens NATs. Part of [`Node`]; asks nobody anything.
 
 use std::net::SocketAddr;
 
@@ -169,8 +169,8 @@ impl Node {
         }
     }
 
-    /// The value that answers a request about `key`: peers in random order, without the asker itself, as many as fit beside
-    /// `nodes_len` bytes of nodes.
+    /// The value that answers a request about `key`: peers in random order, without the asker itself, as many as fit
+    /// beside `nodes_len` bytes of nodes.
     pub(super) fn peers(
         &mut self,
         key: &Id,

@@ -1,5 +1,5 @@
-//! The request layer (hyperdht.md, section 2): which answer belongs to which request. Transaction ids, the queue behind the
-//! requests in flight, timeouts, repetition, cancelling. One for each socket; knows no command and reads no clock.
+//! The request layer (hyperdht.md, section 2): which answer belongs to which request. Transaction ids, the queue behind
+//! the requests in flight, timeouts, repetition, cancelling. One for each socket; knows no command and reads no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -15,8 +15,8 @@ use crate::time::Time;
 pub enum Source {
     /// From the address that was asked, and from nowhere else.
     Asked,
-    /// Instead from any port of this host: who was asked sends the request on to it, and its NAT may give it another port
-    /// towards us.
+    /// Instead from any port of this host: who was asked sends the request on to it, and its NAT may give it another
+    /// port towards us.
     Host(IpAddr),
 }
 
@@ -75,8 +75,8 @@ pub struct Session<P> {
 }
 
 impl<P: Copy> Session<P> {
-    /// A session without requests. `seed` decides its transaction ids: the others count upwards, which tells everybody who is
-    /// asked what to forge for the next.
+    /// A session without requests. `seed` decides its transaction ids: the others count upwards, which tells everybody
+    /// who is asked what to forge for the next.
     pub fn new(seed: u64) -> Session<P> {
         Session {
             open: BTreeMap::new(),

@@ -1,5 +1,5 @@
-//! Round-trip tokens (hyperdht.md, section 5): what an answer gives and an update sends back, so that nobody can store on
-//! behalf of an address it does not receive at. Keeps nothing per asker.
+//! Round-trip tokens (hyperdht.md, section 5): what an answer gives and an update sends back, so that nobody can store
+//! on behalf of an address it does not receive at. Keeps nothing per asker.
 
 use std::net::IpAddr;
 
@@ -31,15 +31,16 @@ impl Tokens {
         Tokens { current, previous, rotate_at: now.after(TOKEN_ROTATION_MS) }
     }
 
-    /// The token for who receives at `host`. As in node.js, it does not depend on the port or the command: a NAT may change
-    /// the port between query and update, and an update may name any port anyhow.
+    /// The token for who receives at `host`. As in node.js, it does not depend on the port or the command: a NAT may
+    /// change the port between query and update, and an update may name any port anyhow.
     pub fn give(&self, host: IpAddr) -> Vec<u8> {
         token(&self.current, host).to_vec()
     }
 
     /// Whether `token` was given to `host` at most two rotations ago.
     pub fn accept(&self, host: IpAddr, token: &[u8]) -> bool {
-        // Both are compared whole, and neither earlier than the other: who guesses learns nothing from the time it takes.
+        // Both are compared whole, and neither earlier than the other: who guesses learns nothing from the time it
+        // takes.
         let equal = |secret| {
             let right = self::token(secret, host);
             token.len() == right.len() && right.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0

@@ -113,8 +113,8 @@ enum Bootstrap {
 }
 
 impl Bootstrap {
-    /// What a lookup for `target` is given to ask. An address stands nearest to it, so that it is asked first; as nobody
-    /// will answer under that id, it counts for nothing else.
+    /// What a lookup for `target` is given to ask. An address stands nearest to it, so that it is asked first; as
+    /// nobody will answer under that id, it counts for nothing else.
     fn seed(self, target: &Id, place: usize) -> Contact {
         match self {
             Bootstrap::Contact(contact) => contact,
@@ -148,7 +148,8 @@ pub struct Overlay {
     probes_wanted: VecDeque<(Contact, bool)>,
     /// Candidates being probed.
     probing: usize,
-    /// Addresses being probed, and those whose probe failed, with the time until which that is remembered; oldest first.
+    /// Addresses being probed, and those whose probe failed, with the time until which that is remembered; oldest
+    /// first.
     probed: VecDeque<(SocketAddr, Time)>,
     bootstraps: Vec<Bootstrap>,
     bootstrap_at: Option<Time>,
@@ -242,7 +243,8 @@ impl Overlay {
         }
     }
 
-    /// Adds an address that lookups begin at while nobody else is known. Does not look for the network of its own accord.
+    /// Adds an address that lookups begin at while nobody else is known. Does not look for the network of its own
+    /// accord.
     pub fn add_seed_at(&mut self, addr: SocketAddr) {
         if self.bootstraps.len() < BOOTSTRAPS {
             self.bootstraps.push(Bootstrap::Address(addr));
@@ -290,7 +292,8 @@ impl Overlay {
         }
     }
 
-    /// Ends a lookup with what it has heard so far, which comes from [`Overlay::poll_ended`] as if it had ended by itself.
+    /// Ends a lookup with what it has heard so far, which comes from [`Overlay::poll_ended`] as if it had ended by
+    /// itself.
     pub fn conclude(&mut self, lookup: LookupId, now: Time) {
         self.end(lookup, now);
     }
@@ -308,14 +311,14 @@ impl Overlay {
         }
     }
 
-    /// The `n` nearest contacts that a lookup knows, nearest first, once all of them have answered; `None` while one was not
-    /// asked or is awaited, however slow it is.
+    /// The `n` nearest contacts that a lookup knows, nearest first, once all of them have answered; `None` while one
+    /// was not asked or is awaited, however slow it is.
     pub fn settled_nearest(&self, lookup: LookupId, n: usize) -> Option<Vec<Contact>> {
         self.lookups.get(lookup)?.lookup.settled_nearest(n)
     }
 
-    /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for). Of those that are
-    /// new, only the `genuine` are believed; returns how many were not.
+    /// `from` answered the lookup and named `contacts` (empty if it answered with what was looked for). Of those that
+    /// are new, only the `genuine` are believed; returns how many were not.
     pub fn named(
         &mut self,
         lookup: LookupId,
@@ -435,8 +438,9 @@ impl Overlay {
         }
     }
 
-    /// `contact` sent a request that names its id: it is listed at once, and asked before long whether it is there. Where its
-    /// bucket is full, those of it that have been silent longest are asked instead, and who does not answer makes room.
+    /// `contact` sent a request that names its id: it is listed at once, and asked before long whether it is there.
+    /// Where its bucket is full, those of it that have been silent longest are asked instead, and who does not answer
+    /// makes room.
     pub fn heard(&mut self, contact: Contact, now: Time) {
         if !admissible(self.own.addr.ip(), contact.addr) {
             self.tallies.martians += 1;

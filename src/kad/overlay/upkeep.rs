@@ -1,5 +1,5 @@
-//! What the overlay does of its own accord: bootstrap, refresh, and probes of who is silent or was only heard of. Part of
-//! [`Overlay`]; decides when, and leaves the asking to [`Overlay::poll_ask`].
+//! What the overlay does of its own accord: bootstrap, refresh, and probes of who is silent or was only heard of. Part
+//! of [`Overlay`]; decides when, and leaves the asking to [`Overlay::poll_ask`].
 
 use std::net::SocketAddr;
 
@@ -78,8 +78,8 @@ impl Overlay {
         }
     }
 
-    /// Our neighbours decide with us who holds a value, and must know us: they are asked about ourselves, soon after a join
-    /// for those who joined at the same moment, and now and then for those who come later.
+    /// Our neighbours decide with us who holds a value, and must know us: they are asked about ourselves, soon after a
+    /// join for those who joined at the same moment, and now and then for those who come later.
     fn refresh_neighbours(&mut self, now: Time) {
         if self.table.is_empty() {
             self.neighbours_at = None;
@@ -130,8 +130,8 @@ impl Overlay {
         }
     }
 
-    /// The source of a request that only nodes send. It is probed if the table has a place for it and the address allows
-    /// it.
+    /// The source of a request that only nodes send. It is probed if the table has a place for it and the address
+    /// allows it.
     pub fn candidate(&mut self, contact: Contact, now: Time) {
         // Most are known, or their bucket is full of others.
         if !self.table.wants(&contact) || self.probing + self.probes_wanted.len() >= PROBES {

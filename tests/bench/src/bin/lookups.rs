@@ -1,6 +1,6 @@
-//! `lookups`: hyperdht lookups per second and memory per node, dayfly's and the npm peer's side by side: each one's client
-//! against a network of 50 nodes of each, driven by this program. Networks run on core 0, in one process
-//! each, clients on core 1.
+//! `lookups`: hyperdht lookups per second and memory per node, dayfly's and the npm peer's side by side: each one's
+//! client against a network of 50 nodes of each, driven by this program. Networks run on core 0, in one process each,
+//! clients on core 1.
 //!
 //! Usage: lookups [--rounds N] [--seconds S] [--out FOLDER]     (5, 3, tests/figures/bench)
 //! Build dayfly first; DAYFLY names another binary than target/release/dayfly. The npm peer is tests/hyperdht's.
