@@ -4,62 +4,36 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
+use common::process::Process;
 use common::{dayfly, eventually};
 use dayfly::sim::delay::Delays;
 use dayfly::sim::packets::Air;
 use dayfly::sim::peers::{Options, Report, run};
 
-/// Processes that end with the test.
+/// A network of processes with a door each.
 struct Doors {
-    children: Vec<Child>,
+    processes: Vec<Process>,
     addrs: Vec<SocketAddr>,
 }
 
 impl Doors {
-    fn start(args: &[&str]) -> Doors {
-        let mut doors = Doors { children: Vec::new(), addrs: Vec::new() };
-        doors.add(args);
-        doors
-    }
-
-    fn add(&mut self, args: &[&str]) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-            .args(["--listen", "none", "--hyperdht", "127.0.0.1:0"])
-            .args(args)
-            .env("RUST_LOG", "off")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[..3], ["listening", "hyperdht", "udp"], "{line}");
-        self.addrs.push(words[3].parse().unwrap());
-        self.children.push(child);
-    }
-
     fn network(n: usize) -> Doors {
-        let mut doors = Doors::start(&[]);
-        let first = doors.addrs[0].to_string();
-        (1..n).for_each(|_| doors.add(&["--hyperdht-bootstrap", &first]));
+        let mut doors = Doors { processes: Vec::new(), addrs: Vec::new() };
+        for _ in 0..n {
+            let mut args = vec!["--listen".to_string(), "none".into(), "--hyperdht".into(), "127.0.0.1:0".into()];
+            args.extend(doors.addrs.first().iter().flat_map(|a| ["--hyperdht-bootstrap".into(), a.to_string()]));
+            let process = Process::start(&args);
+            doors.addrs.push(process.door().0);
+            doors.processes.push(process);
+        }
         doors
     }
 
     fn node(&self, n: usize) -> String {
         self.addrs[n].to_string()
-    }
-}
-
-impl Drop for Doors {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 
@@ -76,23 +50,29 @@ fn lookup(doors: &Doors, n: usize, key: &str) -> Output {
 fn an_announcement_is_repeated_until_a_signal_takes_it_back() {
     let doors = Doors::network(8);
     let node = doors.node(2);
-    let mut announcer = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-        .args(["announce", "--dialect", "hyperdht", "--node", &node, "--port", "4001", "--every", "200ms", "thing"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(announcer.stdout.take().unwrap()).lines();
+    let mut announcer = Process::start(&[
+        "announce",
+        "--dialect",
+        "hyperdht",
+        "--node",
+        &node,
+        "--port",
+        "4001",
+        "--every",
+        "200ms",
+        "thing",
+    ]);
     for _ in 0..3 {
-        let line = lines.next().unwrap().unwrap();
+        let line = announcer.line();
         assert!(line.starts_with("announced ") && line.ends_with(" nodes=8 address=127.0.0.1:4001"), "{line}");
     }
     for n in 0..8 {
         assert_eq!(text(&lookup(&doors, n, "thing")), "peer 127.0.0.1:4001\n");
     }
-    assert!(Command::new("kill").args(["-INT", &announcer.id().to_string()]).status().unwrap().success());
-    let last = lines.map_while(Result::ok).last().unwrap();
+    announcer.signal("INT");
+    assert_eq!(announcer.wait(), Some(0));
+    let last = announcer.rest().pop().unwrap();
     assert!(last.starts_with("unannounced ") && last.ends_with(" nodes=8"), "{last}");
-    assert_eq!(announcer.wait().unwrap().code(), Some(0));
     let missing = lookup(&doors, 5, "thing");
     assert_eq!((missing.status.code(), missing.stdout.len()), (Some(1), 0));
 }
@@ -147,14 +127,9 @@ fn commands_say_when_nobody_is_there() {
 
 #[test]
 fn a_sealed_and_a_hyperdht_door_share_a_process_and_nothing_else() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-        .args(["--listen", "127.0.0.1:0", "--hyperdht", "127.0.0.1:0", "--hyperdht-id", &"ab".repeat(32)])
-        .env("RUST_LOG", "off")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(2);
-    let lines: Vec<String> = lines.map(Result::unwrap).collect();
+    let id = "ab".repeat(32);
+    let process = Process::start(&["--listen", "127.0.0.1:0", "--hyperdht", "127.0.0.1:0", "--hyperdht-id", &id]);
+    let lines = [process.line(), process.line()];
     let address = |line: &str| line.split(' ').nth(3).unwrap().to_string();
     let (sealed, hyperdht) = (address(&lines[0]), address(&lines[1]));
     assert!(lines[1].ends_with(&format!(" id={}", "ab".repeat(32))));
@@ -164,8 +139,6 @@ fn a_sealed_and_a_hyperdht_door_share_a_process_and_nothing_else() {
     assert!(dayfly(&["lookup", "--node", &hyperdht, "thing"]).status.code() != Some(0));
     let status = text(&dayfly(&["status", "--node", &hyperdht]));
     assert!(status.lines().any(|line| line == format!("hyperdht.0.address {hyperdht}")), "{status}");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]
@@ -205,8 +178,8 @@ fn a_node_forgets_who_is_gone() {
         lines.lines().count()
     };
     eventually("all are known", || knows(&doors) == 4);
-    doors.children[4].kill().unwrap();
-    doors.children[4].wait().unwrap();
+    doors.processes[4].signal("KILL");
+    doors.processes[4].wait();
     // Each lookup asks it, in vain.
     eventually("the dead one is not listed", || {
         dayfly(&["lookup", "--node", &doors.node(0), "thing"]);

@@ -256,6 +256,26 @@ impl Gateway {
         npm.table(&format!("h{host}")).iter().find(|entry| entry.id == Some(id)).map(|entry| entry.addr)
     }
 
+    /// Dayfly nodes that tables of npm nodes list at addresses of others.
+    fn wrong_in_npm(&self, npm: &Npm) -> Vec<String> {
+        let mut makes = Vec::new();
+        for host in &self.world.lock().unwrap().hosts {
+            makes.push(if matches!(host.body, Body::Npm(_)) { Make::Npm } else { Make::Dayfly });
+        }
+        let ours: BTreeMap<Id, usize> =
+            (0..makes.len()).filter(|n| makes[*n] == Make::Dayfly).map(|n| (id(n), n)).collect();
+        let mut wrong = Vec::new();
+        for host in (0..makes.len()).filter(|n| makes[*n] == Make::Npm) {
+            for entry in npm.table(&format!("h{host}")) {
+                let real = entry.id.and_then(|id| ours.get(&id));
+                if let Some(real) = real.filter(|real| entry.addr.ip() != public(**real).ip()) {
+                    wrong.push(format!("{host} lists {} at {}", public(*real), entry.addr));
+                }
+            }
+        }
+        wrong
+    }
+
     /// Entries in tables of dayfly nodes whose address is not their node's, as who listens there would see it.
     fn wrong_entries(&self) -> Vec<String> {
         let world = self.world.lock().unwrap();
@@ -388,4 +408,5 @@ fn holes_are_punched_wherever_the_original_would_and_no_table_is_poisoned() {
     }
     judge("on demand", &results);
     assert_eq!(gateway.wrong_entries(), [""; 0], "no table of ours holds a wrong address");
+    assert_eq!(gateway.wrong_in_npm(&npm), [""; 0], "and no other one of ours");
 }

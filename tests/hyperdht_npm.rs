@@ -7,15 +7,13 @@ mod common;
 mod npm;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, alone, eventually};
+use common::process::Process;
+use common::{alone, eventually};
 use dayfly::id::{Id, Metric};
 use npm::{Npm, Options};
 use serde_json::Value;
@@ -26,58 +24,6 @@ const K: usize = 20;
 const DOORS: usize = 15;
 /// A lookup among dead nodes has 4 s; on a busy machine five times that.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(20);
-
-/// A dayfly process of any kind; killed when dropped.
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    fn start(args: &[String]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-            .args(args)
-            .env("RUST_LOG", std::env::var("DAYFLY_TEST_LOG").unwrap_or("off".into()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Process { child, lines }
-    }
-
-    /// The next line that it prints.
-    fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line in time")
-    }
-
-    /// Sends a signal by name: TERM, INT.
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// Waits until it has ended; its exit code.
-    fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "a dayfly process does not end");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// One node of a network, by whichever program.
 #[derive(Clone, Debug)]
@@ -131,7 +77,7 @@ fn run(command: &str, args: &[&str]) -> (Option<i32>, Vec<String>) {
     all.extend(words(args));
     let mut process = Process::start(&all);
     let code = process.wait();
-    (code, process.lines.iter().collect())
+    (code, process.rest())
 }
 
 /// What `dayfly lookup` found.

@@ -5,15 +5,14 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::process::{Process, run_to_end};
 use common::{PATIENCE, eventually};
 use dayfly::id::{from_hex, to_hex};
 use serde_json::Value;
@@ -224,11 +223,10 @@ impl Answer {
 
 /// A node process with a hyperdht door; killed when dropped.
 struct Door {
-    child: Child,
+    process: Process,
     addr: SocketAddr,
     /// All its hyperdht doors: address and id.
     doors: Vec<(SocketAddr, String)>,
-    _stdout: BufReader<ChildStdout>,
 }
 
 impl Door {
@@ -238,45 +236,15 @@ impl Door {
 
     fn on(addrs: &[&str], args: &[&str]) -> Door {
         let doors = addrs.iter().flat_map(|addr| ["--hyperdht", addr]);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-            .args(["--listen", "none"])
-            .args(doors)
-            .args(args)
-            .env("RUST_LOG", std::env::var("DAYFLY_TEST_LOG").unwrap_or("off".into()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let doors: Vec<_> = addrs
-            .iter()
-            .map(|_| {
-                let mut line = String::new();
-                stdout.read_line(&mut line).unwrap();
-                let words: Vec<&str> = line.split_whitespace().collect();
-                assert!(words.len() == 5 && words[..3] == ["listening", "hyperdht", "udp"], "{line:?}");
-                (words[3].parse().unwrap(), words[4].strip_prefix("id=").expect("id=").to_string())
-            })
-            .collect();
-        Door { child, addr: doors[0].0, doors, _stdout: stdout }
+        let all: Vec<&str> = ["--listen", "none"].into_iter().chain(doors).chain(args.iter().copied()).collect();
+        let process = Process::start(&all);
+        let doors: Vec<_> = addrs.iter().map(|_| process.door()).collect();
+        Door { process, addr: doors[0].0, doors }
     }
 
     fn with_id(byte: u8, args: &[&str]) -> Door {
         let id = to_hex(&[byte; 32]);
         Door::start(&[&["--hyperdht-id", &id], args].concat())
-    }
-
-    fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -1021,7 +989,7 @@ fn no_datagram_kills_it_or_makes_it_grow() {
     .map(|(n, request)| request.datagram(n as u16))
     .collect();
     pelt(&door, &socket, valid.iter().cloned());
-    let before = door.resident_kib();
+    let before = door.process.resident_kib();
 
     for short in [&[][..], &[0x80], &[0], &[0x80, 0], &[0, 0], &[0xff, 0xff]] {
         socket.send_bytes(&door, short);
@@ -1051,10 +1019,10 @@ fn no_datagram_kills_it_or_makes_it_grow() {
     });
     pelt(&door, &socket, garbage);
 
-    let after = door.resident_kib();
+    let after = door.process.resident_kib();
     println!("{before} KiB resident before, {after} after");
     assert!(after < before + 4 * 1024, "from {before} KiB to {after}");
-    assert!(door.child.try_wait().unwrap().is_none());
+    assert!(door.process.is_running());
     assert!(other.lookup(&door, [9; 32]).nodes.is_some());
 }
 
@@ -1115,7 +1083,7 @@ fn an_ipv6_door_speaks_in_longer_addresses() {
 #[test]
 fn status_is_told_at_the_hyperdht_address() {
     let door = Door::start(&[]);
-    let output = run(&["status", "--node", &door.addr.to_string()]);
+    let output = run_to_end(&["status", "--node", &door.addr.to_string()]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.lines().count() > 0);
@@ -1128,30 +1096,9 @@ fn sigterm_ends_it_with_zero() {
     let mut door = Door::start(&["--hyperdht-bootstrap", &boot.addr.to_string()]);
     boot.wait("it is in the middle of asking", Seen::is_request);
     let begin = Instant::now();
-    assert!(Command::new("kill").args(["-TERM", &door.child.id().to_string()]).status().unwrap().success());
-    eventually("it ends", || door.child.try_wait().unwrap().is_some());
-    assert_eq!(door.child.wait().unwrap().code(), Some(0));
+    door.process.signal("TERM");
+    assert_eq!(door.process.wait(), Some(0));
     assert!(begin.elapsed() < Duration::from_secs(3), "2 s, and some on a busy machine");
-}
-
-/// A command run to its end, which must come soon.
-fn run(args: &[&str]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("{args:?} does not end: {:?}", child.wait_with_output());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().unwrap()
 }
 
 #[test]
@@ -1174,7 +1121,7 @@ fn each_mistake_on_the_command_line_has_its_line() {
         (of(&["lookup", "--dialect", "nonsense", "key"]), "nonsense"),
     ] {
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
-        let output = run(&words);
+        let output = run_to_end(&words);
         let line = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{args:?}: {line}");
         assert_eq!((line.lines().count(), output.stdout.len()), (1, 0), "{args:?}: {line}");

@@ -60,9 +60,10 @@ pub(super) fn run_node(words: &[String]) -> Outcome {
 fn contacts_near(client: &Client, key: Id) -> Result<Vec<Contact>, Stop> {
     #[cfg(feature = "hyperdht")]
     if hyperdht::is_asked_for(client)? {
-        use crate::dialect::hyperdht::{DEFAULT_PORT, errand::Errand};
-        let node = client.node_or(&format!("127.0.0.1:{DEFAULT_PORT}"))?;
-        let (answers, ..) = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Errand::FindNode(node, key))?;
+        use crate::dialect::hyperdht::errand::Errand;
+        let node = hyperdht::node(client.matches.opt_str("node").as_deref())?;
+        let asked = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Errand::FindNode(node, key));
+        let (answers, ..) = asked.map_err(|stop| hyperdht::unanswered(stop, node))?;
         return Ok(answers.into_iter().flat_map(|answer| answer.nodes).collect());
     }
     let node = client.node()?;

@@ -7,7 +7,7 @@ use getopts::{Matches, Options};
 
 use super::client::{Client, options};
 use super::node::{contact_address, start_logging};
-use super::{Stop, exit, port_of, resolve};
+use super::{Stop, exit, port_of, resolve, tell};
 use crate::contact::{Scope, scope};
 use crate::dialect::hyperdht::DEFAULT_PORT;
 use crate::dialect::hyperdht::errand::{Answer, Errand, Outcome};
@@ -46,6 +46,9 @@ impl Plan {
             parsed.map_err(|_| Stop::usage(format_args!("--hyperdht-id takes 64 hex digits, not '{text}'")))
         };
         let ids = matches.opt_strs("hyperdht-id").iter().map(id).collect::<Result<Vec<_>, _>>()?;
+        if (1..ids.len()).any(|at| ids[..at].contains(&ids[at])) {
+            return Err(Stop::usage("--hyperdht-id: two nodes can't have the same id"));
+        }
         if ids.len() > doors.len() {
             return Err(Stop::usage(format_args!("--hyperdht-id: {} ids for {} doors", ids.len(), doors.len())));
         }
@@ -143,13 +146,30 @@ fn bootstraps(texts: &[String]) -> Result<Vec<String>, Stop> {
 pub(super) fn client_options() -> Options {
     let mut o = with_dialect(options(&format!("127.0.0.1:{DEFAULT_PORT}")), "hyperdht");
     o.optmulti("b", "hyperdht-bootstrap", "the same as --node", "HOST[:PORT]");
+    o.optflag("", "lan", "the nodes are of one network (/24): ask more than a few of it");
     o
+}
+
+/// The address of the one node that a command is to ask, a port left out being that of this dialect.
+pub(super) fn node(name: Option<&str>) -> Result<SocketAddr, Stop> {
+    match &bootstraps(&[name.unwrap_or("127.0.0.1").to_string()])?[..] {
+        [name] => resolve(name),
+        _ => Err(Stop::usage("no node to ask")),
+    }
 }
 
 /// Options with the one that says which dialect a command speaks.
 pub(super) fn with_dialect(mut o: Options, default: &str) -> Options {
     o.optopt("", "dialect", &format!("sealed or hyperdht (default {default})"), "NAME");
     o
+}
+
+/// Of one node that was asked, silence tells no more than that there was no answer in time.
+pub(super) fn unanswered(stop: Stop, node: SocketAddr) -> Stop {
+    match stop.code {
+        exit::UNAVAILABLE => Stop::new(exit::TRY_AGAIN, format!("no answer from {node}")),
+        _ => stop,
+    }
 }
 
 /// Whether a command that speaks both is to speak hyperdht.
@@ -184,14 +204,33 @@ impl Visit {
         if names.is_empty() {
             names.push(format!("127.0.0.1:{DEFAULT_PORT}"));
         }
-        let nodes = bootstraps(&names)?.iter().map(|name| resolve(name)).collect::<Result<Vec<_>, _>>()?;
-        let mut visit = Visit::to(nodes.clone(), client.timeout_ms)?;
+        let mut nodes = Vec::new();
+        let mut unknown = None;
+        for name in bootstraps(&names)? {
+            match resolve(&name) {
+                Ok(addr) => nodes.push(addr),
+                Err(stop) if names.len() > 1 => unknown = Some(stop),
+                Err(stop) => return Err(stop),
+            }
+        }
+        if let Some(stop) = unknown {
+            tell(&format!("dayfly: {}", stop.line));
+            if nodes.is_empty() {
+                return Err(stop);
+            }
+        }
+        let is_lan = client.matches.opt_present("lan");
+        let mut visit = Visit::open(nodes.clone(), client.timeout_ms, is_lan)?;
         nodes.iter().for_each(|node| visit.net.add_seed(0, *node));
         Ok(visit)
     }
 
-    /// Opens a node that can ask, first of all, `nodes`.
+    /// Opens a node that has one thing to ask of one of `nodes`.
     pub fn to(nodes: Vec<SocketAddr>, timeout_ms: u64) -> Result<Visit, Stop> {
+        Visit::open(nodes, timeout_ms, false)
+    }
+
+    fn open(nodes: Vec<SocketAddr>, timeout_ms: u64, is_lan: bool) -> Result<Visit, Stop> {
         start_logging("error");
         let first = *nodes.first().ok_or_else(|| Stop::usage("no node to ask"))?;
         let system = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't reach out: {e}"));
@@ -201,7 +240,7 @@ impl Visit {
         let clock = Clock::start();
         let mut settings = EngineSettings::default();
         // A command keeps no table for long, and at home all may be of one network.
-        settings.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global);
+        settings.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global) && !is_lan;
         let mut engine = Engine::new(settings, seed());
         add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
         let mut net = Net::new(engine, clock).map_err(system)?;
@@ -217,10 +256,17 @@ impl Visit {
     /// Runs an errand and collects the answers. No answer in time, and no answer at all, are a [`Stop`].
     pub fn run(&mut self, errand: Errand) -> Result<(Vec<Answer>, usize, usize), Stop> {
         let mut found = Vec::new();
+        let (answers, commits) = self.collect(errand, &mut found)?;
+        Ok((found, answers, commits))
+    }
+
+    /// Does the same into `found`, which has what was found also where it took too long: how many answered, and how many took
+    /// an update.
+    pub fn collect(&mut self, errand: Errand, found: &mut Vec<Answer>) -> Result<(usize, usize), Stop> {
         let outcome = self.net.errand(0, errand, self.timeout_ms, |answer| found.push(answer));
         let asked: Vec<String> = self.nodes.iter().map(SocketAddr::to_string).collect();
         match outcome.map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
-            Some(Outcome::Done { answers, commits }) => Ok((found, answers, commits)),
+            Some(Outcome::Done { answers, commits }) => Ok((answers, commits)),
             Some(Outcome::NobodyAnswered) => {
                 Err(Stop::new(exit::UNAVAILABLE, format!("no hyperdht node answers at {}", asked.join(", "))))
             }

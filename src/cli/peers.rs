@@ -53,7 +53,8 @@ Example:
 const QUERY_HELP: &str = "\
 Usage: dayfly query [options] COMMAND KEY [VALUE]
 Sends a user's COMMAND to the nodes of a hyperdht network on the way to KEY, or with --update to the 20 nearest, with
-the token that each gave. Prints a line 'answer ADDRESS id=HEX value=HEX' for each answer; '-' for no value.
+the token that each gave. VALUE is sent as it is; prints a line 'answer ADDRESS id=HEX value=HEX' for each answer, '-'
+for no value: a node that does not know COMMAND answers without one.
 
 Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node answers; 75 not done in time.
 
@@ -80,7 +81,18 @@ pub(super) fn run_lookup(words: &[String]) -> Outcome {
     };
     let [key] = client.words(["KEY"])?;
     let (key, own) = (key_of(key), Own { port: 0, local: local(&client, false)? });
-    let (answers, answered, _) = Visit::begin(&client)?.run(Errand::Lookup(key, own))?;
+    let mut answers = Vec::new();
+    let outcome = Visit::begin(&client)?.collect(Errand::Lookup(key, own), &mut answers);
+    let has_found = answers.iter().any(|answer| !answer.peers.is_empty());
+    let answered = match outcome {
+        Ok((answered, _)) => answered,
+        // What was found until then is worth something.
+        Err(stop) if has_found => {
+            tell(&format!("dayfly: {}", stop.line));
+            answers.len()
+        }
+        Err(stop) => return Err(stop),
+    };
     let peers = distinct(answers.iter().flat_map(|answer| &answer.peers).copied());
     let locals = distinct(answers.iter().flat_map(|answer| &answer.local_peers).map(|addr| SocketAddr::V4(*addr)));
     if client.json {
@@ -176,6 +188,9 @@ pub(super) fn run_query(words: &[String]) -> Outcome {
         [command, key, value] => (command.clone(), key_of(key), Some(value.clone().into_bytes())),
         other => return Err(Stop::usage(format_args!("expected COMMAND KEY [VALUE], got {} words", other.len()))),
     };
+    if command.is_empty() || command.starts_with('_') {
+        return Err(Stop::usage(format_args!("'{command}' is no user's COMMAND: those that begin with '_' are taken")));
+    }
     if value.as_ref().map_or(0, Vec::len) + command.len() > DATAGRAM_BYTES / 2 {
         return Err(Stop::usage(format_args!("COMMAND and VALUE are larger than {} bytes", DATAGRAM_BYTES / 2)));
     }
@@ -246,7 +261,8 @@ fn local(client: &Client, needs_port: bool) -> Result<Option<SocketAddrV4>, Stop
     let bare = text.parse().map(|ip: Ipv4Addr| SocketAddrV4::new(ip, 0));
     match text.parse().or(bare) {
         Ok(local) if local.port() != 0 || !needs_port => Ok(Some(local)),
-        _ => Err(Stop::usage(format_args!("--local takes an IPv4 address and a port, not '{text}'"))),
+        _ if needs_port => Err(Stop::usage(format_args!("--local takes IPv4:PORT, not '{text}'"))),
+        _ => Err(Stop::usage(format_args!("--local takes an IPv4 address, with a port or without, not '{text}'"))),
     }
 }
 

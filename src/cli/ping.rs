@@ -38,8 +38,9 @@ pub(super) fn run(words: &[String]) -> Outcome {
     };
     #[cfg(feature = "hyperdht")]
     if hyperdht::is_asked_for(&client)? {
-        let node = asked(&format!("127.0.0.1:{}", crate::dialect::hyperdht::DEFAULT_PORT))?;
-        return ping_hyperdht(&client, node);
+        let given = client.matches.opt_strs("node");
+        let name = client.matches.free.first().or(given.first());
+        return ping_hyperdht(&client, hyperdht::node(name.map(String::as_str))?);
     }
     let node = asked(DEFAULT_NODE)?;
     let start = Instant::now();
@@ -66,15 +67,12 @@ fn time_ms(start: Instant) -> String {
 /// Says also how the node sees us, and that it has no id where it tells none.
 #[cfg(feature = "hyperdht")]
 fn ping_hyperdht(client: &Client, node: SocketAddr) -> Outcome {
-    use super::{Stop, peers::id_text};
+    use super::peers::id_text;
     use crate::dialect::hyperdht::{address::Family, errand::Errand};
 
     let mut visit = hyperdht::Visit::to(vec![node], client.timeout_ms)?;
     let start = Instant::now();
-    let (mut answers, ..) = visit.run(Errand::Ping(node)).map_err(|stop| match stop.code {
-        exit::UNAVAILABLE => Stop::new(exit::TRY_AGAIN, format!("no answer from {node}")),
-        _ => stop,
-    })?;
+    let (mut answers, ..) = visit.run(Errand::Ping(node)).map_err(|stop| hyperdht::unanswered(stop, node))?;
     let (Some(answer), time_ms) = (answers.pop(), time_ms(start)) else {
         return unexpected(node);
     };

@@ -93,13 +93,18 @@ impl Engine {
         self.datagrams.doors.len() - 1
     }
 
-    /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there.
+    /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there; a warning if there is none.
     pub fn add_hyperdht_bootstrap(&mut self, addr: SocketAddr, now: Time) {
+        let mut of_family = 0;
         for door in &mut self.datagrams.doors {
             if door.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
                 door.node.add_bootstrap(addr, now);
                 door.due = door.node.next_deadline();
+                of_family += 1;
             }
+        }
+        if of_family == 0 {
+            log::warn!("bootstrap_of_another_family address={addr}");
         }
     }
 

@@ -95,6 +95,8 @@ pub struct Lookup {
     answers: usize,
     /// Who answered, in that order.
     referrers: Vec<SocketAddr>,
+    /// Contacts that were named and had too many neighbours.
+    crowded_out: u64,
 }
 
 impl Lookup {
@@ -126,6 +128,7 @@ impl Lookup {
             in_flight: 0,
             answers: 0,
             referrers: Vec::new(),
+            crowded_out: 0,
         };
         for contact in avoided {
             lookup.avoid(*contact);
@@ -284,6 +287,11 @@ impl Lookup {
         self.shortlist.iter().filter(is_heard).map(|c| c.contact).collect()
     }
 
+    /// How often a contact was left out because enough of its network are candidates.
+    pub fn crowded_out(&self) -> u64 {
+        self.crowded_out
+    }
+
     /// Contacts that answered.
     pub fn answers(&self) -> usize {
         self.answers
@@ -361,11 +369,11 @@ impl Lookup {
         true
     }
 
-    /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, it is
-    /// worth another try. Whether it is.
+    /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, or somebody
+    /// else was there, it is worth another try. Whether it is.
     fn try_elsewhere(&mut self, contact: Contact, path: u8, at: usize) -> bool {
         let candidate = &mut self.shortlist[at];
-        let is_retried = candidate.state == State::Failed && candidate.is_on(path);
+        let is_retried = matches!(candidate.state, State::Failed | State::Guided) && candidate.is_on(path);
         if is_retried {
             (candidate.contact, candidate.state) = (contact, State::Fresh);
         }
@@ -381,6 +389,7 @@ impl Lookup {
         if self.shortlist.iter().filter(|c| is_neighbour(c)).count() >= NETWORK_PER_BUCKET
             && !self.drop_farther_fresh(at, path, is_neighbour)
         {
+            self.crowded_out += 1;
             return;
         }
         if self.paths[usize::from(path)].candidates >= self.shortlist_per_path
@@ -445,6 +454,11 @@ mod tests {
         let moved = Contact { addr: near(99).addr, ..near(1) };
         lookup.failed(&near(1).id);
         lookup.answered(&near(2).id, &[moved], |_| true);
+        assert_eq!(ask_all(&mut lookup), [moved]);
+        // Somebody else is there; the node is where it was, after all.
+        lookup.guided(&near(1).id, &[near(1)]);
+        assert_eq!(ask_all(&mut lookup), [near(1)]);
+        lookup.guided(&near(1).id, &[moved]);
         assert_eq!(ask_all(&mut lookup), [moved]);
         lookup.answered(&near(1).id, &[near(1)], |_| true);
         assert_eq!(ask_all(&mut lookup), [], "who has answered is believed to be where it is");

@@ -1,6 +1,8 @@
 //! What the tests from outside share: real node processes, and a raw peer that speaks frames over a blocking socket.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod process;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

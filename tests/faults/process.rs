@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use dayfly::dialect::sealed::codec::{Message, Sealed};
 use socket2::{Domain, Socket, Type};
 
 use crate::bytes::*;
+use crate::common::process::run_to_end;
 use crate::common::{Node, Peer, eventually, frame, key};
 use crate::fake::*;
 use crate::row::*;
@@ -280,29 +281,8 @@ fn row_24_a_second_signal_ends_it_at_once() {
 
 // ---- row 25 ----
 
-/// Runs a node that ought to end at once.
-fn ends(args: &[&str]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let begin = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begin.elapsed() > Duration::from_secs(5) {
-            child.kill().unwrap();
-            let _ = child.wait();
-            panic!("{args:?} runs on");
-        }
-        sleep(ms(5));
-    }
-    child.wait_with_output().unwrap()
-}
-
 fn assert_refuses(args: &[&str], code: i32, says: &str) {
-    let output = ends(args);
+    let output = run_to_end(args);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{args:?}: one line, not {stderr:?}");

@@ -63,11 +63,12 @@ pub(super) fn run(words: &[String]) -> Outcome {
     let act = if matches.opt_present("bytes") { crowd::run } else { plan::run };
     let report = with_progress(|progress| act(&options, progress));
     let wall_s = began.elapsed().as_secs_f64();
-    if matches.opt_present("json") {
-        print(&format!("{}\n", json(&options, &report, wall_s)))?;
-    } else {
-        print(&table(&report, wall_s))?;
-    }
+    show(&matches, || json(&options, &report, wall_s), || table(&report, wall_s))
+}
+
+/// Prints a report as was asked for.
+fn show(matches: &Matches, json: impl Fn() -> String, table: impl Fn() -> String) -> Outcome {
+    print(&if matches.opt_present("json") { json() + "\n" } else { table() })?;
     Ok(exit::OK)
 }
 

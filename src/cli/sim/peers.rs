@@ -6,8 +6,8 @@ use std::time::Instant;
 use getopts::Matches;
 
 use super::super::json::Object;
-use super::{percent, quantiles, rows_text, share, with_progress};
-use crate::cli::{Outcome, Stop, exit, number, print};
+use super::{percent, quantiles, rows_text, share, show, with_progress};
+use crate::cli::{Outcome, Stop, number};
 use crate::sim::delay::Delays;
 use crate::sim::packets::Air;
 use crate::sim::peers::{self, Options, Report};
@@ -32,12 +32,7 @@ pub(super) fn run(matches: &Matches) -> Outcome {
     let began = Instant::now();
     let report = with_progress(|progress| peers::run(&options, progress));
     let wall_s = began.elapsed().as_secs_f64();
-    if matches.opt_present("json") {
-        print(&format!("{}\n", json(&options, &report, wall_s)))?;
-    } else {
-        print(&table(&report, wall_s))?;
-    }
-    Ok(exit::OK)
+    show(matches, || json(&options, &report, wall_s), || table(&report, wall_s))
 }
 
 /// The report for people.

@@ -196,7 +196,7 @@ impl Node {
                 self.start_calls(blank, [(at, self.about(FIND_NODE, &target), Source::Asked)], now);
             }
             Errand::HolePunch { peer, referrer } => {
-                let forwarded = Request { forward_request: Some(self.family.encode(peer)), ..self.ping() };
+                let forwarded = self.forwarded_ping(peer);
                 // The first opens our NAT for the peer (hyperdht.md, section 9.2).
                 let direct = (peer, self.ping(), Source::Asked);
                 self.start_calls(blank, [direct, (referrer, forwarded, Source::Host(peer.ip()))], now);

@@ -290,6 +290,12 @@ impl Node {
         Request { command: Some(PING.into()), id: self.own_id(), ..Request::default() }
     }
 
+    /// A ping to be sent on to `peer`. Without our id: the npm peer and the Go port would list it at the relay's address from
+    /// then on (hyperdht.md, section 9.4), and lead others there.
+    pub(super) fn forwarded_ping(&self, peer: SocketAddr) -> Request {
+        Request { id: None, forward_request: Some(self.family.encode(peer)), ..self.ping() }
+    }
+
     pub(super) fn about(&self, command: &str, target: &Id) -> Request {
         let (command, target) = (Some(command.into()), Some(target.0.to_vec()));
         Request { command, target, id: self.own_id(), ..Request::default() }
@@ -302,7 +308,7 @@ impl Node {
         else {
             return;
         };
-        let request = Request { forward_request: Some(self.family.encode(contact.addr)), ..self.ping() };
+        let request = self.forwarded_ping(contact.addr);
         let (relay, source) = (Contact { addr: referrer, ..contact }, Source::Host(contact.addr.ip()));
         // Where too many wait, the candidate is lost as it would be without.
         self.send(relay, request, source, Purpose::Punch { lookup, id: contact.id }, now);

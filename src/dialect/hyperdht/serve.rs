@@ -159,9 +159,11 @@ impl Node {
             Some(ANNOUNCE) => {
                 let local = request.local_address.as_deref().and_then(|local| <[u8; LOCAL_LEN]>::try_from(local).ok());
                 let local = local.filter(|local| local[LOCAL_SHORT_LEN..] != [0, 0]);
+                log::debug!("announced key={key} address={addr}");
                 self.records.put(*key, addr, local, now).is_ok()
             }
             Some(UNANNOUNCE) => {
+                log::debug!("unannounced key={key} address={addr}");
                 self.records.remove(key, addr);
                 true
             }

@@ -371,9 +371,13 @@ fn a_candidate_behind_a_nat_is_punched_by_way_of_who_named_it() {
     room.walls.clear();
     room.run(LONG_TIMEOUT_MS);
     assert!(room.nodes[0].overlay().table().get(&Id([2; 32])).is_some_and(|e| e.is_confirmed));
-    let forwards =
-        |(_, _, d): &&(usize, usize, Datagram)| matches!(&d.body, Body::Request(r) if r.forward_request.is_some());
-    assert_eq!(room.seen.iter().filter(forwards).count(), 1, "one is enough");
+    let forward = |(_, _, d): &(usize, usize, Datagram)| match &d.body {
+        Body::Request(r) if r.forward_request.is_some() => Some(r.id.clone()),
+        Body::Request(_) | Body::Response(_) => None,
+    };
+    // With an id, npm peers listed us at the relay's address whenever a busy machine made us punch, and half of all
+    // announcements in a mixed network missed one of the 20 nearest.
+    assert_eq!(room.seen.iter().filter_map(forward).collect::<Vec<_>>(), [None], "one is enough, and tells no id");
 }
 
 #[test]

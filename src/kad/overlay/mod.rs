@@ -532,6 +532,7 @@ impl Overlay {
             return;
         };
         self.tallies.lookups_ran_out += u64::from(running.lookup.ran_out());
+        self.tallies.too_many_of_network += running.lookup.crowded_out();
         if running.lookup.answers() > 0 {
             self.table.looked_up(&running.lookup.target(), now);
         }
