@@ -36,10 +36,6 @@ impl Doors {
     pub fn deadline(&self) -> Option<Time> {
         self.doors.iter().map(|door| door.due).min()
     }
-
-    pub fn is_quiet(&self) -> bool {
-        self.doors.iter().all(|door| door.outbox.waiting.is_empty())
-    }
 }
 
 /// Datagrams that wait to be sent, one after the other in one buffer.

@@ -462,10 +462,6 @@ impl Engine {
 
     /// Whether all that was owed is sent, so that a stopping process may end.
     pub fn is_quiet(&self) -> bool {
-        #[cfg(feature = "hyperdht")]
-        if !self.datagrams.is_quiet() {
-            return false;
-        }
         self.conns.iter().all(|(_, conn)| !conn.session.owes() && !conn.wants_write())
     }
 

@@ -60,12 +60,6 @@ impl DatagramDoors {
         !self.readable.is_empty()
     }
 
-    /// Closes all of them.
-    pub fn close(&mut self) {
-        self.doors.clear();
-        self.readable.clear();
-    }
-
     /// Reads what came, at most a turn's worth per door.
     pub fn read(&mut self, engine: &mut Engine, now: Time) {
         for _ in 0..self.readable.len() {

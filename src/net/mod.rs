@@ -183,8 +183,6 @@ impl Net {
             if signals > 0 && self.stop_at.is_none() {
                 log::info!("stopping");
                 self.doors.close();
-                #[cfg(feature = "hyperdht")]
-                self.datagrams.close();
                 self.engine.stop(now);
                 self.finish_turn();
                 self.stop_at = Some(now.after(STOP_MS));

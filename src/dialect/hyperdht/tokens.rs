@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::hash::sha256;
+use crate::id::Id;
 use crate::limits::TOKEN_ROTATION_MS;
 use crate::time::Time;
 
@@ -69,7 +70,7 @@ impl Tokens {
 
 /// SHA-256 of the secret and the host as text (vector `token.node_js_2x`).
 fn token(secret: &Secret, host: IpAddr) -> [u8; 32] {
-    sha256(&[&secret[..], host.to_string().as_bytes()].concat())
+    Id::hash_of(&[secret, host.to_string().as_bytes()]).0
 }
 
 #[cfg(test)]
