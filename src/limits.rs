@@ -175,11 +175,11 @@ pub const ANSWER_BYTES: usize = 1_400;
 /// Requests of one node in flight; more wait. The others stop at 16; a burst of this many still fits the kernel's
 /// buffers.
 pub const DATAGRAM_REQUESTS: usize = 128;
-/// Requests that wait for that.
+/// Requests that wait for that: those of two hundred lookups at once.
 pub const DATAGRAM_REQUESTS_WAITING: usize = 4_096;
 /// Requests a lookup keeps in flight (hyperdht.md, section 6: concurrency).
 pub const DATAGRAM_ALPHA: usize = 16;
-/// Lookups, announcements and calls of one node at once.
+/// Lookups, announcements and calls of one node at once, each a few KB: as many as [`JOBS`].
 pub const TASKS: usize = 1_024;
 /// A token is valid for one to two of these (hyperdht.md, section 5).
 pub const TOKEN_ROTATION_MS: u64 = 300_000;
@@ -189,9 +189,10 @@ pub const TOKEN_BYTES: usize = 256;
 pub const RECORD_AGE_MS: u64 = 720_000;
 /// Records a node holds (hyperdht.md, section 8: "size limit 65536").
 pub const RECORDS: usize = 65_536;
-/// Records of one key: an answer shows about a hundred of them.
+/// Records of one key, a sixteenth of all: an answer shows about a hundred of them, and an announcement looks through
+/// all.
 pub const RECORDS_PER_KEY: usize = 4_096;
-/// Records of one address (v6: /64) that is not loopback.
+/// Records of one address (v6: /64) that is not loopback: a sixteenth, so that one host does not fill the store.
 pub const RECORDS_OF_SOURCE: usize = 4_096;
 /// Records of one such address under one key.
 pub const RECORDS_OF_SOURCE_PER_KEY: usize = 64;
@@ -209,13 +210,12 @@ pub const FORWARDS_PER_S: u64 = 500;
 pub const FORWARDS_AT_ONCE: u64 = 1_000;
 /// Addresses whose forwards are counted; while so many have been at it lately, nobody new is served.
 pub const FORWARD_SOURCES: usize = 4_096;
-/// Datagrams read from one door per turn.
+/// Datagrams read from one door per turn: about a millisecond's work, so that the others are not kept waiting.
 pub const DATAGRAMS_PER_TURN: usize = 256;
 /// What the kernel is asked to hold of arrived datagrams per door.
 pub const DATAGRAM_SOCKET_BYTES: usize = 1024 * 1024;
 /// Bytes that wait to be sent at one door; what comes on top is lost, as datagrams are.
 pub const DATAGRAM_OUTBOX_BYTES: usize = 1024 * 1024;
-
 /// Of that, memory that a door keeps when nothing waits: a few answers.
 pub const DATAGRAM_OUTBOX_KEPT_BYTES: usize = 4 * 1024;
 
@@ -270,7 +270,7 @@ pub const BACKLOG: i32 = 4_096;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Events taken from the kernel per turn.
 pub const EVENTS: usize = 1_024;
-/// Doors of one process.
+/// Doors of one process: a test network of fifty nodes fits, each with a socket and some 100 KB.
 pub const DOORS: usize = 64;
 /// Pause before a bootstrap name that did not resolve is tried again.
 pub const RESOLVE_RETRY_MS: u64 = 10_000;

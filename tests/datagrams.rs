@@ -2,9 +2,12 @@
 //! that grows with them. `DAYFLY_DATAGRAMS` says how many (default ten million).
 #![cfg(feature = "hyperdht")]
 
+mod common;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use common::process::resident_kib;
 use dayfly::dialect::hyperdht::errand::{Errand, Own};
 use dayfly::dialect::hyperdht::node::Identity;
 use dayfly::engine::{Engine, EngineSettings};
@@ -42,12 +45,6 @@ fn mutate(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut fastrand::Rng) {
         }
         bytes.truncate(DATAGRAM_BYTES + 1);
     }
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn source(random: &mut fastrand::Rng) -> SocketAddr {
@@ -116,14 +113,14 @@ fn no_datagram_panics_or_makes_it_grow() {
         let surplus = asked.len().saturating_sub(64);
         asked.drain(..surplus);
         if n == count / 2 {
-            warm_kib = resident_kib();
+            warm_kib = resident_kib("self");
         }
     }
     let node = engine.hyperdht_nodes().next().unwrap();
     node.overlay().table().check_invariants();
     node.records().check_invariants();
     assert!(node.tasks() <= TASKS);
-    let grown = resident_kib().saturating_sub(warm_kib);
+    let grown = resident_kib("self").saturating_sub(warm_kib);
     eprintln!(
         "{count} mutated datagrams, {sent} sent in answer or on its own account; {} contacts, {} records; VmRSS {warm_kib} KiB after \
          half of them, {grown} KiB more at the end",

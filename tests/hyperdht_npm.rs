@@ -46,7 +46,7 @@ fn doors(ids: &[Id], bootstrap: &[SocketAddr], more: &[&str]) -> (Process, Vec<P
     args.extend(words(more));
     let process = Process::start(&args);
     let places = ids.iter().map(|id| {
-        let place = door(&process.line());
+        let place = door(&process);
         assert_eq!(place.id, *id, "the n-th id is that of the n-th door");
         place
     });
@@ -54,11 +54,10 @@ fn doors(ids: &[Id], bootstrap: &[SocketAddr], more: &[&str]) -> (Process, Vec<P
     (process, places)
 }
 
-/// The place that a ready line tells of.
-fn door(line: &str) -> Place {
-    let parts: Vec<&str> = line.split(' ').collect();
-    assert_eq!(parts[..3], ["listening", "hyperdht", "udp"], "{line}");
-    Place { id: field(line, "id").parse().unwrap(), addr: parts[3].parse().unwrap(), npm: None }
+/// The place of the next door that a process tells of.
+fn door(process: &Process) -> Place {
+    let (addr, id) = process.door();
+    Place { id: id.parse().unwrap(), addr, npm: None }
 }
 
 fn words(args: &[&str]) -> Vec<String> {
@@ -637,7 +636,7 @@ fn each_program_pings_the_other() {
     let theirs_nameless = npm.node("nameless", &ephemeral);
     // Without an id of our choice, the node chooses.
     let mut process = Process::start(&words(&["--listen", "none", "--hyperdht", "127.0.0.1:0"]));
-    let ours = door(&process.line());
+    let ours = door(&process);
     let (nameless_process, nameless) = doors(&[Id::of(b"never told")], &[], &["--ephemeral"]);
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let nobody = silent.local_addr().unwrap();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use common::process::{Process, run_to_end};
 use common::{PATIENCE, eventually};
 use dayfly::id::{from_hex, to_hex};
+use dayfly::limits::{FORWARDS_AT_ONCE, FORWARDS_PER_S};
 use serde_json::Value;
 use socket2::SockRef;
 
@@ -856,10 +857,11 @@ fn a_flood_of_forwards_is_held_back_and_others_are_served() {
             bystander.settle(&door);
         }
     }
+    let come = target.settle(&door).iter().filter(|seen| seen.asks_for("_ping")).count() as u64;
     let took = begin.elapsed();
-    let come = target.settle(&door).iter().filter(|seen| seen.asks_for("_ping")).count();
     println!("{come} of 10,000 forwards came through in {took:?}");
-    assert!((1..2_000).contains(&come), "{come} came through");
+    let most = FORWARDS_AT_ONCE + FORWARDS_PER_S * (took.as_secs() + 1);
+    assert!((1..=most).contains(&come), "{come} came through in {took:?}");
     assert!(bystander.lookup(&door, KEY).nodes.is_some());
 }
 

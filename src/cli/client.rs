@@ -26,10 +26,16 @@ pub(super) struct Client {
     pub timeout_ms: u64,
 }
 
-/// The options of every client command, which asks `default_node` unless told otherwise.
+/// The options of a client command that asks a node, `default_node` unless told otherwise.
 pub(super) fn options(default_node: &str) -> Options {
-    let mut options = Options::new();
+    let mut options = common_options();
     options.optmulti("", "node", &format!("the node to ask (default {default_node})"), "HOST:PORT");
+    options
+}
+
+/// The options of every client command.
+pub(super) fn common_options() -> Options {
+    let mut options = Options::new();
     options.optopt("", "timeout", "give up after this long: seconds, or 500ms (default 5)", "TIME");
     options.optflag("", "json", "print JSON to stdout");
     options
@@ -57,16 +63,16 @@ impl Client {
 
     /// The one node to ask.
     pub fn node(&self) -> Result<SocketAddr, Stop> {
-        self.node_or(DEFAULT_NODE)
+        resolve(self.one_node()?.as_deref().unwrap_or(DEFAULT_NODE))
     }
 
-    /// The one node to ask, `default` if none is named.
-    pub fn node_or(&self, default: &str) -> Result<SocketAddr, Stop> {
-        match &self.matches.opt_strs("node")[..] {
-            [] => resolve(default),
-            [node] => resolve(node),
-            _ => Err(Stop::usage("--node: this command asks one node only")),
+    /// The name of the one node to ask, if one is given.
+    pub fn one_node(&self) -> Result<Option<String>, Stop> {
+        let mut nodes = self.matches.opt_strs("node");
+        if nodes.len() > 1 {
+            return Err(Stop::usage("--node: this command asks one node only"));
         }
+        Ok(nodes.pop())
     }
 
     /// Asks `node`. An ERROR, no connection and no answer in time are all a [`Stop`].

@@ -38,9 +38,10 @@ Example:
 ";
 
 pub(super) fn run_node(words: &[String]) -> Outcome {
+    #[cfg(not(feature = "hyperdht"))]
     let options = options(DEFAULT_NODE);
     #[cfg(feature = "hyperdht")]
-    let options = hyperdht::with_dialect(options, "sealed");
+    let options = hyperdht::options_of_both();
     let Some(client) = Client::parse(options, words, NODE_HELP)? else {
         return Ok(exit::OK);
     };
@@ -61,7 +62,7 @@ fn contacts_near(client: &Client, key: Id) -> Result<Vec<Contact>, Stop> {
     #[cfg(feature = "hyperdht")]
     if hyperdht::is_asked_for(client)? {
         use crate::dialect::hyperdht::errand::Errand;
-        let node = hyperdht::node(client.matches.opt_str("node").as_deref())?;
+        let node = hyperdht::node(client.one_node()?)?;
         let asked = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Errand::FindNode(node, key));
         let (answers, ..) = asked.map_err(|stop| hyperdht::unanswered(stop, node))?;
         return Ok(answers.into_iter().flat_map(|answer| answer.nodes).collect());

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use getopts::{Matches, Options};
 
-use super::client::{Client, options};
+use super::client::{Client, DEFAULT_NODE, options};
 use super::node::{contact_address, start_logging};
 use super::{Stop, exit, port_of, resolve, tell};
 use crate::contact::{Scope, scope};
@@ -144,24 +144,29 @@ fn bootstraps(texts: &[String]) -> Result<Vec<String>, Stop> {
 
 /// The options of a command that takes part in a network for a while.
 pub(super) fn client_options() -> Options {
-    let mut o = with_dialect(options(&format!("127.0.0.1:{DEFAULT_PORT}")), "hyperdht");
+    let mut o = options_of_one(options(&format!("127.0.0.1:{DEFAULT_PORT}")));
     o.optmulti("b", "hyperdht-bootstrap", "the same as --node", "HOST[:PORT]");
     o.optflag("", "lan", "the nodes are of one network (/24): ask more than a few of it");
     o
 }
 
-/// The address of the one node that a command is to ask, a port left out being that of this dialect.
-pub(super) fn node(name: Option<&str>) -> Result<SocketAddr, Stop> {
-    match &bootstraps(&[name.unwrap_or("127.0.0.1").to_string()])?[..] {
-        [name] => resolve(name),
-        _ => Err(Stop::usage("no node to ask")),
-    }
+/// Options with the one that says which dialect a command speaks, which is this one.
+pub(super) fn options_of_one(mut o: Options) -> Options {
+    o.optopt("", "dialect", "hyperdht, the only one that this command speaks", "NAME");
+    o
 }
 
-/// Options with the one that says which dialect a command speaks.
-pub(super) fn with_dialect(mut o: Options, default: &str) -> Options {
-    o.optopt("", "dialect", &format!("sealed or hyperdht (default {default})"), "NAME");
+/// The options of a command that asks one node, of this dialect or the sealed one.
+pub(super) fn options_of_both() -> Options {
+    let mut o = options(&format!("{DEFAULT_NODE}, of hyperdht 127.0.0.1:{DEFAULT_PORT}"));
+    o.optopt("", "dialect", "sealed or hyperdht (default sealed)", "NAME");
     o
+}
+
+/// The address of the one node that a command is to ask, a port left out being that of this dialect.
+pub(super) fn node(name: Option<String>) -> Result<SocketAddr, Stop> {
+    let names = bootstraps(&[name.unwrap_or("127.0.0.1".into())])?;
+    resolve(&names[0])
 }
 
 /// Of one node that was asked, silence tells no more than that there was no answer in time.
@@ -181,6 +186,14 @@ pub(super) fn is_asked_for(client: &Client) -> Result<bool, Stop> {
     }
 }
 
+/// Refuses another dialect than this for a command that speaks no other.
+pub(super) fn check_dialect(client: &Client) -> Result<(), Stop> {
+    match client.matches.opt_str("dialect").as_deref() {
+        None | Some("hyperdht") => Ok(()),
+        Some(other) => Err(Stop::usage(format_args!("--dialect: this command speaks hyperdht, not '{other}'"))),
+    }
+}
+
 /// A node of its own for one command, which nobody lists.
 pub(super) struct Visit {
     net: Net,
@@ -193,12 +206,7 @@ pub(super) struct Visit {
 impl Visit {
     /// Takes part in the network of the nodes that the command names.
     pub fn begin(client: &Client) -> Result<Visit, Stop> {
-        match client.matches.opt_str("dialect").as_deref() {
-            None | Some("hyperdht") => {}
-            Some(other) => {
-                return Err(Stop::usage(format_args!("--dialect: this command speaks hyperdht, not '{other}'")));
-            }
-        }
+        check_dialect(client)?;
         let mut names = client.matches.opt_strs("node");
         names.extend(client.matches.opt_strs("hyperdht-bootstrap"));
         if names.is_empty() {

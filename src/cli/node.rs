@@ -19,7 +19,7 @@ use crate::limits::{
     RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::clock::Clock;
-use crate::net::names::Network;
+use crate::net::names::Dialect;
 use crate::net::socket::{Listener, listen, raise_open_files, route_towards, seed};
 use crate::net::{Ended, Net};
 
@@ -307,7 +307,7 @@ fn serve(plan: &Plan) -> Outcome {
         }
     }
     for bootstrap in &plan.bootstraps {
-        net.add_bootstrap(Network::Sealed, bootstrap);
+        net.add_bootstrap(Dialect::Sealed, bootstrap);
     }
     #[cfg(feature = "hyperdht")]
     for (socket, addr) in sockets {
@@ -316,7 +316,7 @@ fn serve(plan: &Plan) -> Outcome {
     }
     #[cfg(feature = "hyperdht")]
     for bootstrap in &plan.hyperdht.bootstraps {
-        net.add_bootstrap(Network::Hyperdht, bootstrap);
+        net.add_bootstrap(Dialect::Hyperdht, bootstrap);
     }
     print(&announcements)?;
     match net.run().map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {

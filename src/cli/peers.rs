@@ -3,10 +3,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::client::{Client, duration_ms};
-use super::hyperdht::{Visit, client_options};
+use super::client::{Client, common_options, duration_ms};
+use super::hyperdht::{Visit, check_dialect, client_options, node as node_named, options_of_one};
 use super::json::{Object, array};
-use super::{Outcome, Stop, exit, number, print, resolve, tell};
+use super::{Outcome, Stop, exit, number, print, tell};
 use crate::dialect::hyperdht::errand::{Answer, Errand, Own};
 use crate::dialect::sealed::key_of;
 use crate::id::{Id, to_hex};
@@ -63,7 +63,7 @@ Example:
 ";
 
 const PUNCH_HELP: &str = "\
-Usage: dayfly punch [options] --referrer HOST:PORT HOST:PORT
+Usage: dayfly punch [options] --referrer HOST[:PORT] HOST[:PORT]
 Opens a way to a hyperdht node behind a NAT: pings it, and has the referrer, with which it is in touch, tell it to
 answer. Prints 'pong ADDRESS id=HEX' with the address that it answered from.
 
@@ -209,7 +209,7 @@ pub(super) fn run_query(words: &[String]) -> Outcome {
 }
 
 pub(super) fn run_punch(words: &[String]) -> Outcome {
-    let mut options = client_options();
+    let mut options = options_of_one(common_options());
     options.optopt("", "referrer", "a node with which the peer is in touch", "HOST:PORT");
     let Some(client) = Client::parse(options, words, PUNCH_HELP)? else {
         return Ok(exit::OK);
@@ -218,9 +218,9 @@ pub(super) fn run_punch(words: &[String]) -> Outcome {
     let Some(referrer) = client.matches.opt_str("referrer") else {
         return Err(Stop::usage("punch needs --referrer HOST:PORT"));
     };
-    let (peer, referrer) = (resolve(peer)?, resolve(&referrer)?);
-    let mut visit = Visit::to(vec![referrer], client.timeout_ms)?;
-    visit.nodes = vec![peer];
+    check_dialect(&client)?;
+    let (peer, referrer) = (node_named(Some(peer.into()))?, node_named(Some(referrer))?);
+    let mut visit = Visit::to(vec![peer], client.timeout_ms)?;
     let (answers, ..) = visit.run(Errand::HolePunch { peer, referrer })?;
     for answer in &answers {
         let line = match client.json {

@@ -4,7 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::client::{Client, DEFAULT_NODE, options, unexpected};
+#[cfg(not(feature = "hyperdht"))]
+use super::client::options;
+use super::client::{Client, DEFAULT_NODE, unexpected};
 #[cfg(feature = "hyperdht")]
 use super::hyperdht;
 use super::json::Object;
@@ -26,23 +28,22 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
+    #[cfg(not(feature = "hyperdht"))]
     let options = options(DEFAULT_NODE);
     #[cfg(feature = "hyperdht")]
-    let options = hyperdht::with_dialect(options, "sealed");
+    let options = hyperdht::options_of_both();
     let Some(client) = Client::parse(options, words, HELP)? else {
         return Ok(exit::OK);
     };
-    let asked = |default: &str| match &client.matches.free[..] {
-        [] => client.node_or(default),
-        _ => resolve(client.words(["HOST:PORT"])?[0]),
+    let name = match &client.matches.free[..] {
+        [] => client.one_node()?,
+        _ => Some(client.words(["HOST:PORT"])?[0].to_string()),
     };
     #[cfg(feature = "hyperdht")]
     if hyperdht::is_asked_for(&client)? {
-        let given = client.matches.opt_strs("node");
-        let name = client.matches.free.first().or(given.first());
-        return ping_hyperdht(&client, hyperdht::node(name.map(String::as_str))?);
+        return ping_hyperdht(&client, hyperdht::node(name)?);
     }
-    let node = asked(DEFAULT_NODE)?;
+    let node = resolve(name.as_deref().unwrap_or(DEFAULT_NODE))?;
     let start = Instant::now();
     let Reply::Pong = client.call(node, Request::Ping(seed() as u32))? else {
         return unexpected(node);

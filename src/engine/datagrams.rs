@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
 use crate::dialect::hyperdht::errand::Errand;
 use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput, PARAMETERS};
+use crate::dialect::hyperdht::serve::Handler;
 use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
 use crate::kad::Parameters;
@@ -108,6 +109,13 @@ impl Engine {
     pub fn add_hyperdht_seed(&mut self, door: usize, addr: SocketAddr) {
         if let Some(door) = self.datagrams.doors.get_mut(door) {
             door.node.add_seed(addr);
+        }
+    }
+
+    /// Answers requests with a user's command at a door by `handler`; see [`Node::handle`].
+    pub fn handle(&mut self, door: usize, name: &str, handler: Handler) {
+        if let Some(door) = self.datagrams.doors.get_mut(door) {
+            door.node.handle(name, handler);
         }
     }
 

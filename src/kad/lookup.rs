@@ -59,6 +59,11 @@ impl Candidate {
     fn is_on(&self, path: u8) -> bool {
         self.named_on & (1 << path) != 0
     }
+
+    /// Whether it counts as one of `network` on this path: an address at which somebody else was found does not.
+    fn is_of(&self, network: Option<Network>, path: u8) -> bool {
+        self.network == network && self.is_on(path) && self.state != State::Guided
+    }
 }
 
 /// One of the paths that share no node they ask, so that who is led astray on one does no harm to the others.
@@ -195,22 +200,23 @@ impl Lookup {
         Some(candidate.contact)
     }
 
-    /// `from` answered and named `contacts`, which become candidates on its path. Those that nobody named before must
-    /// be `genuine`; returns how many were not.
-    pub fn answered(&mut self, from: &Id, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
-        self.heard_from(from, State::Answered, contacts, &genuine)
+    /// `from`, which is to be found at its address, answered and named `contacts`: those become candidates on its path. Those
+    /// that nobody named before must be `genuine`; returns how many were not.
+    pub fn answered(&mut self, from: &Contact, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
+        let Ok(at) = self.position(&from.id) else {
+            return 0;
+        };
+        if self.shortlist[at].contact.addr != from.addr {
+            self.move_to(at, *from);
+        }
+        self.heard_from(at, State::Answered, contacts, &genuine)
     }
 
     /// Who was asked as `asked` answered under another id, or none, and named `contacts`: those become candidates,
     /// `asked` is none any more.
     pub fn guided(&mut self, asked: &Id, contacts: &[Contact]) {
-        self.heard_from(asked, State::Guided, contacts, &|_| true);
-    }
-
-    /// The candidate of `contact`'s id is to be found at its address.
-    pub fn found_at(&mut self, contact: &Contact) {
-        if let Ok(at) = self.position(&contact.id) {
-            self.shortlist[at].contact = *contact;
+        if let Ok(at) = self.position(asked) {
+            self.heard_from(at, State::Guided, contacts, &|_| true);
         }
     }
 
@@ -220,15 +226,16 @@ impl Lookup {
         self.referrers.get(usize::from(named_by.get()) - 1).copied()
     }
 
+    /// The candidate at position `at` answered and named `contacts`.
     fn heard_from(
         &mut self,
-        from: &Id,
+        at: usize,
         state: State,
         contacts: &[Contact],
         genuine: &impl Fn(&Contact) -> bool,
     ) -> usize {
-        let addr = self.position(from).map(|at| self.shortlist[at].contact.addr);
-        let (Some(path), Ok(addr)) = (self.end(from, state), addr) else {
+        let addr = self.shortlist[at].contact.addr;
+        let Some(path) = self.end(at, state) else {
             return 0;
         };
         self.answers += 1;
@@ -239,12 +246,12 @@ impl Lookup {
 
     /// `from` did not answer, refused, or could not be reached.
     pub fn failed(&mut self, from: &Id) {
-        self.end(from, State::Failed);
+        self.position(from).ok().and_then(|at| self.end(at, State::Failed));
     }
 
     /// `from` could not be asked just now, which says nothing of it.
     pub fn passed_over(&mut self, from: &Id) {
-        self.end(from, State::PassedOver);
+        self.position(from).ok().and_then(|at| self.end(at, State::PassedOver));
     }
 
     /// `from` is past its short timeout: its place in flight is free for another, but it may yet answer.
@@ -319,9 +326,8 @@ impl Lookup {
         None
     }
 
-    /// A request to `id` has ended; the path on which it was asked. `None` if none was in flight.
-    fn end(&mut self, id: &Id, state: State) -> Option<u8> {
-        let at = self.position(id).ok()?;
+    /// A request to the candidate at position `at` has ended; the path on which it was asked. `None` if none was in flight.
+    fn end(&mut self, at: usize, state: State) -> Option<u8> {
         let candidate = &mut self.shortlist[at];
         let path = candidate.asked_on;
         match candidate.state {
@@ -359,7 +365,7 @@ impl Lookup {
     ) -> bool {
         let at = match self.position(&contact.id) {
             Ok(at) if self.shortlist[at].contact != contact => {
-                return genuine(&contact) && self.try_elsewhere(contact, path, at);
+                return genuine(&contact) && self.try_elsewhere(contact, path, named_by, at);
             }
             Ok(at) if self.shortlist[at].is_on(path) => return true,
             Err(_) if !genuine(&contact) => return false,
@@ -371,24 +377,43 @@ impl Lookup {
 
     /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, or somebody
     /// else was there, it is worth another try. Whether it is.
-    fn try_elsewhere(&mut self, contact: Contact, path: u8, at: usize) -> bool {
-        let candidate = &mut self.shortlist[at];
-        let is_retried = matches!(candidate.state, State::Failed | State::Guided) && candidate.is_on(path);
-        if is_retried {
-            (candidate.contact, candidate.state) = (contact, State::Fresh);
+    fn try_elsewhere(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) -> bool {
+        let candidate = &self.shortlist[at];
+        if !matches!(candidate.state, State::Failed | State::Guided) || !candidate.is_on(path) {
+            return false;
         }
-        is_retried
+        if self.has_enough_of(self.network(&contact), path) {
+            self.crowded_out += 1;
+            return false;
+        }
+        self.move_to(at, contact);
+        self.shortlist[at].named_by = named_by;
+        self.shortlist[at].state = State::Fresh;
+        true
+    }
+
+    /// The candidate at position `at` is to be found at `contact`'s address.
+    fn move_to(&mut self, at: usize, contact: Contact) {
+        self.shortlist[at].network = self.network(&contact);
+        self.shortlist[at].contact = contact;
+    }
+
+    /// The network of `contact`, if those are counted.
+    fn network(&self, contact: &Contact) -> Option<Network> {
+        network(contact.addr.ip()).filter(|_| self.counts_networks)
+    }
+
+    /// Whether `path` has as many candidates of `network` as one may have.
+    fn has_enough_of(&self, network: Option<Network>, path: u8) -> bool {
+        let of_it = self.shortlist.iter().filter(|c| c.is_of(network, path));
+        network.is_some() && of_it.count() >= NETWORK_PER_BUCKET
     }
 
     /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path
     /// have room for it.
     fn insert(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) {
-        let network = network(contact.addr.ip()).filter(|_| self.counts_networks);
-        let is_neighbour =
-            |c: &Candidate| network.is_some() && c.network == network && c.is_on(path) && c.state != State::Guided;
-        if self.shortlist.iter().filter(|c| is_neighbour(c)).count() >= NETWORK_PER_BUCKET
-            && !self.drop_farther_fresh(at, path, is_neighbour)
-        {
+        let network = self.network(&contact);
+        if self.has_enough_of(network, path) && !self.drop_farther_fresh(at, path, |c| c.is_of(network, path)) {
             self.crowded_out += 1;
             return;
         }
@@ -448,19 +473,34 @@ mod tests {
     }
 
     #[test]
+    fn names_that_move_into_one_network_are_counted_there() {
+        let at = |n: u8, ip: [u8; 4]| Contact { addr: (ip, 1).into(), ..near(n) };
+        let scattered: Vec<Contact> = (1..=5).map(|n| at(n, [9, 9, n, 1])).collect();
+        let mut lookup = Lookup::new(Id::default(), Goal::Everything, parameters(5, 9), 1, &scattered, &[]);
+        let liar = near(99);
+        lookup.offer(liar, 0, None, &|_| true);
+        ask_all(&mut lookup);
+        scattered.iter().for_each(|c| lookup.failed(&c.id));
+        ask_all(&mut lookup);
+        let gathered: Vec<Contact> = (1..=5).map(|n| at(n, [66, 66, 66, n])).collect();
+        lookup.answered(&liar, &gathered, |_| true);
+        assert_eq!((ask_all(&mut lookup).len(), lookup.crowded_out()), (NETWORK_PER_BUCKET, 3));
+    }
+
+    #[test]
     fn one_that_failed_is_tried_at_another_address_that_is_named() {
         let mut lookup = Lookup::new(Id::default(), Goal::Everything, parameters(5, 3), 1, &[near(1), near(2)], &[]);
         ask_all(&mut lookup);
         let moved = Contact { addr: near(99).addr, ..near(1) };
         lookup.failed(&near(1).id);
-        lookup.answered(&near(2).id, &[moved], |_| true);
+        lookup.answered(&near(2), &[moved], |_| true);
         assert_eq!(ask_all(&mut lookup), [moved]);
         // Somebody else is there; the node is where it was, after all.
         lookup.guided(&near(1).id, &[near(1)]);
         assert_eq!(ask_all(&mut lookup), [near(1)]);
         lookup.guided(&near(1).id, &[moved]);
         assert_eq!(ask_all(&mut lookup), [moved]);
-        lookup.answered(&near(1).id, &[near(1)], |_| true);
+        lookup.answered(&moved, &[near(1)], |_| true);
         assert_eq!(ask_all(&mut lookup), [], "who has answered is believed to be where it is");
         assert_eq!(lookup.closest(), [moved, near(2)]);
     }
@@ -472,10 +512,10 @@ mod tests {
         assert_eq!(ask_all(&mut lookup), seeds[..3]);
         lookup.slow(&seeds[0].id);
         assert_eq!(ask_all(&mut lookup), seeds[3..5], "its place is filled, and one more");
-        lookup.answered(&seeds[1].id, &[], |_| true);
+        lookup.answered(&seeds[1], &[], |_| true);
         assert_eq!(ask_all(&mut lookup), seeds[5..6]);
         lookup.failed(&seeds[0].id);
-        lookup.answered(&seeds[2].id, &[], |_| true);
+        lookup.answered(&seeds[2], &[], |_| true);
         assert_eq!(ask_all(&mut lookup), [], "back to alpha");
     }
 
@@ -485,7 +525,7 @@ mod tests {
         ask_all(&mut lookup);
         lookup.slow(&near(1).id);
         assert!(!lookup.is_finished());
-        lookup.answered(&near(1).id, &[], |_| true);
+        lookup.answered(&near(1), &[], |_| true);
         assert!(lookup.is_finished());
     }
 
@@ -495,7 +535,7 @@ mod tests {
             let seeds = [near(1), near(2)];
             let mut lookup = Lookup::new(Id::default(), goal, parameters(2, 3), 1, &seeds, &[]);
             ask_all(&mut lookup);
-            lookup.answered(&seeds[1].id, &[], |_| true);
+            lookup.answered(&seeds[1], &[], |_| true);
             lookup.slow(&seeds[0].id);
             assert_eq!(lookup.is_finished(), !waits);
             lookup.failed(&seeds[0].id);
@@ -511,13 +551,13 @@ mod tests {
         ask_all(&mut lookup);
         lookup.slow(&seeds[0].id);
         ask_all(&mut lookup);
-        lookup.answered(&seeds[1].id, &[], |_| true);
-        lookup.answered(&seeds[2].id, &[], |_| true);
+        lookup.answered(&seeds[1], &[], |_| true);
+        lookup.answered(&seeds[2], &[], |_| true);
         assert!(lookup.has_heard_nearest(2) && lookup.settled_nearest(2).is_none(), "the slow one may be alive");
         lookup.failed(&seeds[0].id);
         assert_eq!(lookup.settled_nearest(2), Some(seeds[1..3].to_vec()));
         assert_eq!(lookup.settled_nearest(3), None);
-        lookup.answered(&seeds[3].id, &[near(0)], |_| true);
+        lookup.answered(&seeds[3], &[near(0)], |_| true);
         assert_eq!(lookup.settled_nearest(2), None, "somebody nearer was named");
     }
 
@@ -542,7 +582,7 @@ mod tests {
         while let Some(liar) = lookup.next_to_ask() {
             asked += 1;
             n += 20;
-            lookup.answered(&liar.id, &(n - 19..=n).map(closer).collect::<Vec<_>>(), |_| true);
+            lookup.answered(&liar, &(n - 19..=n).map(closer).collect::<Vec<_>>(), |_| true);
         }
         assert_eq!(asked, LOOKUP_BUDGET);
         assert!(lookup.is_finished() && lookup.ran_out());
@@ -555,7 +595,7 @@ mod tests {
         ask_all(&mut lookup);
         let neighbours: Vec<Contact> =
             (1..=50).rev().map(|n| Contact { addr: ([9, 9, 9, n], 1).into(), ..near(n) }).collect();
-        lookup.answered(&near(200).id, &neighbours, |_| true);
+        lookup.answered(&near(200), &neighbours, |_| true);
         let asked: Vec<u8> = ask_all(&mut lookup).iter().map(|c| c.id.0[31]).collect();
         assert_eq!(asked, [1, 2]);
     }
@@ -564,7 +604,7 @@ mod tests {
     fn the_avoided_are_not_asked_whoever_names_them() {
         let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 8, &[near(9)], &[near(1), near(2)]);
         assert_eq!(ask_all(&mut lookup), [near(9)]);
-        lookup.answered(&near(9).id, &[near(1), near(2), near(3)], |_| true);
+        lookup.answered(&near(9), &[near(1), near(2), near(3)], |_| true);
         assert_eq!(ask_all(&mut lookup), [near(3)]);
         assert_eq!(lookup.heard(), [near(1), near(2), near(3), near(9)]);
     }
@@ -576,15 +616,15 @@ mod tests {
         assert_eq!(ask_all(&mut lookup), seeds, "one in flight per path");
         // The first path is led astray: its liar names what is near, and a holder behind that.
         let liars: Vec<Contact> = (1..=6).map(near).collect();
-        lookup.answered(&seeds[0].id, &[&liars[..], &[near(9)]].concat(), |_| true);
+        lookup.answered(&seeds[0], &[&liars[..], &[near(9)]].concat(), |_| true);
         assert_eq!(ask_all(&mut lookup), [near(1)]);
         for n in 1..=5 {
-            lookup.answered(&near(n).id, &liars, |_| true);
+            lookup.answered(&near(n), &liars, |_| true);
             assert_eq!(ask_all(&mut lookup), if n < 5 { vec![near(n + 1)] } else { vec![] }, "its horizon is full");
         }
-        lookup.answered(&seeds[1].id, &[near(9)], |_| true);
+        lookup.answered(&seeds[1], &[near(9)], |_| true);
         assert_eq!(ask_all(&mut lookup), [near(9)], "another path asks the holder all the same");
-        lookup.answered(&seeds[2].id, &[near(9), near(1)], |_| true);
+        lookup.answered(&seeds[2], &[near(9), near(1)], |_| true);
         assert_eq!(ask_all(&mut lookup), [], "and nobody asks it again");
     }
 
@@ -594,7 +634,7 @@ mod tests {
         let mut lookup = Lookup::new(Id::default(), Goal::Nodes(20), parameters(20, 3), 8, &seeds, &[]);
         assert_eq!(ask_all(&mut lookup).len(), 8);
         let dead: Vec<Contact> = (1..=20).map(near).collect();
-        lookup.answered(&seeds[0].id, &dead, |_| true);
+        lookup.answered(&seeds[0], &dead, |_| true);
         for _ in 0..6 {
             for silent in ask_all(&mut lookup) {
                 lookup.slow(&silent.id);
@@ -602,7 +642,7 @@ mod tests {
         }
         let named: Vec<Contact> = (100..108).map(near).collect();
         for (seed, named) in seeds[1..].iter().zip(&named) {
-            lookup.answered(&seed.id, &[*named], |_| true);
+            lookup.answered(seed, &[*named], |_| true);
         }
         let asked = ask_all(&mut lookup);
         assert!(asked.iter().filter(|c| named.contains(c)).count() >= 6, "{asked:?}");
@@ -615,7 +655,7 @@ mod tests {
         ask_all(&mut lookup);
         lookup.passed_over(&seeds[0].id);
         lookup.failed(&seeds[1].id);
-        lookup.answered(&seeds[2].id, &[], |_| true);
+        lookup.answered(&seeds[2], &[], |_| true);
         assert!(lookup.is_finished());
         assert_eq!(lookup.heard(), seeds[1..]);
     }
@@ -628,7 +668,7 @@ mod tests {
         while let Some(contact) = lookup.next_to_ask() {
             asked.push(contact);
             if contact != seeds[1] {
-                lookup.answered(&contact.id, &[], |_| true);
+                lookup.answered(&contact, &[], |_| true);
             } else {
                 lookup.failed(&contact.id);
             }
@@ -657,7 +697,7 @@ mod tests {
                         lookup.slow(&asked.id);
                         lookup.failed(&asked.id);
                     } else {
-                        lookup.answered(&asked.id, &named, |_| true);
+                        lookup.answered(&asked, &named, |_| true);
                     }
                 }
                 steps += 1;

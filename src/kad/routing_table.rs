@@ -278,12 +278,11 @@ impl<I: Metric> RoutingTable<I> {
             }
             for entry in waiting {
                 let (home, net) = (self.bucket_of(&entry.contact.id), self.network(&entry.contact));
-                match entry.is_confirmed {
-                    true => {
-                        self.buckets[home].add(entry.contact, net, false, self.k, entry.answered_at) == Insert::Added
-                    }
-                    false => self.buckets[home].hear(entry.contact, net, self.k, entry.answered_at),
-                };
+                if entry.is_confirmed {
+                    self.buckets[home].add(entry.contact, net, false, self.k, entry.answered_at);
+                } else {
+                    self.buckets[home].hear(entry.contact, net, self.k, entry.answered_at);
+                }
             }
         }
     }

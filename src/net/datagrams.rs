@@ -21,9 +21,10 @@ struct Door {
     is_writable: bool,
 }
 
-/// All such sockets of the process, by the numbers of their doors.
-#[derive(Default)]
+/// All such sockets of the process, by the numbers of their doors. They are watched for what can be read; for room to send
+/// only while there is none, as every datagram sent would else be told of as room made.
 pub(super) struct DatagramDoors {
+    registry: Registry,
     doors: Vec<Door>,
     /// Doors with something to read.
     readable: VecDeque<usize>,
@@ -32,10 +33,14 @@ pub(super) struct DatagramDoors {
 }
 
 impl DatagramDoors {
-    /// Registers a bound socket as the next door; its token is `first_token` plus its number.
-    pub fn add(&mut self, mut socket: UdpSocket, registry: &Registry, first_token: usize) -> io::Result<()> {
-        let token = Token(first_token + self.doors.len());
-        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+    pub fn new(registry: Registry) -> DatagramDoors {
+        DatagramDoors { registry, doors: Vec::new(), readable: VecDeque::new(), buffer: Vec::new() }
+    }
+
+    /// Registers a bound socket as the next door.
+    pub fn add(&mut self, mut socket: UdpSocket) -> io::Result<()> {
+        let token = Token(DATAGRAM_DOORS + self.doors.len());
+        self.registry.register(&mut socket, token, Interest::READABLE)?;
         self.buffer.resize(DATAGRAM_BYTES + 1, 0);
         self.readable.push_back(self.doors.len());
         self.doors.push(Door { socket, is_readable: true, is_writable: true });
@@ -50,7 +55,8 @@ impl DatagramDoors {
         if readable && !std::mem::replace(&mut door.is_readable, true) {
             self.readable.push_back(number);
         }
-        if writable && !std::mem::replace(&mut door.is_writable, true) {
+        if writable && !door.is_writable {
+            self.watch_for_room(number, false);
             self.send_from(number, engine);
         }
     }
@@ -94,17 +100,27 @@ impl DatagramDoors {
         }
     }
 
+    /// From now on, watches for room to send at a door that has none, or does no more.
+    fn watch_for_room(&mut self, number: usize, is_full: bool) {
+        let door = &mut self.doors[number];
+        door.is_writable = !is_full;
+        let interest = if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let token = Token(DATAGRAM_DOORS + number);
+        if let Err(e) = self.registry.reregister(&mut door.socket, token, interest) {
+            // It will be tried again with the next datagram.
+            log::warn!("door_not_watched error={e}");
+            door.is_writable = true;
+        }
+    }
+
     fn send_from(&mut self, number: usize, engine: &mut Engine) {
-        let Some(door) = self.doors.get_mut(number) else {
-            return;
-        };
-        while door.is_writable {
+        while self.doors[number].is_writable {
             let Some((to, bytes)) = engine.next_datagram(number) else {
                 return;
             };
-            match door.socket.send_to(bytes, to) {
+            match self.doors[number].socket.send_to(bytes, to) {
                 Ok(_) => engine.datagram_sent(number, false),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => door.is_writable = false,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return self.watch_for_room(number, true),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
                     // No route, no permission, no memory: lost, as any datagram may be.
@@ -119,7 +135,7 @@ impl DatagramDoors {
 impl Net {
     /// Serves `socket` as the engine's datagram door that was added as this many before it.
     pub fn add_datagram_door(&mut self, socket: UdpSocket) -> io::Result<()> {
-        self.datagrams.add(socket, self.poll.registry(), DATAGRAM_DOORS)
+        self.datagrams.add(socket)
     }
 
     /// Lets lookups of the node at a door begin at `addr`, without bootstrapping from it.

@@ -37,7 +37,7 @@ use crate::net::clock::Clock;
 #[cfg(feature = "hyperdht")]
 use crate::net::datagrams::DatagramDoors;
 use crate::net::doors::Doors;
-use crate::net::names::{Names, Network};
+use crate::net::names::{Dialect, Names};
 use crate::net::signals::Signals;
 use crate::net::status::StatusDoor;
 use crate::time::Time;
@@ -112,6 +112,8 @@ impl Net {
     pub fn new(engine: Engine, clock: Clock) -> io::Result<Net> {
         let poll = Poll::new()?;
         let names = Names::new(poll.registry(), NAMES)?;
+        #[cfg(feature = "hyperdht")]
+        let datagrams = DatagramDoors::new(poll.registry().try_clone()?);
         Ok(Net {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -121,7 +123,7 @@ impl Net {
             readable: VecDeque::new(),
             doors: Doors::new(),
             #[cfg(feature = "hyperdht")]
-            datagrams: DatagramDoors::default(),
+            datagrams,
             #[cfg(feature = "hyperdht")]
             news: VecDeque::new(),
             names,
@@ -159,18 +161,18 @@ impl Net {
     }
 
     /// Bootstraps from `host:port`, resolving the host off the loop if it is a name.
-    pub fn add_bootstrap(&mut self, network: Network, address: &str) {
+    pub fn add_bootstrap(&mut self, dialect: Dialect, address: &str) {
         match address.parse() {
-            Ok(addr) => self.bootstrap_from(network, addr, self.clock.now()),
-            Err(_) => self.names.add(network, address),
+            Ok(addr) => self.bootstrap_from(dialect, addr, self.clock.now()),
+            Err(_) => self.names.add(dialect, address),
         }
     }
 
-    fn bootstrap_from(&mut self, network: Network, addr: SocketAddr, now: Time) {
-        match network {
-            Network::Sealed => self.engine.add_bootstrap(addr, now),
+    fn bootstrap_from(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) {
+        match dialect {
+            Dialect::Sealed => self.engine.add_bootstrap(addr, now),
             #[cfg(feature = "hyperdht")]
-            Network::Hyperdht => self.engine.add_hyperdht_bootstrap(addr, now),
+            Dialect::Hyperdht => self.engine.add_hyperdht_bootstrap(addr, now),
         }
     }
 
@@ -263,7 +265,7 @@ impl Net {
                 SIGNALS => self.signals.iter_mut().for_each(Signals::drain),
                 NAMES => {
                     let (known, unresolved) = self.names.take_resolved(now);
-                    known.into_iter().for_each(|(network, addr)| self.bootstrap_from(network, addr, now));
+                    known.into_iter().for_each(|(dialect, addr)| self.bootstrap_from(dialect, addr, now));
                     (0..unresolved).for_each(|_| self.engine.count(Counter::NamesUnresolved));
                 }
                 STATUS => self.status.serve(&status::report(&self.engine, now)),

@@ -12,7 +12,7 @@ use crate::time::Time;
 
 /// Which nodes are to bootstrap from a name.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Network {
+pub enum Dialect {
     /// Those of the sealed dialect.
     Sealed,
     /// Those of the hyperdht dialect.
@@ -20,7 +20,7 @@ pub enum Network {
     Hyperdht,
 }
 
-type Name = (Network, String);
+type Name = (Dialect, String);
 type Resolved = (Name, io::Result<Vec<SocketAddr>>);
 
 /// The names still to be resolved.
@@ -39,9 +39,9 @@ impl Names {
     }
 
     /// Adds `host:port` to be resolved.
-    pub fn add(&mut self, network: Network, name: &str) {
+    pub fn add(&mut self, dialect: Dialect, name: &str) {
         if self.waiting.len() < BOOTSTRAPS {
-            self.waiting.push((network, name.to_string()));
+            self.waiting.push((dialect, name.to_string()));
             self.retry_at = Some(Time::ZERO);
         }
     }
@@ -77,7 +77,7 @@ impl Names {
     }
 
     /// The addresses that have become known, and how many names did not resolve.
-    pub fn take_resolved(&mut self, now: Time) -> (Vec<(Network, SocketAddr)>, usize) {
+    pub fn take_resolved(&mut self, now: Time) -> (Vec<(Dialect, SocketAddr)>, usize) {
         let mut known = Vec::new();
         let before = self.waiting.len();
         let resolved = std::mem::take(&mut *self.resolved.lock().unwrap_or_else(PoisonError::into_inner));

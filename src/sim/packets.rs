@@ -68,7 +68,6 @@ pub struct Packets {
     schedule: Schedule<Event>,
     told: Vec<Told>,
     sent: u64,
-    largest: usize,
     trace: Trace,
 }
 
@@ -84,7 +83,6 @@ impl Packets {
             schedule: Schedule::default(),
             told: Vec::new(),
             sent: 0,
-            largest: 0,
             trace: Trace::default(),
         }
     }
@@ -97,11 +95,6 @@ impl Packets {
     /// Packets sent so far.
     pub fn sent(&self) -> u64 {
         self.sent
-    }
-
-    /// Bytes of the largest packet so far.
-    pub fn largest(&self) -> usize {
-        self.largest
     }
 
     /// A hash of everything that happened.
@@ -223,7 +216,6 @@ impl Packets {
             let mut bytes = Vec::new();
             datagram.encode(&mut bytes);
             assert_eq!(Datagram::decode(&bytes).as_ref(), Ok(&datagram), "what is sent can be read");
-            self.largest = self.largest.max(bytes.len());
         }
         let from = self.hosts[number].nat.outbound(to, self.now);
         let target = host_of(to).unwrap_or(number);

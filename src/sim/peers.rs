@@ -101,8 +101,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     for (n, outcome) in &outcomes {
         let first = outcome.first_found(own(*n).port);
         report.found += usize::from(first.is_some());
-        report.first_ms.extend(&first.into_iter().fold(Sample::default(), with));
-        report.done_ms.extend(&outcome.end.into_iter().map(|(_, ms)| ms).fold(Sample::default(), with));
+        first.into_iter().for_each(|ms| report.first_ms.add(ms));
+        outcome.end.into_iter().for_each(|(_, ms)| report.done_ms.add(ms));
     }
     errands(&mut world, &announcers, |n| Errand::Unannounce(keys[n], own(n)));
     progress(Stage::Living(3 * options.lookups, all));
@@ -110,11 +110,6 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     report.left_over = outcomes.iter().filter(|(n, outcome)| outcome.first_found(own(**n).port).is_some()).count();
     report.trace = world.trace();
     report
-}
-
-fn with(mut sample: Sample, value: u64) -> Sample {
-    sample.add(value);
-    sample
 }
 
 /// What an errand came to: who was seen when, and its end; milliseconds from its start.

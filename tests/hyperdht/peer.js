@@ -234,14 +234,6 @@ const commands = {
     stream.on('data', (result) => list.push(result))
   }),
 
-  // From now on the node answers this user's command with `value`, in queries and updates.
-  serve: ({ name, command, value }) => {
-    const { dht } = named(name)
-    dht.on(`query:${command}`, (_data, done) => done(null, bytes(value)))
-    dht.on(`update:${command}`, (_data, done) => done(null, bytes(value)))
-    return {}
-  },
-
   table: ({ name }) => ({ nodes: named(name).dht.toArray().map((n) => ({ id: hex(n.id), address: text(n) })) }),
 
   // What the node itself holds of a key.

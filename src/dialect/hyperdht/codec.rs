@@ -64,10 +64,17 @@ pub struct Response {
     pub roundtrip_token: Option<Vec<u8>>,
 }
 
+/// What a request of the command `peers` may want: who is there,
+pub const LOOKUP: u32 = 0;
+/// the same and to be announced,
+pub const ANNOUNCE: u32 = 1;
+/// or that being taken back.
+pub const UNANNOUNCE: u32 = 2;
+
 /// The value of a request with the command `peers`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct PeersRequest {
-    /// 0 lookup, 1 announce, 2 unannounce. Required.
+    /// [`LOOKUP`], [`ANNOUNCE`] or [`UNANNOUNCE`]. Required.
     #[prost(uint32, optional, tag = "1")]
     pub kind: Option<u32>,
     /// The record's port; 0 or none is the port the request comes from. node.js writes 0, the Go port leaves it out.

@@ -8,7 +8,7 @@ use prost::Message as _;
 use crate::arena::Key;
 use crate::contact::Contact;
 use crate::dialect::hyperdht::address::{decode_locals, encode_local};
-use crate::dialect::hyperdht::codec::{PeersRequest, PeersResponse, Request, Response};
+use crate::dialect::hyperdht::codec::{ANNOUNCE, LOOKUP, PeersRequest, PeersResponse, Request, Response, UNANNOUNCE};
 use crate::dialect::hyperdht::node::{Node, Output, Purpose};
 use crate::dialect::hyperdht::session::Source;
 use crate::dialect::hyperdht::{FIND_NODE, PEERS};
@@ -162,7 +162,7 @@ impl Task {
             command: PEERS.into(),
             target: Some(target),
             value: Some(value.encode_to_vec()),
-            is_update: kind != 0,
+            is_update: kind != LOOKUP,
             peers: Some(own.local.map(|local| *local.ip())),
             ..Task::new(ticket)
         }
@@ -201,10 +201,10 @@ impl Node {
                 let direct = (peer, self.ping(), Source::Asked);
                 self.start_calls(blank, [direct, (referrer, forwarded, Source::Host(peer.ip()))], now);
             }
-            Errand::Lookup(key, own) => self.start_lookup(Task::about_peers(ticket, key, 0, own), key, now),
-            Errand::Announce(key, own) => self.start_lookup(Task::about_peers(ticket, key, 1, own), key, now),
+            Errand::Lookup(key, own) => self.start_lookup(Task::about_peers(ticket, key, LOOKUP, own), key, now),
+            Errand::Announce(key, own) => self.start_lookup(Task::about_peers(ticket, key, ANNOUNCE, own), key, now),
             Errand::Unannounce(key, own) => {
-                let task = Task { shown: Shown::Never, peers: None, ..Task::about_peers(ticket, key, 2, own) };
+                let task = Task { shown: Shown::Never, peers: None, ..Task::about_peers(ticket, key, UNANNOUNCE, own) };
                 self.start_lookup(task, key, now);
             }
             Errand::Query { command, target, value, is_update } => {

@@ -42,12 +42,14 @@ pub struct Forwards {
     all: Allowance,
     /// Sources that asked lately. Loopback, where many share an address, is not counted.
     of_source: BTreeMap<IpAddr, Allowance>,
+    /// No source is worth forgetting before then.
+    sweep_at: Time,
 }
 
 impl Forwards {
     /// All allowances are full.
     pub fn new(now: Time) -> Forwards {
-        Forwards { all: Allowance::full(FORWARDS_AT_ONCE, now), of_source: BTreeMap::new() }
+        Forwards { all: Allowance::full(FORWARDS_AT_ONCE, now), of_source: BTreeMap::new(), sweep_at: now }
     }
 
     /// Whether one more forward may be made for `host`; it counts as made.
@@ -70,8 +72,12 @@ impl Forwards {
 
     /// Sources whose allowance is full again need not be remembered.
     fn forget_idle(&mut self, now: Time) {
+        if now < self.sweep_at {
+            return;
+        }
         let refill_ms = FORWARDS_OF_SOURCE_AT_ONCE * 1_000 / FORWARDS_OF_SOURCE_PER_S;
         self.of_source.retain(|_, allowance| now.since(allowance.at) < refill_ms);
+        self.sweep_at = now.after(refill_ms);
     }
 }
 

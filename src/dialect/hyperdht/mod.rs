@@ -8,10 +8,10 @@ pub mod errand;
 pub mod forwards;
 pub mod node;
 pub mod records;
+pub mod serve;
 pub mod session;
 pub mod tokens;
 
-mod serve;
 #[cfg(test)]
 mod tests;
 

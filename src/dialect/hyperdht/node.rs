@@ -163,11 +163,6 @@ impl Node {
         self.session.in_flight()
     }
 
-    /// Which network it is part of.
-    pub fn family(&self) -> Family {
-        self.family
-    }
-
     /// Bootstraps from whoever listens on `addr`.
     pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
         self.overlay.add_bootstrap_at(addr, now);

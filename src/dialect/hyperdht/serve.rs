@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use crate::contact::{Contact, admissible};
 use crate::dialect::hyperdht::address::{ID_LEN, LOCAL_LEN, LOCAL_SHORT_LEN};
-use crate::dialect::hyperdht::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response, Tid};
+use crate::dialect::hyperdht::codec::{
+    ANNOUNCE, Body, Datagram, PeersRequest, PeersResponse, Request, Response, Tid, UNANNOUNCE,
+};
 use crate::dialect::hyperdht::node::{Breach, Node, Output};
 use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
 use crate::id::Id;
@@ -28,7 +30,7 @@ pub struct Question<'a> {
 /// What a user's command is answered with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Handled {
-    /// This value, or none, beside nodes and a token.
+    /// This value, or none, beside nodes and a token. One that does not fit an answer is not sent.
     Value(Option<Vec<u8>>),
     /// Silence.
     Refused,
@@ -39,9 +41,11 @@ pub type Handler = fn(&Question<'_>) -> Handled;
 
 /// Bytes of an answer around its lists: headers of fields, and of the value within.
 const FIELDS_LEN: usize = 24;
-/// What a request of the command `peers` may want.
-const ANNOUNCE: u32 = 1;
-const UNANNOUNCE: u32 = 2;
+
+/// Bytes that a value may have in an answer with so many bytes of nodes.
+fn room_beside(nodes_len: usize) -> usize {
+    ANSWER_BYTES.saturating_sub(2 * (2 + ID_LEN) + FIELDS_LEN + nodes_len)
+}
 
 impl Node {
     pub(super) fn on_request(&mut self, from: SocketAddr, tid: Tid, request: &Request, now: Time) -> Option<Breach> {
@@ -80,7 +84,7 @@ impl Node {
                 let question = Question { from, target: &target, value: request.value.as_deref(), is_update };
                 match self.handlers.iter().find(|(name, _)| name == command).map(|(_, handler)| handler(&question)) {
                     None => None,
-                    Some(Handled::Value(value)) => value,
+                    Some(Handled::Value(value)) => value.filter(|value| value.len() <= room_beside(nodes.len())),
                     Some(Handled::Refused) => return breach,
                 }
             }
@@ -187,7 +191,7 @@ impl Node {
             return None;
         }
         let own_local = request.local_address.as_deref().filter(|local| local.len() == LOCAL_LEN);
-        let room = ANSWER_BYTES.saturating_sub(2 * (2 + 32) + FIELDS_LEN + nodes_len);
+        let room = room_beside(nodes_len);
         let (mut peers, mut locals) = (Vec::new(), Vec::new());
         let Node { records, overlay, family, .. } = self;
         records.sample(key, overlay.random(), now, |record| {

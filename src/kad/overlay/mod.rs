@@ -333,8 +333,7 @@ impl Overlay {
             return 0;
         };
         self.changed.push_back(lookup);
-        running.lookup.found_at(&from);
-        running.lookup.answered(&from.id, &admitted, genuine)
+        running.lookup.answered(&from, &admitted, genuine)
     }
 
     /// Who was asked as `asked` answered the lookup under another id, which `real` tells, or under none, and named
@@ -449,7 +448,7 @@ impl Overlay {
         if let Some(known) = self.table.get(&contact.id).map(|e| e.contact) {
             if known.addr != contact.addr {
                 // It may have moved; if so, the place is free for it before long.
-                self.want_probe(known, false, now);
+                self.want_probe(known, false, CONFIRM_MS, now);
             }
             return;
         }
@@ -468,7 +467,7 @@ impl Overlay {
                 };
                 let oldest = self.table.oldest_beside(&contact.id, CHALLENGED);
                 let silent: Vec<Contact> = oldest.into_iter().filter(silent).collect();
-                silent.into_iter().for_each(|contact| self.want_probe(contact, false, now));
+                silent.into_iter().for_each(|contact| self.want_probe(contact, false, CONFIRM_MS, now));
             }
         }
     }

@@ -1,8 +1,6 @@
 //! What the overlay does of its own accord: bootstrap, refresh, and probes of who is silent or was only heard of. Part
 //! of [`Overlay`]; decides when, and leaves the asking to [`Overlay::poll_ask`].
 
-use std::net::SocketAddr;
-
 use crate::contact::{Contact, admissible};
 use crate::id::Id;
 use crate::kad::lookup::Goal;
@@ -115,38 +113,38 @@ impl Overlay {
         self.confirm_at = None;
         let since = Time::from_ms(now.as_ms().saturating_sub(CONFIRM_MS / 2));
         let waiting: Vec<Contact> = self.table.unconfirmed_since(since).collect();
-        waiting.into_iter().for_each(|contact| self.want_probe(contact, true, now));
+        waiting.into_iter().for_each(|contact| self.want_probe(contact, true, CONFIRM_MS, now));
         if self.table.unconfirmed_since(now).next().is_some() {
             self.confirm_at = Some(now.after(CONFIRM_MS));
         }
     }
 
-    /// Asks for a probe, unless there are many or that one is being probed.
-    pub(super) fn want_probe(&mut self, contact: Contact, verify: bool, now: Time) {
+    /// Asks for a probe, unless there are many, or one of that address failed or was asked for in the last `memory_ms`.
+    pub(super) fn want_probe(&mut self, contact: Contact, verify: bool, memory_ms: u64, now: Time) {
         let is_probed = self.probed.iter().any(|&(addr, until)| addr == contact.addr && now < until);
-        if !is_probed && self.probing + self.probes_wanted.len() < PROBES {
-            self.remember_probe(contact.addr, now.after(CONFIRM_MS));
-            self.probes_wanted.push_back((contact, verify));
-        }
-    }
-
-    /// The source of a request that only nodes send. It is probed if the table has a place for it and the address
-    /// allows it.
-    pub fn candidate(&mut self, contact: Contact, now: Time) {
-        // Most are known, or their bucket is full of others.
-        if !self.table.wants(&contact) || self.probing + self.probes_wanted.len() >= PROBES {
+        if is_probed || self.probing + self.probes_wanted.len() >= PROBES {
             return;
         }
-        if self.probed.iter().any(|&(addr, until)| addr == contact.addr && now < until) {
+        // Remembered from the start, so that nobody is probed twice at once.
+        if self.probed.len() >= PROBE_MEMORY {
+            self.probed.pop_front();
+        }
+        self.probed.push_back((contact.addr, now.after(memory_ms)));
+        self.probes_wanted.push_back((contact, verify));
+    }
+
+    /// The source of a request that only nodes send. It is probed if the table has a place for it and the address allows
+    /// it.
+    pub fn candidate(&mut self, contact: Contact, now: Time) {
+        // Most are known, or their bucket is full of others.
+        if !self.table.wants(&contact) {
             return;
         }
         if !admissible(self.own.addr.ip(), contact.addr) {
             self.tallies.martians += 1;
             return;
         }
-        // Remembered from the start, so that one candidate is not probed twice at once.
-        self.remember_probe(contact.addr, now.after(PROBE_MEMORY_MS));
-        self.probes_wanted.push_back((contact, true));
+        self.want_probe(contact, true, PROBE_MEMORY_MS, now);
     }
 
     /// A probe with `verify` has ended; report it also with [`Overlay::alive`] or, if it failed, not at all.
@@ -167,12 +165,5 @@ impl Overlay {
         let pause = pause / 2 + self.random.u64(0..=pause / 2);
         log::warn!("bootstrap_failed asked={} retry_ms={pause}", self.bootstraps.len());
         self.bootstrap_at = Some(now.after(pause));
-    }
-
-    fn remember_probe(&mut self, addr: SocketAddr, until: Time) {
-        if self.probed.len() >= PROBE_MEMORY {
-            self.probed.pop_front();
-        }
-        self.probed.push_back((addr, until));
     }
 }

@@ -1,5 +1,5 @@
 //! `lookups`: hyperdht lookups per second and memory per node, dayfly's and the npm peer's side by side: each one's
-//! client against a network of 50 nodes of each, driven by this program. Networks run on core 0, in one process each,
+//! client against a network of 50 nodes of each, driven by this program. Dialects run on core 0, in one process each,
 //! clients on core 1.
 //!
 //! Usage: lookups [--rounds N] [--seconds S] [--out FOLDER]     (5, 3, tests/figures/bench)
@@ -21,7 +21,7 @@ use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::net::Net;
 use dayfly::net::clock::Clock;
-use dayfly::net::names::Network;
+use dayfly::net::names::Dialect;
 use dayfly::net::socket::{bind, secret, seed};
 use npm::{Npm, Options};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -100,7 +100,7 @@ impl Client {
         engine.add_hyperdht(identity, [secret()?, secret()?], seed(), clock.now());
         let mut net = Net::new(engine, clock)?;
         net.add_datagram_door(socket)?;
-        net.add_bootstrap(Network::Hyperdht, &known.to_string());
+        net.add_bootstrap(Dialect::Hyperdht, &known.to_string());
         let end = Instant::now() + Duration::from_millis(500);
         while Instant::now() < end {
             let until = net.now().after(50);
