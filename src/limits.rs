@@ -113,7 +113,8 @@ pub const DIAL_TIMEOUT_MS: u64 = 3_000;
 pub const JOB_MS: u64 = 4_000;
 /// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
 pub const JOB_MARGIN_MS: u64 = 200;
-/// Jobs of one node at once. A PUT holds one value; what GETs hold together is bounded by [`TALLY_BYTES`].
+/// Jobs of one node at once: of hyperdht, a few KB each. A PUT holds one value; what GETs hold together is bounded by
+/// [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
 /// Values that all GETs in progress compare, in bytes; those beyond it don't count.
 pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
@@ -179,8 +180,6 @@ pub const DATAGRAM_REQUESTS: usize = 128;
 pub const DATAGRAM_REQUESTS_WAITING: usize = 4_096;
 /// Requests a lookup keeps in flight (hyperdht.md, section 6: concurrency).
 pub const DATAGRAM_ALPHA: usize = 16;
-/// Lookups, announcements and calls of one node at once, each a few KB: as many as [`JOBS`].
-pub const TASKS: usize = 1_024;
 /// A token is valid for one to two of these (hyperdht.md, section 5).
 pub const TOKEN_ROTATION_MS: u64 = 300_000;
 /// Bytes of a token of others that are kept and sent back; real ones have 32.

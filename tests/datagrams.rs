@@ -12,7 +12,7 @@ use dayfly::dialect::hyperdht::errand::{Errand, Own};
 use dayfly::dialect::hyperdht::node::Identity;
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::{Id, from_hex};
-use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, TASKS};
+use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, JOBS};
 use dayfly::time::Time;
 use serde_json::Value;
 
@@ -119,7 +119,7 @@ fn no_datagram_panics_or_makes_it_grow() {
     let node = engine.hyperdht_nodes().next().unwrap();
     node.overlay().table().check_invariants();
     node.records().check_invariants();
-    assert!(node.tasks() <= TASKS);
+    assert!(node.jobs() <= JOBS);
     let grown = resident_kib("self").saturating_sub(warm_kib);
     eprintln!(
         "{count} mutated datagrams, {sent} sent in answer or on its own account; {} contacts, {} records; VmRSS {warm_kib} KiB after \

@@ -126,7 +126,7 @@ fn add_hyperdht(engine: &Engine, lines: &mut Vec<String>) {
         let numbers = [
             ("contacts", overlay.table().len() as u64),
             ("records", node.records().len() as u64),
-            ("errands", node.tasks() as u64),
+            ("jobs", node.jobs() as u64),
             ("lookups", overlay.lookups_in_flight() as u64),
             ("requests_in_flight", node.requests_in_flight() as u64),
             ("martian_contacts", tallies.martians),

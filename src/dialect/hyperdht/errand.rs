@@ -15,13 +15,13 @@ use crate::dialect::hyperdht::{FIND_NODE, PEERS};
 use crate::id::Id;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ended, LookupId};
-use crate::limits::{NODE_ENTRIES, TASKS, TOKEN_BYTES};
+use crate::limits::{JOBS, NODE_ENTRIES, TOKEN_BYTES};
 use crate::time::Time;
 
 /// By what the caller knows an errand.
 pub type Ticket = u64;
 /// Names an errand in progress.
-pub(super) type TaskId = Key;
+pub(super) type JobId = Key;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,7 +118,7 @@ enum Shown {
 
 /// An errand in progress.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct Job {
     ticket: Ticket,
     command: String,
     target: Option<Id>,
@@ -136,9 +136,9 @@ pub(super) struct Task {
     commits: usize,
 }
 
-impl Task {
-    fn new(ticket: Ticket) -> Task {
-        Task {
+impl Job {
+    fn new(ticket: Ticket) -> Job {
+        Job {
             ticket,
             command: String::new(),
             target: None,
@@ -154,17 +154,17 @@ impl Task {
         }
     }
 
-    fn about_peers(ticket: Ticket, target: Id, kind: u32, own: Own) -> Task {
+    fn about_peers(ticket: Ticket, target: Id, kind: u32, own: Own) -> Job {
         // Port 0 is written, as node.js does.
         let local_address = own.local.map(encode_local);
         let value = PeersRequest { kind: Some(kind), port: Some(own.port.into()), local_address };
-        Task {
+        Job {
             command: PEERS.into(),
             target: Some(target),
             value: Some(value.encode_to_vec()),
             is_update: kind != LOOKUP,
             peers: Some(own.local.map(|local| *local.ip())),
-            ..Task::new(ticket)
+            ..Job::new(ticket)
         }
     }
 
@@ -186,10 +186,10 @@ impl Task {
 impl Node {
     /// Begins an errand, whose news come with `ticket`. `false` if there are too many already.
     pub fn start(&mut self, ticket: Ticket, errand: Errand, now: Time) -> bool {
-        if self.tasks.len() >= TASKS {
+        if self.jobs.len() >= JOBS {
             return false;
         }
-        let blank = Task::new(ticket);
+        let blank = Job::new(ticket);
         match errand {
             Errand::Ping(to) => self.start_calls(blank, [(to, self.ping(), Source::Asked)], now),
             Errand::FindNode(at, target) => {
@@ -201,16 +201,16 @@ impl Node {
                 let direct = (peer, self.ping(), Source::Asked);
                 self.start_calls(blank, [direct, (referrer, forwarded, Source::Host(peer.ip()))], now);
             }
-            Errand::Lookup(key, own) => self.start_lookup(Task::about_peers(ticket, key, LOOKUP, own), key, now),
-            Errand::Announce(key, own) => self.start_lookup(Task::about_peers(ticket, key, ANNOUNCE, own), key, now),
+            Errand::Lookup(key, own) => self.start_lookup(Job::about_peers(ticket, key, LOOKUP, own), key, now),
+            Errand::Announce(key, own) => self.start_lookup(Job::about_peers(ticket, key, ANNOUNCE, own), key, now),
             Errand::Unannounce(key, own) => {
-                let task = Task { shown: Shown::Never, peers: None, ..Task::about_peers(ticket, key, UNANNOUNCE, own) };
-                self.start_lookup(task, key, now);
+                let job = Job { shown: Shown::Never, peers: None, ..Job::about_peers(ticket, key, UNANNOUNCE, own) };
+                self.start_lookup(job, key, now);
             }
             Errand::Query { command, target, value, is_update } => {
                 let shown = if is_update { Shown::OfCommits } else { Shown::Always };
-                let task = Task { command, target: Some(target), value, is_update, shown, ..blank };
-                self.start_lookup(task, target, now);
+                let job = Job { command, target: Some(target), value, is_update, shown, ..blank };
+                self.start_lookup(job, target, now);
             }
         }
         true
@@ -218,10 +218,10 @@ impl Node {
 
     /// Ends an errand early; nothing more comes of it.
     pub fn cancel(&mut self, ticket: Ticket, now: Time) {
-        let Some(id) = self.tasks.iter().find(|(_, task)| task.ticket == ticket).map(|(id, _)| id) else {
+        let Some(id) = self.jobs.iter().find(|(_, job)| job.ticket == ticket).map(|(id, _)| id) else {
             return;
         };
-        if let Some(lookup) = self.tasks.remove(id).and_then(|task| task.lookup) {
+        if let Some(lookup) = self.jobs.remove(id).and_then(|job| job.lookup) {
             self.overlay.enough(lookup, now);
             let is_its = |purpose: &Purpose| match purpose {
                 Purpose::Find { lookup: of, .. }
@@ -234,46 +234,46 @@ impl Node {
         self.session.cancel(|purpose| matches!(purpose, Purpose::Commit(of) | Purpose::Call(of) if *of == id), now);
     }
 
-    fn start_calls<const N: usize>(&mut self, task: Task, calls: [(SocketAddr, Request, Source); N], now: Time) {
-        let id = self.tasks.insert(Task { waiting: N, ..task });
+    fn start_calls<const N: usize>(&mut self, job: Job, calls: [(SocketAddr, Request, Source); N], now: Time) {
+        let id = self.jobs.insert(Job { waiting: N, ..job });
         for (to, request, source) in calls {
             let contact = Contact { id: Id::default(), addr: to };
             if !self.send(contact, request, source, Purpose::Call(id), now) {
-                self.on_task_failure(id);
+                self.on_job_failure(id);
             }
         }
     }
 
-    fn start_lookup(&mut self, task: Task, target: Id, now: Time) {
-        if task.peers.is_some() {
-            self.show_own_records(&task, &target, now);
+    fn start_lookup(&mut self, job: Job, target: Id, now: Time) {
+        if job.peers.is_some() {
+            self.show_own_records(&job, &target, now);
         }
-        let id = self.tasks.insert(task);
+        let id = self.jobs.insert(job);
         let lookup = self.overlay.start_lookup(target, Goal::Everything, 1, id, &[]);
-        if let Some(task) = self.tasks.get_mut(id) {
-            task.lookup = Some(lookup);
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.lookup = Some(lookup);
         }
     }
 
     /// What we hold ourselves is an answer too, the first one.
-    fn show_own_records(&mut self, task: &Task, key: &Id, now: Time) {
+    fn show_own_records(&mut self, job: &Job, key: &Id, now: Time) {
         let own = self.identity.addr;
-        let request = task.value.as_deref().and_then(PeersRequest::read);
+        let request = job.value.as_deref().and_then(PeersRequest::read);
         let value = request.and_then(|request| self.peers(key, own, &request, false, 0, now));
         if value.is_some() {
             let id = (!self.identity.is_ephemeral).then_some(self.identity.id);
-            let answer = self.read(task, id, own, &Response { value, ..Response::default() });
-            self.outputs.push_back(Output::News { ticket: task.ticket, news: News::Answer(answer) });
+            let answer = self.read(job, id, own, &Response { value, ..Response::default() });
+            self.outputs.push_back(Output::News { ticket: job.ticket, news: News::Answer(answer) });
         }
     }
 
-    /// What an answer says to a task.
-    fn read(&self, task: &Task, id: Option<Id>, addr: SocketAddr, response: &Response) -> Answer {
-        let nodes = response.nodes.as_deref().filter(|_| task.lookup.is_none()).unwrap_or_default();
+    /// What an answer says to a job.
+    fn read(&self, job: &Job, id: Option<Id>, addr: SocketAddr, response: &Response) -> Answer {
+        let nodes = response.nodes.as_deref().filter(|_| job.lookup.is_none()).unwrap_or_default();
         let nodes = self.family.decode_nodes(nodes).take(NODE_ENTRIES).collect();
         let mut answer =
             Answer { id, addr, nodes, value: response.value.clone(), peers: Vec::new(), local_peers: Vec::new() };
-        if let (Some(local), Some(value)) = (task.peers, response.value.as_deref().and_then(PeersResponse::read)) {
+        if let (Some(local), Some(value)) = (job.peers, response.value.as_deref().and_then(PeersResponse::read)) {
             answer.peers = self.family.decode_list(value.peers.as_deref().unwrap_or_default()).collect();
             if let (Some(local), Some(local_peers)) = (local, value.local_peers) {
                 answer.local_peers = decode_locals(local, &local_peers).collect();
@@ -282,48 +282,48 @@ impl Node {
         answer
     }
 
-    /// Somebody answered a task's lookup as who it was asked as.
-    pub(super) fn on_task_found(&mut self, id: TaskId, from: Contact, response: &Response) {
-        let Some(task) = self.tasks.get_mut(id) else {
+    /// Somebody answered a job's lookup as who it was asked as.
+    pub(super) fn on_job_found(&mut self, id: JobId, from: Contact, response: &Response) {
+        let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
-        task.answers += 1;
-        let token = response.roundtrip_token.as_ref().filter(|token| token.len() <= TOKEN_BYTES && task.is_update);
-        task.takers.extend(token.map(|token| (from.id, from.addr, token.clone())));
-        if task.shown == Shown::Always {
+        job.answers += 1;
+        let token = response.roundtrip_token.as_ref().filter(|token| token.len() <= TOKEN_BYTES && job.is_update);
+        job.takers.extend(token.map(|token| (from.id, from.addr, token.clone())));
+        if job.shown == Shown::Always {
             self.show(id, Some(from.id), from.addr, response);
         }
     }
 
-    /// Somebody who has no id answered a task's lookup.
-    pub(super) fn on_task_guided(&mut self, id: TaskId) {
-        self.tasks.get_mut(id).into_iter().for_each(|task| task.answers += 1);
+    /// Somebody who has no id answered a job's lookup.
+    pub(super) fn on_job_guided(&mut self, id: JobId) {
+        self.jobs.get_mut(id).into_iter().for_each(|job| job.answers += 1);
     }
 
-    fn show(&mut self, id: TaskId, node: Option<Id>, from: SocketAddr, response: &Response) {
-        if let Some(task) = self.tasks.get(id) {
-            let news = News::Answer(self.read(task, node, from, response));
-            self.outputs.push_back(Output::News { ticket: task.ticket, news });
+    fn show(&mut self, id: JobId, node: Option<Id>, from: SocketAddr, response: &Response) {
+        if let Some(job) = self.jobs.get(id) {
+            let news = News::Answer(self.read(job, node, from, response));
+            self.outputs.push_back(Output::News { ticket: job.ticket, news });
         }
     }
 
-    /// Somebody answered a task's update or single request.
-    pub(super) fn on_task_answer(
+    /// Somebody answered a job's update or single request.
+    pub(super) fn on_job_answer(
         &mut self,
-        id: TaskId,
+        id: JobId,
         real: Option<Contact>,
         from: SocketAddr,
         response: &Response,
         now: Time,
     ) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
-        task.waiting -= 1;
-        task.answers += usize::from(task.lookup.is_none());
-        task.commits += usize::from(task.is_update);
-        let is_call = !task.is_update;
-        if task.shown != Shown::Never {
+        job.waiting -= 1;
+        job.answers += usize::from(job.lookup.is_none());
+        job.commits += usize::from(job.is_update);
+        let is_call = !job.is_update;
+        if job.shown != Shown::Never {
             self.show(id, real.map(|real| real.id), from, response);
         }
         if is_call {
@@ -335,25 +335,25 @@ impl Node {
         }
     }
 
-    /// A task's update or single request was not answered.
-    pub(super) fn on_task_failure(&mut self, id: TaskId) {
-        if let Some(task) = self.tasks.get_mut(id) {
-            task.waiting -= 1;
+    /// A job's update or single request was not answered.
+    pub(super) fn on_job_failure(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.waiting -= 1;
             self.finish_if_done(id);
         }
     }
 
-    /// A task's lookup has ended: the nearest get the update, or that was all.
+    /// A job's lookup has ended: the nearest get the update, or that was all.
     pub(super) fn on_ended(&mut self, ended: &Ended, now: Time) {
         let id = ended.owner;
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
-        if !task.is_update {
+        if !job.is_update {
             return self.finish(id);
         }
-        let takers = std::mem::take(&mut task.takers);
-        let request = task.request();
+        let takers = std::mem::take(&mut job.takers);
+        let request = job.request();
         for contact in &ended.closest {
             let Some((_, addr, token)) = takers.iter().find(|(taker, ..)| *taker == contact.id) else {
                 continue;
@@ -361,22 +361,22 @@ impl Node {
             let request = Request { id: self.own_id(), roundtrip_token: Some(token.clone()), ..request.clone() };
             let contact = Contact { addr: *addr, ..*contact };
             if self.send(contact, request, Source::Asked, Purpose::Commit(id), now) {
-                self.tasks.get_mut(id).into_iter().for_each(|task| task.waiting += 1);
+                self.jobs.get_mut(id).into_iter().for_each(|job| job.waiting += 1);
             }
         }
         self.finish_if_done(id);
     }
 
-    fn finish_if_done(&mut self, id: TaskId) {
-        if self.tasks.get(id).is_some_and(|task| task.waiting == 0) {
+    fn finish_if_done(&mut self, id: JobId) {
+        if self.jobs.get(id).is_some_and(|job| job.waiting == 0) {
             self.finish(id);
         }
     }
 
-    fn finish(&mut self, id: TaskId) {
-        if let Some(task) = self.tasks.remove(id) {
-            let news = News::Done(task.outcome());
-            self.outputs.push_back(Output::News { ticket: task.ticket, news });
+    fn finish(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.remove(id) {
+            let news = News::Done(job.outcome());
+            self.outputs.push_back(Output::News { ticket: job.ticket, news });
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::arena::Arena;
 use crate::contact::Contact;
 use crate::dialect::hyperdht::address::Family;
 use crate::dialect::hyperdht::codec::{Body, Datagram, Request, Response, Tid};
-use crate::dialect::hyperdht::errand::{News, Task, TaskId, Ticket};
+use crate::dialect::hyperdht::errand::{Job, JobId, News, Ticket};
 use crate::dialect::hyperdht::forwards::Forwards;
 use crate::dialect::hyperdht::records::Records;
 use crate::dialect::hyperdht::serve::Handler;
@@ -95,9 +95,9 @@ pub(super) enum Purpose {
         id: Id,
     },
     /// Store with one of the nearest.
-    Commit(TaskId),
+    Commit(JobId),
     /// One request that is all there is to an errand.
-    Call(TaskId),
+    Call(JobId),
     Probe {
         verify: bool,
     },
@@ -113,7 +113,7 @@ pub struct Node {
     pub(super) tokens: Tokens,
     pub(super) records: Records,
     pub(super) forwards: Forwards,
-    pub(super) tasks: Arena<Task>,
+    pub(super) jobs: Arena<Job>,
     pub(super) handlers: Vec<(String, Handler)>,
     pub(super) outputs: VecDeque<Output>,
     /// The contacts of the answer being given or taken in; kept to save its allocation.
@@ -136,7 +136,7 @@ impl Node {
             tokens: Tokens::new(current, previous, now),
             records: Records::default(),
             forwards: Forwards::new(now),
-            tasks: Arena::default(),
+            jobs: Arena::default(),
             handlers: Vec::new(),
             outputs: VecDeque::new(),
             named: Vec::new(),
@@ -154,8 +154,8 @@ impl Node {
     }
 
     /// Errands in progress.
-    pub fn tasks(&self) -> usize {
-        self.tasks.len()
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
     }
 
     /// Requests of ours that are not answered yet.
@@ -255,8 +255,8 @@ impl Node {
 
     /// What a lookup asks everybody: what its errand wants to know, or nodes only.
     fn find(&self, lookup: LookupId, target: &Id) -> Request {
-        match self.overlay.owner(lookup).and_then(|task| self.tasks.get(task)) {
-            Some(task) => Request { id: self.own_id(), ..task.request() },
+        match self.overlay.owner(lookup).and_then(|job| self.jobs.get(job)) {
+            Some(job) => Request { id: self.own_id(), ..job.request() },
             None => self.about(FIND_NODE, target),
         }
     }
@@ -285,8 +285,8 @@ impl Node {
         Request { command: Some(PING.into()), id: self.own_id(), ..Request::default() }
     }
 
-    /// A ping to be sent on to `peer`. Without our id: the npm peer and the Go port would list it at the relay's address from
-    /// then on (hyperdht.md, section 9.4), and lead others there.
+    /// A ping to be sent on to `peer`. Without our id: the npm peer and the Go port would list it at the relay's
+    /// address from then on (hyperdht.md, section 9.4), and lead others there.
     pub(super) fn forwarded_ping(&self, peer: SocketAddr) -> Request {
         Request { id: None, forward_request: Some(self.family.encode(peer)), ..self.ping() }
     }
@@ -354,9 +354,9 @@ impl Node {
                     self.overlay.probe_ended(contact, is_same);
                 }
             }
-            Purpose::Commit(task) | Purpose::Call(task) => {
+            Purpose::Commit(job) | Purpose::Call(job) => {
                 real.into_iter().for_each(|real| self.overlay.alive(real, now));
-                self.on_task_answer(task, real, from, response, now);
+                self.on_job_answer(job, real, from, response, now);
             }
         }
         let nodes = response.nodes.as_ref().map_or(0, |nodes| self.family.node_count(nodes));
@@ -368,16 +368,16 @@ impl Node {
         self.named.clear();
         let nodes = response.nodes.as_deref().unwrap_or_default();
         self.named.extend(self.family.decode_nodes(nodes).take(NODE_ENTRIES));
-        let task = self.overlay.owner(lookup);
+        let job = self.overlay.owner(lookup);
         match real.filter(|real| real.id == asked.id) {
             Some(real) => {
                 self.overlay.named(lookup, real, &self.named, |_| true, now);
-                task.into_iter().for_each(|task| self.on_task_found(task, real, response));
+                job.into_iter().for_each(|job| self.on_job_found(job, real, response));
             }
             None => {
                 self.overlay.named_as(lookup, asked, real, &self.named, now);
                 // Who has an id is asked again under it.
-                task.filter(|_| real.is_none()).into_iter().for_each(|task| self.on_task_guided(task));
+                job.filter(|_| real.is_none()).into_iter().for_each(|job| self.on_job_guided(job));
             }
         }
     }
@@ -395,11 +395,11 @@ impl Node {
                     self.overlay.probe_ended(contact, false);
                 }
             }
-            Purpose::Commit(task) => {
+            Purpose::Commit(job) => {
                 self.overlay.dead(contact);
-                self.on_task_failure(task);
+                self.on_job_failure(job);
             }
-            Purpose::Call(task) => self.on_task_failure(task),
+            Purpose::Call(job) => self.on_job_failure(job),
         }
     }
 }

@@ -271,7 +271,7 @@ impl Room {
                 News::Done(outcome) => end = Some(outcome),
             }
         }
-        assert_eq!(self.nodes[n].tasks(), 0);
+        assert_eq!(self.nodes[n].jobs(), 0);
         (answers, end)
     }
 }
@@ -414,7 +414,7 @@ fn a_punched_peer_that_answers_pings_and_nothing_else_is_given_up() {
         }
     }
     assert!(forwarded <= 60, "{forwarded} hole punches in twenty seconds");
-    assert_eq!(room.nodes[0].tasks(), 0);
+    assert_eq!(room.nodes[0].jobs(), 0);
 }
 
 #[test]
@@ -483,7 +483,7 @@ fn a_cancelled_errand_leaves_nothing_behind() {
     room.walls.clear();
     room.run(CONFIRM_MS);
     assert!(room.told.is_empty(), "{:?}", room.told);
-    assert_eq!((room.nodes[2].tasks(), room.nodes[2].overlay().lookups_in_flight()), (0, 0));
+    assert_eq!((room.nodes[2].jobs(), room.nodes[2].overlay().lookups_in_flight()), (0, 0));
 }
 
 #[test]
@@ -497,5 +497,5 @@ fn many_errands_at_once_all_come_to_an_end() {
     room.settle();
     room.run(10);
     let ends = room.told.iter().filter(|(_, news)| matches!(news, News::Done(Outcome::Done { answers: 20.., .. })));
-    assert_eq!((ends.count(), room.nodes[7].tasks()), (64, 0));
+    assert_eq!((ends.count(), room.nodes[7].jobs()), (64, 0));
 }
