@@ -176,6 +176,23 @@ fn the_command_line_of_a_door_is_checked() {
     }
 }
 
+/// Faults row 23.
+#[test]
+fn a_node_that_stood_still_keeps_its_contacts_and_goes_on() {
+    let doors = Doors::network(6);
+    eventually("it knows all", || doors.known_to(3) == 5);
+    doors.processes[3].signal("STOP");
+    // Longer than any request of its may take; its refreshes were under way.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    doors.processes[3].signal("CONT");
+    for _ in 0..10 {
+        assert_eq!(doors.known_to(3), 5, "the gap drops nobody");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    text(&dayfly(&["announce", "--node", &doors.node(3), "--port", "5003", "--once", "thing"]));
+    assert_eq!(text(&lookup(&doors, 0, "thing")), "peer 127.0.0.1:5003\n");
+}
+
 #[test]
 fn a_node_forgets_who_is_gone() {
     let mut doors = Doors::network(5);
