@@ -29,12 +29,14 @@ struct Target {
     mutations: usize,
 }
 
-const TARGETS: [Target; 5] = [
+const TARGETS: &[Target] = &[
     Target { name: "sealed_codec", run: drive::sealed_codec, mutations: 100_000 },
     Target { name: "voidphone_codec", run: drive::voidphone_codec, mutations: 100_000 },
     Target { name: "session", run: drive::session, mutations: 40_000 },
     Target { name: "stream", run: drive::stream, mutations: 5_000 },
     Target { name: "engine", run: drive::engine, mutations: 8_000 },
+    #[cfg(feature = "hyperdht")]
+    Target { name: "datagrams", run: drive::datagrams, mutations: 200_000 },
 ];
 
 #[test]
@@ -60,6 +62,12 @@ fn stream() {
 #[test]
 fn engine() {
     run(&TARGETS[4]);
+}
+
+#[test]
+#[cfg(feature = "hyperdht")]
+fn datagrams() {
+    run(&TARGETS[5]);
 }
 
 /// One input: a file, and the seed of what was done to it; 0 is the file itself.

@@ -5,6 +5,8 @@
 mod bench;
 mod codecs;
 mod cursor;
+#[cfg(feature = "hyperdht")]
+mod datagrams;
 mod engine;
 mod frames;
 mod session;
@@ -34,4 +36,10 @@ pub fn stream(data: &[u8]) {
 /// A sequence of everything that can happen to a whole engine.
 pub fn engine(data: &[u8]) {
     engine::run(data);
+}
+
+/// Datagrams, errands and timeouts in any order to an engine with a hyperdht door.
+#[cfg(feature = "hyperdht")]
+pub fn datagrams(data: &[u8]) {
+    datagrams::run(data);
 }
