@@ -11,7 +11,7 @@ use dayfly::id::Id;
 use dayfly::limits::DATAGRAM_BYTES;
 use dayfly::time::Time;
 
-use crate::drive::cursor::Cursor;
+use super::cursor::Cursor;
 
 /// Most datagrams that one step may send: some lookups' worth.
 const SENT_PER_STEP: usize = 2_000;
