@@ -123,6 +123,7 @@ fn commands_say_when_nobody_is_there() {
         (vec!["lookup", "--node", &node, "--timeout", "300ms", "thing"], 75),
         (vec!["ping", "--dialect", "hyperdht", &node], 75),
         (vec!["lookup", "--node", "nowhere.invalid", "thing"], 68),
+        (vec!["lookup", "--node", "nowhere.invalid", "--node", "neither.invalid", "thing"], 68),
     ] {
         let output = dayfly(&args);
         let line = String::from_utf8(output.stderr).unwrap();

@@ -217,15 +217,14 @@ impl Visit {
         for name in bootstraps(&names)? {
             match resolve(&name) {
                 Ok(addr) => nodes.push(addr),
-                Err(stop) if names.len() > 1 => unknown = Some(stop),
-                Err(stop) => return Err(stop),
+                Err(stop) => unknown = Some(stop),
             }
         }
-        if let Some(stop) = unknown {
-            tell(&format!("dayfly: {}", stop.line));
-            if nodes.is_empty() {
-                return Err(stop);
-            }
+        // One that is not known is no reason not to ask the others.
+        match unknown {
+            Some(stop) if nodes.is_empty() => return Err(stop),
+            Some(stop) => tell(&format!("dayfly: {}", stop.line)),
+            None => {}
         }
         let is_lan = client.matches.opt_present("lan");
         let mut visit = Visit::open(nodes.clone(), client.timeout_ms, is_lan)?;
