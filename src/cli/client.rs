@@ -33,6 +33,15 @@ pub(super) fn options(default_node: &str) -> Options {
     options
 }
 
+/// The options of a command that asks one node, of whichever dialect this build speaks.
+pub(super) fn options_of_any() -> Options {
+    #[cfg(feature = "hyperdht")]
+    let options = super::hyperdht::options_of_both();
+    #[cfg(not(feature = "hyperdht"))]
+    let options = options(DEFAULT_NODE);
+    options
+}
+
 /// The options of every client command.
 pub(super) fn common_options() -> Options {
     let mut options = Options::new();

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use super::client::{Client, DEFAULT_NODE, not_found, options, unexpected};
+use super::client::{Client, DEFAULT_NODE, not_found, options, options_of_any, unexpected};
 #[cfg(feature = "hyperdht")]
 use super::hyperdht;
 use super::json::{Object, array};
@@ -38,11 +38,7 @@ Example:
 ";
 
 pub(super) fn run_node(words: &[String]) -> Outcome {
-    #[cfg(not(feature = "hyperdht"))]
-    let options = options(DEFAULT_NODE);
-    #[cfg(feature = "hyperdht")]
-    let options = hyperdht::options_of_both();
-    let Some(client) = Client::parse(options, words, NODE_HELP)? else {
+    let Some(client) = Client::parse(options_of_any(), words, NODE_HELP)? else {
         return Ok(exit::OK);
     };
     let [key] = client.words(["KEY"])?;

@@ -10,6 +10,7 @@ use super::node::{contact_address, start_logging};
 use super::{Stop, exit, port_of, resolve, tell};
 use crate::contact::{Scope, scope};
 use crate::dialect::hyperdht::DEFAULT_PORT;
+use crate::dialect::hyperdht::address::Family;
 use crate::dialect::hyperdht::errand::{Answer, Errand, Outcome};
 use crate::dialect::hyperdht::node::Identity;
 use crate::engine::{Engine, EngineSettings};
@@ -288,6 +289,11 @@ impl Visit {
     /// Whether a signal has asked to stop.
     pub fn is_signalled(&self) -> bool {
         self.net.is_signalled()
+    }
+
+    /// How who answered a ping sees us, if it says so.
+    pub fn seen_as(&self, pong: &Answer) -> Option<SocketAddr> {
+        Family::of(self.own).decode(pong.value.as_deref()?)
     }
 
     /// Serves for a while; whether a signal has come.

@@ -96,7 +96,7 @@ pub(super) fn run_lookup(words: &[String]) -> Outcome {
     let peers = distinct(answers.iter().flat_map(|answer| &answer.peers).copied());
     let locals = distinct(answers.iter().flat_map(|answer| &answer.local_peers).map(|addr| SocketAddr::V4(*addr)));
     if client.json {
-        let object = Object::default().text("key", &key.to_string()).raw("found", bool_text(!peers.is_empty()));
+        let object = Object::default().text("key", &key.to_string()).raw("found", &has_found.to_string());
         let object = object.raw("peers", &addresses(&peers)).raw("local_peers", &addresses(&locals));
         let nodes = array(answers.iter().filter(|answer| !answer.peers.is_empty()).map(node));
         let object = object.raw("answered", &answered.to_string()).raw("nodes", &nodes);
@@ -105,7 +105,7 @@ pub(super) fn run_lookup(words: &[String]) -> Outcome {
         let lines: String = peers.iter().map(|addr| format!("peer {addr}\n")).collect();
         print(&(lines + &locals.iter().map(|addr| format!("local {addr}\n")).collect::<String>()))?;
     }
-    if peers.is_empty() {
+    if !has_found {
         tell(&format!("dayfly: nobody is announced under {key}"));
         return Ok(exit::NOT_FOUND);
     }
@@ -234,18 +234,19 @@ pub(super) fn run_punch(words: &[String]) -> Outcome {
 
 /// How the first of the nodes that says so sees us.
 fn seen_as(visit: &mut Visit) -> SocketAddr {
-    let own = visit.own;
-    let nodes = visit.nodes.clone();
-    let family = crate::dialect::hyperdht::address::Family::of(own);
-    let pong = |node| visit.run(Errand::Ping(node)).ok()?.0.pop()?.value.and_then(|value| family.decode(&value));
-    nodes.into_iter().find_map(pong).unwrap_or(own)
+    let (own, nodes) = (visit.own, visit.nodes.clone());
+    let seen = |node| visit.run(Errand::Ping(node)).ok()?.0.pop().and_then(|pong| visit.seen_as(&pong));
+    nodes.into_iter().find_map(seen).unwrap_or(own)
 }
 
 fn report(client: &Client, what: &str, key: &Id, nodes: usize, address: Option<SocketAddr>) -> Result<(), Stop> {
     let line = if client.json {
         let object = Object::default().text("event", what).text("key", &key.to_string());
         let object = object.raw("nodes", &nodes.to_string());
-        address.map(|address| address.to_string()).iter().fold(object, |o, address| o.text("address", address)).finish()
+        match address {
+            Some(address) => object.text("address", &address.to_string()).finish(),
+            None => object.finish(),
+        }
     } else {
         let address = address.map_or(String::new(), |address| format!(" address={address}"));
         format!("{what} {key} nodes={nodes}{address}")
@@ -287,8 +288,4 @@ pub(super) fn id_text(id: Option<Id>) -> String {
 
 fn addresses(addrs: &[SocketAddr]) -> String {
     array(addrs.iter().map(|addr| format!("\"{addr}\"")))
-}
-
-fn bool_text(yes: bool) -> &'static str {
-    if yes { "true" } else { "false" }
 }

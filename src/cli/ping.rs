@@ -4,9 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-#[cfg(not(feature = "hyperdht"))]
-use super::client::options;
-use super::client::{Client, DEFAULT_NODE, unexpected};
+use super::client::{Client, DEFAULT_NODE, options_of_any, unexpected};
 #[cfg(feature = "hyperdht")]
 use super::hyperdht;
 use super::json::Object;
@@ -28,11 +26,7 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    #[cfg(not(feature = "hyperdht"))]
-    let options = options(DEFAULT_NODE);
-    #[cfg(feature = "hyperdht")]
-    let options = hyperdht::options_of_both();
-    let Some(client) = Client::parse(options, words, HELP)? else {
+    let Some(client) = Client::parse(options_of_any(), words, HELP)? else {
         return Ok(exit::OK);
     };
     let name = match &client.matches.free[..] {
@@ -69,7 +63,7 @@ fn time_ms(start: Instant) -> String {
 #[cfg(feature = "hyperdht")]
 fn ping_hyperdht(client: &Client, node: SocketAddr) -> Outcome {
     use super::peers::id_text;
-    use crate::dialect::hyperdht::{address::Family, errand::Errand};
+    use crate::dialect::hyperdht::errand::Errand;
 
     let mut visit = hyperdht::Visit::to(vec![node], client.timeout_ms)?;
     let start = Instant::now();
@@ -77,7 +71,7 @@ fn ping_hyperdht(client: &Client, node: SocketAddr) -> Outcome {
     let (Some(answer), time_ms) = (answers.pop(), time_ms(start)) else {
         return unexpected(node);
     };
-    let seen_as = answer.value.as_deref().and_then(|value| Family::of(visit.own).decode(value));
+    let seen_as = visit.seen_as(&answer);
     let (address, id) = (answer.addr.to_string(), id_text(answer.id));
     let seen_as = seen_as.map_or("-".into(), |addr| addr.to_string());
     let line = if client.json {

@@ -23,7 +23,7 @@ pub struct Listener {
 /// Listens on `addr`; port 0 lets the kernel choose. A port that others listen on is an error, although dials may share
 /// ours: SO_REUSEPORT is set only after the bind (sealed.md, "Who is who").
 pub fn listen(addr: SocketAddr) -> io::Result<Listener> {
-    let socket = tcp_socket(addr)?;
+    let socket = new_socket(addr, Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
     socket.set_reuse_port(true)?;
@@ -35,7 +35,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<Listener> {
 
 /// Begins to connect to `to`, from `from` if given, else from an ephemeral port.
 pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = tcp_socket(to)?;
+    let socket = new_socket(to, Type::STREAM, Protocol::TCP)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(from) = from {
         socket.set_reuse_address(true)?;
@@ -48,8 +48,8 @@ pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+fn new_socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -61,11 +61,7 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
 /// Port 0 lets the kernel choose; a port is never shared.
 #[cfg(feature = "hyperdht")]
 pub fn bind(addr: SocketAddr) -> io::Result<(mio::net::UdpSocket, SocketAddr)> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    let socket = new_socket(addr, Type::DGRAM, Protocol::UDP)?;
     // The kernel cuts it to net.core.rmem_max.
     let _ = socket.set_recv_buffer_size(DATAGRAM_SOCKET_BYTES);
     socket.bind(&addr.into())?;
@@ -97,20 +93,16 @@ pub fn raise_open_files() -> u64 {
 }
 
 /// Random bytes from the kernel, for what nobody may guess.
-#[cfg(feature = "hyperdht")]
-pub fn secret() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
+pub fn secret<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())? {
-        32 => Ok(bytes),
+        n if n == N => Ok(bytes),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
 /// A random number from the kernel, to seed what is pure; the time where the kernel has none.
 pub fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        _ => std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
-    }
+    let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
+    secret().map_or_else(|_| now(), u64::from_ne_bytes)
 }

@@ -261,5 +261,10 @@ fn json(options: &Options, report: &Report, wall_s: f64) -> String {
         ("wall_s", wall_s),
     ];
     let object = Object::default().text("trace", &format!("{:016x}", report.trace));
-    numbers.into_iter().fold(object, |object, (name, value)| object.raw(name, &value.to_string())).finish()
+    with_numbers(object, &numbers)
+}
+
+/// An object with these numbers besides.
+fn with_numbers(object: Object, numbers: &[(&str, f64)]) -> String {
+    numbers.iter().fold(object, |object, (name, value)| object.raw(name, &value.to_string())).finish()
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use getopts::Matches;
 
 use super::super::json::Object;
-use super::{percent, quantiles, rows_text, share, show, with_progress};
+use super::{percent, quantiles, rows_text, share, show, with_numbers, with_progress};
 use crate::cli::{Outcome, Stop, number};
 use crate::sim::delay::Delays;
 use crate::sim::packets::Air;
@@ -74,5 +74,5 @@ fn json(options: &Options, report: &Report, wall_s: f64) -> String {
     ];
     let object = Object::default().text("trace", &format!("{:016x}", report.trace));
     let object = object.raw("idle_packets_per_s", &report.idle_packets_per_s.to_string());
-    numbers.into_iter().fold(object, |object, (name, value)| object.raw(name, &value.to_string())).finish()
+    with_numbers(object, &numbers)
 }

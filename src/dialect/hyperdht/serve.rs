@@ -113,13 +113,10 @@ impl Node {
 
     /// Sends a ping on to the address it names: its pong opens that node's NAT for the asker.
     fn forward(&mut self, from: SocketAddr, tid: Tid, request: &Request, to: &[u8], now: Time) -> Option<Breach> {
-        let to = self.family.decode(to).filter(|to| self.is_reachable(*to) && request.command.as_deref() == Some(PING));
-        let Some(to) = to else {
-            return Some(Breach::Malformed);
+        let to = match self.forward_address(from, request, Some(to), now) {
+            Ok(to) => to,
+            Err(breach) => return Some(breach),
         };
-        if !self.forwards.admit(from.ip(), now) {
-            return Some(Breach::TooManyForwards);
-        }
         // No more than what the other end needs: what is passed on is a stranger's.
         let (command, id) = (request.command.clone(), request.id.clone().filter(|id| id.len() == ID_LEN));
         let request = Request { command, id, forward_response: Some(self.family.encode(from)), ..Request::default() };
@@ -129,16 +126,28 @@ impl Node {
 
     /// `relay` passes on a ping of somebody who wants us to answer it directly.
     fn on_forwarded(&mut self, relay: SocketAddr, tid: Tid, request: &Request, now: Time) -> Option<Breach> {
-        let asker = request.forward_response.as_deref().and_then(|addr| self.family.decode(addr));
-        let asker = asker.filter(|addr| self.is_reachable(*addr) && request.command.as_deref() == Some(PING));
-        let Some(asker) = asker else {
-            return Some(Breach::Malformed);
-        };
-        if !self.forwards.admit(relay.ip(), now) {
-            return Some(Breach::TooManyForwards);
+        match self.forward_address(relay, request, request.forward_response.as_deref(), now) {
+            Ok(asker) => {
+                self.pong(asker, tid);
+                None
+            }
+            Err(breach) => Some(breach),
         }
-        self.pong(asker, tid);
-        None
+    }
+
+    /// Where `from` would have us send a datagram by naming `addr` in `request`, if that may be: for pings only, and only so
+    /// often. It counts as sent.
+    fn forward_address(
+        &mut self,
+        from: SocketAddr,
+        request: &Request,
+        addr: Option<&[u8]>,
+        now: Time,
+    ) -> Result<SocketAddr, Breach> {
+        let addr = addr.and_then(|addr| self.family.decode(addr));
+        let addr = addr.filter(|addr| self.is_reachable(*addr) && request.command.as_deref() == Some(PING));
+        let addr = addr.ok_or(Breach::Malformed)?;
+        if self.forwards.admit(from.ip(), now) { Ok(addr) } else { Err(Breach::TooManyForwards) }
     }
 
     fn is_reachable(&self, addr: SocketAddr) -> bool {

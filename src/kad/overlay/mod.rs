@@ -246,17 +246,20 @@ impl Overlay {
     /// Adds an address that lookups begin at while nobody else is known. Does not look for the network of its own
     /// accord.
     pub fn add_seed_at(&mut self, addr: SocketAddr) {
-        if self.bootstraps.len() < BOOTSTRAPS {
-            self.bootstraps.push(Bootstrap::Address(addr));
+        self.note(Bootstrap::Address(addr));
+    }
+
+    /// Takes note of where to begin; whether it is new and there is room.
+    fn note(&mut self, bootstrap: Bootstrap) -> bool {
+        let is_noted = !self.bootstraps.contains(&bootstrap) && self.bootstraps.len() < BOOTSTRAPS;
+        if is_noted {
+            self.bootstraps.push(bootstrap);
         }
+        is_noted
     }
 
     fn add(&mut self, bootstrap: Bootstrap, now: Time) {
-        if self.bootstraps.contains(&bootstrap) || self.bootstraps.len() >= BOOTSTRAPS {
-            return;
-        }
-        self.bootstraps.push(bootstrap);
-        if !self.table.has_confirmed() {
+        if self.note(bootstrap) && !self.table.has_confirmed() {
             self.bootstrap_at = Some(now);
         }
     }
