@@ -8,7 +8,7 @@
 //! * [`kad`]: Kademlia itself: buckets, routing table, lookups, requests in flight, the overlay over them all.
 //! * [`dialect`]: the wires. [`dialect::sealed`]: codec, session, node, store, and the VoidPhone API. `dialect::hyperdht`, with
 //!   the feature `hyperdht`: datagrams, the request layer, node, records.
-//! * [`engine`]: connections without sockets, datagram doors, the guard, the pool: bytes in, bytes and dials out.
+//! * [`engine`]: connections without sockets, datagram listeners, the guard, the pool: bytes in, bytes and dials out.
 //! * `load`: what `dayfly bench` asks and how it judges the answers, with the feature `bench`.
 //! * [`net`]: the only sockets and the only clock: one poll loop around one engine.
 //! * `sim`: a world without sockets for the nodes and engines, with the feature `sim`.

@@ -88,9 +88,9 @@ pub const CHALLENGED: usize = 3;
 pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
 /// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five
 /// times.
-pub const MIRROR_MS: u64 = 300;
+pub const REACHABILITY_CHECK_MS: u64 = 300;
 /// Contacts that are asked so by turns.
-pub const MIRRORS: usize = 3;
+pub const REACHABILITY_CONTACTS: usize = 3;
 /// Candidates being probed at once (sealed.md, "Who is who").
 pub const PROBES: usize = 32;
 /// How long a failed probe is remembered (sealed.md).
@@ -209,13 +209,13 @@ pub const FORWARDS_PER_S: u64 = 500;
 pub const FORWARDS_AT_ONCE: u64 = 1_000;
 /// Addresses whose forwards are counted; while so many have been at it lately, nobody new is served.
 pub const FORWARD_SOURCES: usize = 4_096;
-/// Datagrams read from one door per turn: about a millisecond's work, so that the others are not kept waiting.
+/// Datagrams read from one listener per turn: about a millisecond's work, so that the others are not kept waiting.
 pub const DATAGRAMS_PER_TURN: usize = 256;
-/// What the kernel is asked to hold of arrived datagrams per door.
+/// What the kernel is asked to hold of arrived datagrams per listener.
 pub const DATAGRAM_SOCKET_BYTES: usize = 1024 * 1024;
-/// Bytes that wait to be sent at one door; what comes on top is lost, as datagrams are.
+/// Bytes that wait to be sent at one listener; what comes on top is lost, as datagrams are.
 pub const DATAGRAM_OUTBOX_BYTES: usize = 1024 * 1024;
-/// Of that, memory that a door keeps when nothing waits: a few answers.
+/// Of that, memory that a listener keeps when nothing waits: a few answers.
 pub const DATAGRAM_OUTBOX_KEPT_BYTES: usize = 4 * 1024;
 
 // ---- Connections ----
@@ -230,9 +230,9 @@ pub const NODE_CONNECTIONS: usize = 256;
 pub const DIALLED_SHARE: usize = 4;
 /// A connection to a node that is idle for this long is closed (sealed.md).
 pub const NODE_IDLE_MS: u64 = 60_000;
-/// Descriptors kept free for listeners, epoll, signals, the status door and the spare.
+/// Descriptors kept free for listeners, epoll, signals, the status listener and the spare.
 pub const RESERVED_DESCRIPTORS: u64 = 32;
-/// A connection to the sealed door must have sent its first frame by then (faults.md, row 2).
+/// A connection to the sealed listener must have sent its first frame by then (faults.md, row 2).
 pub const FIRST_FRAME_MS: u64 = 10_000;
 /// A frame must be complete this long after its first byte, not counting time in which it is not read (row 1).
 pub const FRAME_MS: u64 = 10_000;
@@ -242,7 +242,7 @@ pub const OUTBOX_SOFT_BYTES: usize = 128 * 1024;
 pub const OUTBOX_HARD_BYTES: usize = 2 * 1024 * 1024;
 /// Without progress on a full outbox, or on requests of ours, for this long: closed (row 18).
 pub const STALL_MS: u64 = 30_000;
-/// Buffered bytes of all connections, past which the fattest is closed.
+/// Buffered bytes of all connections, past which the heaviest is closed.
 pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes read from, and messages handled for, one connection per turn (design.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
@@ -261,7 +261,7 @@ pub const OFFENDERS: usize = 4_096;
 pub const YIELD_MS: u64 = 30;
 /// A listening-port dial that found its address pair taken is tried again after this long (sealed.md).
 pub const REDIAL_MS: u64 = 1_000;
-/// Connections accepted per turn and door.
+/// Connections accepted per turn and listener.
 pub const ACCEPTS_PER_TURN: usize = 128;
 /// Connections the kernel may hold for us: the kernel cuts this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4_096;
@@ -269,8 +269,8 @@ pub const BACKLOG: i32 = 4_096;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Events taken from the kernel per turn.
 pub const EVENTS: usize = 1_024;
-/// Doors of one process: a test network of fifty nodes fits, each with a socket and some 100 KB.
-pub const DOORS: usize = 64;
+/// Listeners of one process: a test network of fifty nodes fits, each with a socket and some 100 KB.
+pub const LISTENERS: usize = 64;
 /// Pause before a bootstrap name that did not resolve is tried again.
 pub const RESOLVE_RETRY_MS: u64 = 10_000;
 /// A stopping node flushes for at most this long (row 24).

@@ -203,9 +203,9 @@ fn check_prints_what_would_be_done_and_flags_win_over_the_file() {
 #[test]
 fn one_process_may_have_several_nodes() {
     let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();
-    let doors: &[&str] = if has_v6 { &["127.0.0.1:0", "[::1]:0"] } else { &["127.0.0.1:0", "127.0.0.1:0"] };
+    let listeners: &[&str] = if has_v6 { &["127.0.0.1:0", "[::1]:0"] } else { &["127.0.0.1:0", "127.0.0.1:0"] };
     let mut command = Command::new(env!("CARGO_BIN_EXE_dayfly"));
-    let node = Node::start_with(command.args(["--listen", doors[0], "--listen", doors[1]]));
+    let node = Node::start_with(command.args(["--listen", listeners[0], "--listen", listeners[1]]));
     let status = node.status();
     let (first, second) = (&status["node.0.address"], &status["node.1.address"]);
     assert_ne!(status["node.0.id"], status["node.1.id"], "an id for each address");

@@ -11,7 +11,7 @@ use common::{Node, Peer, alone, dayfly, eventually, frame, key, network};
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Sealed};
 use dayfly::dialect::sealed::request::Request;
-use dayfly::engine::{Door, Engine, EngineSettings, Reply};
+use dayfly::engine::{Engine, EngineSettings, Listener, Reply};
 use dayfly::net::Net;
 use dayfly::net::clock::Clock;
 use dayfly::net::socket::{listen, raise_open_files};
@@ -24,7 +24,7 @@ fn node_in_process(seed: u64) -> (Net, SocketAddr) {
     let mut engine = Engine::new(EngineSettings::default(), 7);
     let number = engine.add_node(addr, seed, clock.now());
     let mut net = Net::new(engine, clock).unwrap();
-    net.add_door(Door::Sealed(number), listener).unwrap();
+    net.add_listener(Listener::Sealed(number), listener).unwrap();
     (net, addr)
 }
 

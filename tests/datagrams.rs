@@ -1,4 +1,4 @@
-//! Mutated datagrams into a whole engine with a hyperdht door, which asks others all the while: no panic, and no memory
+//! Mutated datagrams into a whole engine with a hyperdht listener, which asks others all the while: no panic, and no memory
 //! that grows with them. `DAYFLY_DATAGRAMS` says how many (default ten million).
 #![cfg(feature = "hyperdht")]
 
@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use common::process::resident_kib;
-use dayfly::dialect::hyperdht::errand::{Errand, Own};
 use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::{Id, from_hex};
 use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, JOBS};
@@ -65,7 +65,7 @@ fn no_datagram_panics_or_makes_it_grow() {
     let mut now = Time::from_ms(1);
     let mut engine = Engine::new(EngineSettings::default(), 1);
     let identity = Identity { id: Id([0x55; 32]), addr: "30.0.0.1:9".parse().unwrap(), is_ephemeral: false };
-    let door = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
+    let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
     engine.add_hyperdht_bootstrap(source(&mut random), now);
     let mut asked: VecDeque<(SocketAddr, [u8; 2])> = VecDeque::new();
     let (mut warm_kib, mut sent) = (0, 0_u64);
@@ -78,17 +78,17 @@ fn no_datagram_panics_or_makes_it_grow() {
             from = *to;
             bytes.splice(..bytes.len().min(2), [tid[0] & 0x7f, tid[1]]);
         }
-        engine.datagram(door, from, &bytes, now);
+        engine.datagram(listener, from, &bytes, now);
         if n % 50 == 0 {
             let key = Id(std::array::from_fn(|_| random.u8(..)));
-            let errand = match random.u8(..4) {
-                0 => Errand::Lookup(key, Own::default()),
-                1 => Errand::Announce(key, Own { port: 5, local: None }),
-                2 => Errand::HolePunch { peer: source(&mut random), referrer: from },
-                _ => Errand::FindNode(from, key),
+            let operation = match random.u8(..4) {
+                0 => Operation::Lookup(key, Advertisement::default()),
+                1 => Operation::Announce(key, Advertisement { port: 5, local: None }),
+                2 => Operation::HolePunch { peer: source(&mut random), referrer: from },
+                _ => Operation::FindNode(from, key),
             };
-            if let Some(call) = engine.start(door, errand, now).filter(|_| random.u8(..10) == 0) {
-                engine.cancel(door, call, now);
+            if let Some(call) = engine.start(listener, operation, now).filter(|_| random.u8(..10) == 0) {
+                engine.cancel(listener, call, now);
             }
         }
         if n % 10 == 0 {
@@ -100,14 +100,14 @@ fn no_datagram_panics_or_makes_it_grow() {
         }
         while engine.poll_output(now).is_some() {}
         let mut waiting = 0;
-        while let Some((to, datagram)) = engine.next_datagram(door) {
+        while let Some((to, datagram)) = engine.next_datagram(listener) {
             assert!(datagram.len() <= DATAGRAM_BYTES, "{} bytes", datagram.len());
             waiting += datagram.len();
             if datagram[0] & 0x80 != 0 {
                 asked.push_back((to, [datagram[0], datagram[1]]));
             }
             sent += 1;
-            engine.datagram_sent(door, false);
+            engine.datagram_sent(listener, false);
         }
         assert!(waiting <= DATAGRAM_OUTBOX_BYTES + DATAGRAM_BYTES);
         let surplus = asked.len().saturating_sub(64);

@@ -13,27 +13,27 @@ use dayfly::sim::delay::Delays;
 use dayfly::sim::packets::Air;
 use dayfly::sim::peers::{Options, Report, run};
 
-/// A network of processes with a door each.
-struct Doors {
+/// A network of processes with a listener each.
+struct Listeners {
     processes: Vec<Process>,
     addrs: Vec<SocketAddr>,
 }
 
-impl Doors {
-    fn network(n: usize) -> Doors {
-        let mut doors = Doors { processes: Vec::new(), addrs: Vec::new() };
+impl Listeners {
+    fn network(n: usize) -> Listeners {
+        let mut listeners = Listeners { processes: Vec::new(), addrs: Vec::new() };
         for _ in 0..n {
             let mut args = vec!["--listen".to_string(), "none".into(), "--hyperdht".into(), "127.0.0.1:0".into()];
-            args.extend(doors.addrs.first().iter().flat_map(|a| ["--hyperdht-bootstrap".into(), a.to_string()]));
+            args.extend(listeners.addrs.first().iter().flat_map(|a| ["--hyperdht-bootstrap".into(), a.to_string()]));
             let process = Process::start(&args);
-            doors.addrs.push(process.door().0);
-            doors.processes.push(process);
+            listeners.addrs.push(process.listener().0);
+            listeners.processes.push(process);
         }
-        eventually("all have joined", || doors.known_to(0) == n - 1);
-        doors
+        eventually("all have joined", || listeners.known_to(0) == n - 1);
+        listeners
     }
 
-    /// How many others the n-th door lists.
+    /// How many others the n-th listener lists.
     fn known_to(&self, n: usize) -> usize {
         text(&dayfly(&["find-node", "--dialect", "hyperdht", "--node", &self.node(n), "x"])).lines().count()
     }
@@ -48,14 +48,14 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn lookup(doors: &Doors, n: usize, key: &str) -> Output {
-    dayfly(&["lookup", "--dialect", "hyperdht", "--node", &doors.node(n), key])
+fn lookup(listeners: &Listeners, n: usize, key: &str) -> Output {
+    dayfly(&["lookup", "--dialect", "hyperdht", "--node", &listeners.node(n), key])
 }
 
 #[test]
 fn an_announcement_is_repeated_until_a_signal_takes_it_back() {
-    let doors = Doors::network(8);
-    let node = doors.node(2);
+    let listeners = Listeners::network(8);
+    let node = listeners.node(2);
     let mut announcer = Process::start(&[
         "announce",
         "--dialect",
@@ -73,29 +73,29 @@ fn an_announcement_is_repeated_until_a_signal_takes_it_back() {
         assert!(line.starts_with("announced ") && line.ends_with(" nodes=8 address=127.0.0.1:4001"), "{line}");
     }
     for n in 0..8 {
-        assert_eq!(text(&lookup(&doors, n, "thing")), "peer 127.0.0.1:4001\n");
+        assert_eq!(text(&lookup(&listeners, n, "thing")), "peer 127.0.0.1:4001\n");
     }
     announcer.signal("INT");
     assert_eq!(announcer.wait(), Some(0));
     let last = announcer.rest().pop().unwrap();
     assert!(last.starts_with("unannounced ") && last.ends_with(" nodes=8"), "{last}");
-    let missing = lookup(&doors, 5, "thing");
+    let missing = lookup(&listeners, 5, "thing");
     assert_eq!((missing.status.code(), missing.stdout.len()), (Some(1), 0));
 }
 
 #[test]
 fn two_ports_are_two_records_and_each_is_taken_back_by_its_port() {
-    let doors = Doors::network(4);
+    let listeners = Listeners::network(4);
     for port in ["5001", "5002"] {
-        let node = doors.node(1);
+        let node = listeners.node(1);
         let local = format!("192.168.7.9:{port}");
         text(&dayfly(&["announce", "--node", &node, "--port", port, "--local", &local, "--once", "pair"]));
     }
-    assert_eq!(text(&lookup(&doors, 3, "pair")), "peer 127.0.0.1:5001\npeer 127.0.0.1:5002\n");
-    text(&dayfly(&["unannounce", "--node", &doors.node(2), "--port", "5001", "pair"]));
-    let near = dayfly(&["lookup", "--node", &doors.node(3), "--local", "192.168.1.1", "pair"]);
+    assert_eq!(text(&lookup(&listeners, 3, "pair")), "peer 127.0.0.1:5001\npeer 127.0.0.1:5002\n");
+    text(&dayfly(&["unannounce", "--node", &listeners.node(2), "--port", "5001", "pair"]));
+    let near = dayfly(&["lookup", "--node", &listeners.node(3), "--local", "192.168.1.1", "pair"]);
     assert_eq!(text(&near), "peer 127.0.0.1:5002\nlocal 192.168.7.9:5002\n");
-    let far = dayfly(&["lookup", "--node", &doors.node(3), "--local", "10.1.1.1", "--json", "pair"]);
+    let far = dayfly(&["lookup", "--node", &listeners.node(3), "--local", "10.1.1.1", "--json", "pair"]);
     let far: serde_json::Value = serde_json::from_slice(&far.stdout).unwrap();
     assert_eq!((far["found"].as_bool(), far["local_peers"].as_array().unwrap().len()), (Some(true), 0));
     assert_eq!((far["answered"].as_u64(), far["nodes"].as_array().unwrap().len()), (Some(4), 4));
@@ -103,18 +103,18 @@ fn two_ports_are_two_records_and_each_is_taken_back_by_its_port() {
 
 #[test]
 fn a_user_s_command_and_a_hole_punch_reach_who_they_are_for() {
-    let doors = Doors::network(3);
-    let answers = text(&dayfly(&["query", "--node", &doors.node(0), "hello", "thing", "hi"]));
+    let listeners = Listeners::network(3);
+    let answers = text(&dayfly(&["query", "--node", &listeners.node(0), "hello", "thing", "hi"]));
     assert_eq!(answers.lines().filter(|line| line.ends_with(" value=-")).count(), 3, "{answers}");
-    let updates = text(&dayfly(&["query", "--update", "--node", &doors.node(0), "hello", "thing", "hi"]));
+    let updates = text(&dayfly(&["query", "--update", "--node", &listeners.node(0), "hello", "thing", "hi"]));
     assert_eq!(updates.lines().count(), 3);
-    let pong = text(&dayfly(&["punch", "--referrer", &doors.node(0), &doors.node(1)]));
-    assert!(pong.starts_with(&format!("pong {} id=", doors.node(1))), "{pong}");
+    let pong = text(&dayfly(&["punch", "--referrer", &listeners.node(0), &listeners.node(1)]));
+    assert!(pong.starts_with(&format!("pong {} id=", listeners.node(1))), "{pong}");
 }
 
 #[test]
 fn commands_say_when_nobody_is_there() {
-    // A door that is bound and never answers.
+    // A listener that is bound and never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let node = silent.local_addr().unwrap().to_string();
     for (args, code) in [
@@ -133,7 +133,7 @@ fn commands_say_when_nobody_is_there() {
 }
 
 #[test]
-fn a_sealed_and_a_hyperdht_door_share_a_process_and_nothing_else() {
+fn a_sealed_and_a_hyperdht_listener_share_a_process_and_nothing_else() {
     let id = "ab".repeat(32);
     let process = Process::start(&["--listen", "127.0.0.1:0", "--hyperdht", "127.0.0.1:0", "--hyperdht-id", &id]);
     let lines = [process.line(), process.line()];
@@ -149,7 +149,7 @@ fn a_sealed_and_a_hyperdht_door_share_a_process_and_nothing_else() {
 }
 
 #[test]
-fn the_command_line_of_a_door_is_checked() {
+fn the_command_line_of_a_listener_is_checked() {
     let check = |args: &[&str]| dayfly(&[&["--check"], args].concat());
     let text = text(&check(&["--listen", "none", "--hyperdht", "127.0.0.1", "--hyperdht-bootstrap", "[::1]", "--lan"]));
     for line in ["hyperdht = 127.0.0.1:49737", "hyperdht-bootstrap = [::1]:49737", "ephemeral = false", "lan = true"] {
@@ -157,7 +157,7 @@ fn the_command_line_of_a_door_is_checked() {
     }
     assert!(!text.contains("listen = "), "{text}");
     for (args, says) in [
-        (&["--listen", "none"][..], "no door"),
+        (&["--listen", "none"][..], "no listener"),
         (&["--listen", "none", "--api", "127.0.0.1:0", "--hyperdht", "127.0.0.1:0"], "--api"),
         (&["--hyperdht", "0.0.0.0:0"], "--advertise"),
         (&["--hyperdht", "127.0.0.1:45671", "--hyperdht", "127.0.0.1:45671"], "twice"),
@@ -180,29 +180,29 @@ fn the_command_line_of_a_door_is_checked() {
 /// Faults row 23.
 #[test]
 fn a_node_that_stood_still_keeps_its_contacts_and_goes_on() {
-    let doors = Doors::network(6);
-    eventually("it knows all", || doors.known_to(3) == 5);
-    doors.processes[3].signal("STOP");
+    let listeners = Listeners::network(6);
+    eventually("it knows all", || listeners.known_to(3) == 5);
+    listeners.processes[3].signal("STOP");
     // Longer than any request of its may take; its refreshes were under way.
     std::thread::sleep(std::time::Duration::from_secs(5));
-    doors.processes[3].signal("CONT");
+    listeners.processes[3].signal("CONT");
     for _ in 0..10 {
-        assert_eq!(doors.known_to(3), 5, "the gap drops nobody");
+        assert_eq!(listeners.known_to(3), 5, "the gap drops nobody");
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
-    text(&dayfly(&["announce", "--node", &doors.node(3), "--port", "5003", "--once", "thing"]));
-    assert_eq!(text(&lookup(&doors, 0, "thing")), "peer 127.0.0.1:5003\n");
+    text(&dayfly(&["announce", "--node", &listeners.node(3), "--port", "5003", "--once", "thing"]));
+    assert_eq!(text(&lookup(&listeners, 0, "thing")), "peer 127.0.0.1:5003\n");
 }
 
 #[test]
 fn a_node_forgets_who_is_gone() {
-    let mut doors = Doors::network(5);
-    doors.processes[4].signal("KILL");
-    doors.processes[4].wait();
+    let mut listeners = Listeners::network(5);
+    listeners.processes[4].signal("KILL");
+    listeners.processes[4].wait();
     // Each lookup asks it, in vain.
     eventually("the dead one is not listed", || {
-        dayfly(&["lookup", "--node", &doors.node(0), "thing"]);
-        doors.known_to(0) == 3
+        dayfly(&["lookup", "--node", &listeners.node(0), "thing"]);
+        listeners.known_to(0) == 3
     });
 }
 

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use common::eventually;
 use dayfly::dialect::hyperdht::codec::Datagram;
-use dayfly::dialect::hyperdht::errand::{Errand, News, Outcome};
 use dayfly::dialect::hyperdht::node::{Identity, Node, Output, PARAMETERS};
+use dayfly::dialect::hyperdht::operation::{Event, Operation, Outcome};
 use dayfly::id::Id;
 use dayfly::sim::nat::{Kind, Nat};
 use dayfly::time::Time;
@@ -41,7 +41,7 @@ struct Host {
     nat: Nat,
     public: SocketAddr,
     body: Body,
-    /// How errands of a dayfly node ended.
+    /// How operations of a dayfly node ended.
     ended: BTreeMap<u64, Outcome>,
 }
 
@@ -152,10 +152,10 @@ impl World {
                 while let Some(output) = node.poll_output(now) {
                     match output {
                         Output::Send { to, datagram } => sent.push((number, to, datagram)),
-                        Output::News { ticket, news: News::Done(outcome) } => {
+                        Output::Event { ticket, event: Event::Done(outcome) } => {
                             host.ended.insert(ticket, outcome);
                         }
-                        Output::News { .. } => {}
+                        Output::Event { .. } => {}
                     }
                 }
             }
@@ -383,7 +383,7 @@ fn holes_are_punched_wherever_the_original_would_and_no_table_is_poisoned() {
         let now = world.now();
         match world.dayfly(case.puncher) {
             Some(node) => {
-                assert!(node.start(1, Errand::HolePunch { peer: *peer, referrer }, now));
+                assert!(node.start(1, Operation::HolePunch { peer: *peer, referrer }, now));
                 world.settle();
                 calls.push(None);
             }

@@ -20,8 +20,8 @@ use serde_json::Value;
 
 /// Nodes that an announce is stored on.
 const K: usize = 20;
-/// Doors of one process, so that there are several processes.
-const DOORS: usize = 15;
+/// Listeners of one process, so that there are several processes.
+const LISTENERS: usize = 15;
 /// A lookup among dead nodes has 4 s; on a busy machine five times that.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,8 +34,8 @@ struct Place {
     npm: Option<String>,
 }
 
-/// Runs one process with as many hyperdht doors as there are `ids`; its places.
-fn doors(ids: &[Id], bootstrap: &[SocketAddr], more: &[&str]) -> (Process, Vec<Place>) {
+/// Runs one process with as many hyperdht listeners as there are `ids`; its places.
+fn listeners(ids: &[Id], bootstrap: &[SocketAddr], more: &[&str]) -> (Process, Vec<Place>) {
     let mut args = words(&["--listen", "none"]);
     for id in ids {
         args.extend(words(&["--hyperdht", "127.0.0.1:0", "--hyperdht-id", &id.to_string()]));
@@ -46,17 +46,17 @@ fn doors(ids: &[Id], bootstrap: &[SocketAddr], more: &[&str]) -> (Process, Vec<P
     args.extend(words(more));
     let process = Process::start(&args);
     let places = ids.iter().map(|id| {
-        let place = door(&process);
-        assert_eq!(place.id, *id, "the n-th id is that of the n-th door");
+        let place = listener(&process);
+        assert_eq!(place.id, *id, "the n-th id is that of the n-th listener");
         place
     });
     let places = places.collect();
     (process, places)
 }
 
-/// The place of the next door that a process tells of.
-fn door(process: &Process) -> Place {
-    let (addr, id) = process.door();
+/// The place of the next listener that a process tells of.
+fn listener(process: &Process) -> Place {
+    let (addr, id) = process.listener();
     Place { id: id.parse().unwrap(), addr, npm: None }
 }
 
@@ -161,7 +161,7 @@ fn on_loopback(port: u16) -> SocketAddr {
 }
 
 /// Speaks the wire by itself, without an id, to one node at a time.
-struct Asker {
+struct Requester {
     socket: UdpSocket,
     tid: u16,
 }
@@ -174,11 +174,11 @@ struct Answer {
     peers: Vec<SocketAddr>,
 }
 
-impl Asker {
-    fn new() -> Asker {
+impl Requester {
+    fn new() -> Requester {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        Asker { socket, tid: 0 }
+        Requester { socket, tid: 0 }
     }
 
     /// The answer to one request, sent up to five times: a busy machine may lose a datagram.
@@ -280,7 +280,7 @@ impl Network {
         let mut bootstrap = Vec::new();
         // The first node, and then all others at once. Two dayfly nodes have a process of their own, if not three.
         if first == First::Dayfly {
-            let (process, started) = doors(&ids[..1], &[], &[]);
+            let (process, started) = listeners(&ids[..1], &[], &[]);
             bootstrap.push(started[0].addr);
             processes.push(process);
             places.insert(0, started[0].clone());
@@ -300,10 +300,10 @@ impl Network {
         }
         let mut rest: Vec<usize> = (0..ids.len()).filter(|n| !is_npm(*n) && !places.contains_key(n)).collect();
         while !rest.is_empty() {
-            let size = if processes.len() < 2 { 1 } else { DOORS.min(rest.len()) };
+            let size = if processes.len() < 2 { 1 } else { LISTENERS.min(rest.len()) };
             let group: Vec<usize> = rest.drain(..size).collect();
             let group_ids: Vec<Id> = group.iter().map(|n| ids[*n]).collect();
-            let (process, started) = doors(&group_ids, &bootstrap, &[]);
+            let (process, started) = listeners(&group_ids, &bootstrap, &[]);
             processes.push(process);
             places.extend(group.into_iter().zip(started));
         }
@@ -333,7 +333,7 @@ impl Network {
     /// their neighbours only once, are told to look again.
     fn settle(&self, keys: &[Id]) -> Duration {
         let begin = Instant::now();
-        let mut asker = Asker::new();
+        let mut asker = Requester::new();
         let mut keys = keys.iter().peekable();
         eventually("every walk ends at the nearest nodes", || {
             while let Some(key) = keys.peek() {
@@ -496,7 +496,7 @@ fn a_record_is_on_exactly_the_twenty_nearest_of_sixty_nodes() {
     let Some(net) = Network::start(30, First::Npm) else { return };
     let keys: Vec<Id> = (0..8).map(|n| Id::of(format!("placed{n}").as_bytes())).collect();
     let settled = net.settle(&keys);
-    let mut asker = Asker::new();
+    let mut asker = Requester::new();
     let mut holders = |key: Id, record: SocketAddr| -> BTreeSet<Id> {
         let holds = |place: &&Place| asker.peers(place.addr, key).contains(&record);
         net.places.iter().filter(holds).map(|place| place.id).collect()
@@ -636,8 +636,8 @@ fn each_program_pings_the_other() {
     let theirs_nameless = npm.node("nameless", &ephemeral);
     // Without an id of our choice, the node chooses.
     let mut process = Process::start(&words(&["--listen", "none", "--hyperdht", "127.0.0.1:0"]));
-    let ours = door(&process);
-    let (nameless_process, nameless) = doors(&[Id::of(b"never told")], &[], &["--ephemeral"]);
+    let ours = listener(&process);
+    let (nameless_process, nameless) = listeners(&[Id::of(b"never told")], &[], &["--ephemeral"]);
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let nobody = silent.local_addr().unwrap();
 
@@ -659,7 +659,7 @@ fn each_program_pings_the_other() {
     }
     assert_eq!(npm.ping("named", nobody).unwrap_err(), "Request timed out");
     // Who gave its id is known by it, who gave none is not.
-    let mut asker = Asker::new();
+    let mut asker = Requester::new();
     let known = [(theirs.id.unwrap(), theirs.addr)];
     eventually("the pinged node knows who pinged", || asker.find_node(ours.addr, ours.id) == known);
     assert!(npm.table("named").iter().all(|entry| entry.addr == ours.addr && entry.id == Some(ours.id)));
@@ -668,7 +668,7 @@ fn each_program_pings_the_other() {
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));
     let took = begin.elapsed();
-    eprintln!("a node with a hyperdht door ends {took:?} after SIGTERM");
+    eprintln!("a node with a hyperdht listener ends {took:?} after SIGTERM");
     assert!(took < Duration::from_secs(10), "2 s, on a busy machine five times that");
     drop(nameless_process);
 }
@@ -679,7 +679,7 @@ fn a_hole_is_punched_through_either_program_to_either() {
     let Some(npm) = Npm::start() else { return };
     let asker = npm.node("asker", &Options::default());
     let theirs: Vec<_> = ["relay", "peer"].map(|name| npm.node(name, &Options::default())).into();
-    let started = ["relay", "peer"].map(|name| doors(&[Id::of(name.as_bytes())], &[], &[]));
+    let started = ["relay", "peer"].map(|name| listeners(&[Id::of(name.as_bytes())], &[], &[]));
     let [relay, peer] = [&started[0].1[0], &started[1].1[0]];
     let (their_relay, their_peer) = (theirs[0].addr, theirs[1]);
     let targets = [
@@ -693,7 +693,7 @@ fn a_hole_is_punched_through_either_program_to_either() {
         eprintln!("a hole is punched by {which} in {} ms", pong.ms);
     }
     // The real peer takes a forwarded request for one from its relay, and so puts the asker at the relay's address.
-    let mut raw = Asker::new();
+    let mut raw = Requester::new();
     for place in [relay, peer] {
         for (id, addr) in raw.find_node(place.addr, asker.id.unwrap()) {
             assert!(Some(id) != asker.id || addr == asker.addr, "{place:?} thinks that the asker is at {addr}");
@@ -749,13 +749,13 @@ fn an_ephemeral_node_of_either_program_is_in_no_table_and_still_finds() {
     let first = net.places[0].addr;
     let options = Options { ephemeral: true, bootstrap: vec![net.places[1].addr], ..Options::default() };
     let theirs = net.npm.node("guest", &options);
-    let (_process, ours) = doors(&[Id::of(b"guest")], &[first], &["--ephemeral"]);
+    let (_process, ours) = listeners(&[Id::of(b"guest")], &[first], &["--ephemeral"]);
     assert_eq!(net.npm.announce("guest", key, None, None).error, None);
     let through_guest = || lookup(ours[0].addr, key, &[]).is_ok_and(|found| found.peers.contains(&theirs.addr));
     eventually("the ephemeral node has joined", through_guest);
     assert!(net.npm.lookup_near("guest", key, None::<IpAddr>).answered >= 6);
     let ids: BTreeSet<Id> = net.places.iter().map(|place| place.id).collect();
-    let mut asker = Asker::new();
+    let mut asker = Requester::new();
     for place in &net.places {
         assert!(asker.find_node(place.addr, key).iter().all(|(id, _)| ids.contains(id)), "{place:?}");
     }

@@ -173,7 +173,7 @@ fn a_third_of_the_network_stopped() {
 }
 
 #[test]
-fn a_key_that_nobody_has_fails_fast_through_either_door() {
+fn a_key_that_nobody_has_fails_fast_through_either_listener() {
     let _alone = alone();
     let nodes = network(12, 11);
     let begin = Instant::now();

@@ -146,7 +146,7 @@ fn the_largest_value_and_a_module_that_is_silent_for_long() {
     client.write_all(&get(&key(9))).unwrap();
     // A SUCCESS with it has 65,499 bytes.
     expect(&mut client, &success(&key(9), &value));
-    // Longer than a silent connection lives at the sealed door.
+    // Longer than a silent connection lives at the sealed listener.
     std::thread::sleep(Duration::from_secs(11));
     silent.write_all(&get(&key(77))).unwrap();
     expect(&mut silent, &failure(&key(77)));

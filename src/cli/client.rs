@@ -1,5 +1,5 @@
 //! What the client commands share: their options, one call to a node, and what its failures mean. The call runs on the
-//! same engine and loop as a node, only without doors.
+//! same engine and loop as a node, only without listeners.
 
 use std::net::SocketAddr;
 
@@ -93,7 +93,7 @@ impl Client {
             None => Err(Stop::new(exit::TRY_AGAIN, format!("no answer from {node} within {} ms", self.timeout_ms))),
             Some(Reply::Unreachable) => Err(Stop::new(
                 exit::UNAVAILABLE,
-                format!("no dayfly node answers at {node}: nobody listens there, or not a sealed door"),
+                format!("no dayfly node answers at {node}: nobody listens there, or not a sealed listener"),
             )),
             Some(Reply::Error(code, text)) => {
                 let code = ErrorCode::from_code(code);

@@ -57,9 +57,9 @@ pub(super) fn run_node(words: &[String]) -> Outcome {
 fn contacts_near(client: &Client, key: Id) -> Result<Vec<Contact>, Stop> {
     #[cfg(feature = "hyperdht")]
     if hyperdht::is_asked_for(client)? {
-        use crate::dialect::hyperdht::errand::Errand;
+        use crate::dialect::hyperdht::operation::Operation;
         let node = hyperdht::node(client.one_node()?)?;
-        let asked = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Errand::FindNode(node, key));
+        let asked = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Operation::FindNode(node, key));
         let (answers, ..) = asked.map_err(|stop| hyperdht::unanswered(stop, node))?;
         return Ok(answers.into_iter().flat_map(|answer| answer.nodes).collect());
     }

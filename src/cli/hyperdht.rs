@@ -11,8 +11,8 @@ use super::{Stop, exit, port_of, resolve, tell};
 use crate::contact::{Scope, scope};
 use crate::dialect::hyperdht::DEFAULT_PORT;
 use crate::dialect::hyperdht::address::Family;
-use crate::dialect::hyperdht::errand::{Answer, Errand, Outcome};
 use crate::dialect::hyperdht::node::Identity;
+use crate::dialect::hyperdht::operation::{Answer, Operation, Outcome};
 use crate::engine::{Engine, EngineSettings};
 use crate::id::Id;
 use crate::net::Net;
@@ -20,10 +20,10 @@ use crate::net::clock::Clock;
 use crate::net::socket::{bind, route_towards, secret, seed};
 use crate::time::Time;
 
-/// What was asked for of hyperdht doors, checked.
+/// What was asked for of hyperdht listeners, checked.
 #[derive(Default)]
 pub(super) struct Plan {
-    pub doors: Vec<SocketAddr>,
+    pub listeners: Vec<SocketAddr>,
     ids: Vec<Id>,
     pub bootstraps: Vec<String>,
     is_ephemeral: bool,
@@ -31,17 +31,19 @@ pub(super) struct Plan {
 
 /// A node's flags.
 pub(super) fn add_options(o: &mut Options) {
-    let door = format!("a door for hyperdht, by UDP; may be given more than once (default none, port {DEFAULT_PORT})");
-    o.optmulti("", "hyperdht", &door, "IP[:PORT]");
+    let listener =
+        format!("a listener for hyperdht, by UDP; may be given more than once (default none, port {DEFAULT_PORT})");
+    o.optmulti("", "hyperdht", &listener, "IP[:PORT]");
     o.optmulti("", "hyperdht-bootstrap", "a hyperdht node to join through; may be given more than once", "HOST[:PORT]");
-    o.optmulti("", "hyperdht-id", "the id of the first hyperdht door, the second ... (default random)", "HEX");
+    o.optmulti("", "hyperdht-id", "the id of the first hyperdht listener, the second ... (default random)", "HEX");
     o.optflag("", "ephemeral", "be listed by no hyperdht node: for those that come and go, or bootstrap others");
 }
 
 impl Plan {
     /// Reads a node's flags.
     pub fn read(matches: &Matches) -> Result<Plan, Stop> {
-        let doors = matches.opt_strs("hyperdht").iter().map(|text| door(text)).collect::<Result<Vec<_>, _>>()?;
+        let listeners =
+            matches.opt_strs("hyperdht").iter().map(|text| listener(text)).collect::<Result<Vec<_>, _>>()?;
         let id = |text: &String| {
             let parsed = text.parse::<Id>();
             parsed.map_err(|_| Stop::usage(format_args!("--hyperdht-id takes 64 hex digits, not '{text}'")))
@@ -50,23 +52,29 @@ impl Plan {
         if (1..ids.len()).any(|at| ids[..at].contains(&ids[at])) {
             return Err(Stop::usage("--hyperdht-id: two nodes can't have the same id"));
         }
-        if ids.len() > doors.len() {
-            return Err(Stop::usage(format_args!("--hyperdht-id: {} ids for {} doors", ids.len(), doors.len())));
+        if ids.len() > listeners.len() {
+            return Err(Stop::usage(format_args!(
+                "--hyperdht-id: {} ids for {} listeners",
+                ids.len(),
+                listeners.len()
+            )));
         }
         for flag in ["hyperdht-bootstrap", "ephemeral"] {
-            if doors.is_empty() && matches.opt_present(flag) {
-                return Err(Stop::usage(format_args!("--{flag} is for a hyperdht door, and --hyperdht opens none")));
+            if listeners.is_empty() && matches.opt_present(flag) {
+                return Err(Stop::usage(format_args!(
+                    "--{flag} is for a hyperdht listener, and --hyperdht opens none"
+                )));
             }
         }
         let bootstraps = bootstraps(&matches.opt_strs("hyperdht-bootstrap"))?;
-        Ok(Plan { doors, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral") })
+        Ok(Plan { listeners, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral") })
     }
 
-    /// What can be told of the doors without opening them.
+    /// What can be told of the listeners without opening them.
     pub fn check(&self, advertise: &[(IpAddr, Option<u16>)]) -> Result<(), Stop> {
-        for (at, addr) in self.doors.iter().enumerate() {
+        for (at, addr) in self.listeners.iter().enumerate() {
             contact_address(*addr, advertise, &self.bootstraps)?;
-            if addr.port() != 0 && self.doors[..at].contains(addr) {
+            if addr.port() != 0 && self.listeners[..at].contains(addr) {
                 return Err(Stop::usage(format_args!("{addr} is given twice")));
             }
         }
@@ -75,16 +83,16 @@ impl Plan {
 
     /// The settings in effect, one a line.
     pub fn describe(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.doors.iter().map(|addr| format!("hyperdht = {addr}")).collect();
+        let mut lines: Vec<String> = self.listeners.iter().map(|addr| format!("hyperdht = {addr}")).collect();
         lines.extend(self.ids.iter().map(|id| format!("hyperdht-id = {id}")));
         lines.extend(self.bootstraps.iter().map(|name| format!("hyperdht-bootstrap = {name}")));
-        if !self.doors.is_empty() {
+        if !self.listeners.is_empty() {
             lines.push(format!("ephemeral = {}", self.is_ephemeral));
         }
         lines
     }
 
-    /// Opens the doors: their sockets, in the order of the engine's, and the lines that announce them.
+    /// Opens the listeners: their sockets, in the order of the engine's, and the lines that announce them.
     pub fn open(
         &self,
         engine: &mut Engine,
@@ -92,7 +100,7 @@ impl Plan {
         now: Time,
     ) -> Result<(Vec<(mio::net::UdpSocket, SocketAddr)>, String), Stop> {
         let (mut sockets, mut lines) = (Vec::new(), String::new());
-        for (number, addr) in self.doors.iter().enumerate() {
+        for (number, addr) in self.listeners.iter().enumerate() {
             let opened = bind(*addr);
             let (socket, bound) =
                 opened.map_err(|e| Stop::new(exit::CANT_CREATE, format!("can't listen on {addr}: {e}")))?;
@@ -119,8 +127,8 @@ fn no_randomness(e: std::io::Error) -> Stop {
     Stop::new(exit::SYSTEM, format!("the kernel gives no random bytes: {e}"))
 }
 
-/// The address of a door: a port may be left out.
-fn door(text: &str) -> Result<SocketAddr, Stop> {
+/// The address of a listener: a port may be left out.
+fn listener(text: &str) -> Result<SocketAddr, Stop> {
     let bare = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip: IpAddr| (ip, DEFAULT_PORT).into());
     let wrong = |_| Stop::usage(format_args!("--hyperdht takes IP, IP:PORT or [IP6]:PORT, not '{text}'"));
     text.parse().or(bare).map_err(wrong)
@@ -252,7 +260,7 @@ impl Visit {
         let mut engine = Engine::new(settings, seed());
         add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
         let mut net = Net::new(engine, clock).map_err(system)?;
-        net.add_datagram_door(socket).map_err(system)?;
+        net.add_datagram_listener(socket).map_err(system)?;
         Ok(Visit { net, nodes, own, timeout_ms })
     }
 
@@ -261,17 +269,17 @@ impl Visit {
         self.net.handle_signals().map_err(|e| Stop::new(exit::SYSTEM, format!("can't handle signals: {e}")))
     }
 
-    /// Runs an errand and collects the answers. No answer in time, and no answer at all, are a [`Stop`].
-    pub fn run(&mut self, errand: Errand) -> Result<(Vec<Answer>, usize, usize), Stop> {
+    /// Runs an operation and collects the answers. No answer in time, and no answer at all, are a [`Stop`].
+    pub fn run(&mut self, operation: Operation) -> Result<(Vec<Answer>, usize, usize), Stop> {
         let mut found = Vec::new();
-        let (answers, commits) = self.collect(errand, &mut found)?;
+        let (answers, commits) = self.collect(operation, &mut found)?;
         Ok((found, answers, commits))
     }
 
     /// Does the same into `found`, which has what was found also where it took too long: how many answered, and how many took
     /// an update.
-    pub fn collect(&mut self, errand: Errand, found: &mut Vec<Answer>) -> Result<(usize, usize), Stop> {
-        let outcome = self.net.errand(0, errand, self.timeout_ms, |answer| found.push(answer));
+    pub fn collect(&mut self, operation: Operation, found: &mut Vec<Answer>) -> Result<(usize, usize), Stop> {
+        let outcome = self.net.operation(0, operation, self.timeout_ms, |answer| found.push(answer));
         let asked: Vec<String> = self.nodes.iter().map(SocketAddr::to_string).collect();
         match outcome.map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
             Some(Outcome::Done { answers, commits }) => Ok((answers, commits)),

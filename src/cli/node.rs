@@ -12,15 +12,15 @@ use crate::contact::scope;
 use crate::dialect::sealed::node_id;
 use crate::dialect::sealed::settings::{Ids, Settings};
 use crate::dialect::sealed::store::StoreLimits;
-use crate::engine::{Door, Engine, EngineSettings};
+use crate::engine::{Engine, EngineSettings, Listener};
 use crate::kad::Parameters;
 use crate::limits::{
-    ALPHA, ALPHA_MAX, CONNECTIONS, DOORS, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
+    ALPHA, ALPHA_MAX, CONNECTIONS, GET_TRIES, K, K_MAX, LISTENERS, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
     RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::clock::Clock;
 use crate::net::names::Dialect;
-use crate::net::socket::{Listener, listen, raise_open_files, route_towards, seed};
+use crate::net::socket::{ListeningSocket, listen, raise_open_files, route_towards, seed};
 use crate::net::{Ended, Net};
 
 const HELP: &str = "\
@@ -29,7 +29,7 @@ Usage: dayfly [node] [options]
        dayfly lookup|announce|unannounce|query|punch [options] ...    (of hyperdht networks)
 Runs a node: a Kademlia DHT whose values live less than ten seconds.
 
-Once it listens, a node prints one line per door: 'listening DIALECT TRANSPORT ADDRESS [id=HEX]'. Port 0 lets the kernel
+Once it listens, a node prints one line per listener: 'listening DIALECT TRANSPORT ADDRESS [id=HEX]'. Port 0 lets the kernel
 choose. SIGTERM and SIGINT stop it within two seconds, a second one at once. RUST_LOG (error, warn, info, debug) says
 how much it logs to stderr; the default is info.
 
@@ -63,10 +63,10 @@ fn options() -> Options {
     o.optmulti(
         "l",
         "listen",
-        &format!("a door for nodes, or none; may be given more than once (default {DEFAULT_LISTEN})"),
+        &format!("a listener for nodes, or none; may be given more than once (default {DEFAULT_LISTEN})"),
         "IP:PORT|none",
     );
-    o.optmulti("a", "api", "a door for VoidPhone modules; plain, so keep it on loopback (default none)", "IP:PORT");
+    o.optmulti("a", "api", "a listener for VoidPhone modules; plain, so keep it on loopback (default none)", "IP:PORT");
     o.optmulti("", "advertise", "the address others reach us at, when listening on 0.0.0.0 or ::", "IP[:PORT]");
     o.optmulti("b", "bootstrap", "a node to join through; may be given more than once (default none)", "HOST:PORT");
     #[cfg(feature = "hyperdht")]
@@ -117,7 +117,7 @@ pub(super) fn run(words: &[String]) -> Outcome {
     start_logging("info");
     let plan = plan(&matches)?;
     if matches.opt_present("check") {
-        // What can be told without opening a door.
+        // What can be told without opening a listener.
         for (at, addr) in plan.listen.iter().enumerate() {
             contact_address(*addr, &plan.advertise, &plan.bootstraps)?;
             let others = plan.listen[..at].iter().chain(&plan.api);
@@ -156,12 +156,12 @@ fn plan(matches: &Matches) -> Result<Plan, Stop> {
     #[cfg(feature = "hyperdht")]
     let hyperdht = hyperdht::Plan::read(matches)?;
     #[cfg(feature = "hyperdht")]
-    let others = hyperdht.doors.len();
+    let others = hyperdht.listeners.len();
     if listen.is_empty() && others == 0 {
-        return Err(Stop::usage("--listen none leaves no door"));
+        return Err(Stop::usage("--listen none leaves no listener"));
     }
-    if listen.len() + api.len() + others > DOORS {
-        return Err(Stop::usage(format_args!("more than {DOORS} doors")));
+    if listen.len() + api.len() + others > LISTENERS {
+        return Err(Stop::usage(format_args!("more than {LISTENERS} listeners")));
     }
     let advertise = matches.opt_strs("advertise");
     let advertise = advertise.iter().map(|text| advertised(text)).collect::<Result<_, _>>()?;
@@ -275,23 +275,23 @@ fn describe(plan: &Plan) -> String {
 fn serve(plan: &Plan) -> Outcome {
     let clock = Clock::start();
     let mut engine = Engine::new(plan.engine, seed());
-    let mut doors = Vec::new();
+    let mut listeners = Vec::new();
     let mut announcements = String::new();
     for addr in &plan.listen {
-        let listener = open(*addr)?;
-        let contact = contact_address(listener.addr, &plan.advertise, &plan.bootstraps)?;
+        let socket = open(*addr)?;
+        let contact = contact_address(socket.addr, &plan.advertise, &plan.bootstraps)?;
         let node = engine.add_node(contact, seed(), clock.now());
-        announcements += &format!("listening sealed tcp {} id={}\n", listener.addr, node_id(contact));
-        doors.push((Door::Sealed(node), listener));
+        announcements += &format!("listening sealed tcp {} id={}\n", socket.addr, node_id(contact));
+        listeners.push((Listener::Sealed(node), socket));
     }
     #[cfg(feature = "hyperdht")]
     let (sockets, lines) = plan.hyperdht.open(&mut engine, &plan.advertise, clock.now())?;
     #[cfg(feature = "hyperdht")]
     announcements.push_str(&lines);
     for addr in &plan.api {
-        let listener = open(*addr)?;
-        announcements += &format!("listening api tcp {}\n", listener.addr);
-        doors.push((Door::Api(0), listener));
+        let socket = open(*addr)?;
+        announcements += &format!("listening api tcp {}\n", socket.addr);
+        listeners.push((Listener::Api(0), socket));
     }
     let system = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't start: {e}"));
     let mut net = Net::new(engine, clock).map_err(system)?;
@@ -299,10 +299,10 @@ fn serve(plan: &Plan) -> Outcome {
     let serve_status = |net: &mut Net, addr| {
         net.add_status(addr).unwrap_or_else(|e| log::warn!("status_unavailable address={addr} error={e}"));
     };
-    for (door, listener) in doors {
-        let addr = listener.addr;
-        net.add_door(door, listener).map_err(system)?;
-        if matches!(door, Door::Sealed(_)) {
+    for (listener, socket) in listeners {
+        let addr = socket.addr;
+        net.add_listener(listener, socket).map_err(system)?;
+        if matches!(listener, Listener::Sealed(_)) {
             serve_status(&mut net, addr);
         }
     }
@@ -311,7 +311,7 @@ fn serve(plan: &Plan) -> Outcome {
     }
     #[cfg(feature = "hyperdht")]
     for (socket, addr) in sockets {
-        net.add_datagram_door(socket).map_err(system)?;
+        net.add_datagram_listener(socket).map_err(system)?;
         serve_status(&mut net, addr);
     }
     #[cfg(feature = "hyperdht")]
@@ -325,7 +325,7 @@ fn serve(plan: &Plan) -> Outcome {
     }
 }
 
-fn open(addr: SocketAddr) -> Result<Listener, Stop> {
+fn open(addr: SocketAddr) -> Result<ListeningSocket, Stop> {
     listen(addr).map_err(|e| Stop::new(exit::CANT_CREATE, format!("can't listen on {addr}: {e}")))
 }
 

@@ -7,7 +7,7 @@ use super::client::{Client, common_options, duration_ms};
 use super::hyperdht::{Visit, check_dialect, client_options, node as node_named, options_of_one};
 use super::json::{Object, array};
 use super::{Outcome, Stop, exit, number, print, tell};
-use crate::dialect::hyperdht::errand::{Answer, Errand, Own};
+use crate::dialect::hyperdht::operation::{Advertisement, Answer, Operation};
 use crate::dialect::sealed::key_of;
 use crate::id::{Id, to_hex};
 use crate::limits::{ANNOUNCE_AGAIN_MAX_MS, ANNOUNCE_AGAIN_MS, DATAGRAM_BYTES};
@@ -80,9 +80,9 @@ pub(super) fn run_lookup(words: &[String]) -> Outcome {
         return Ok(exit::OK);
     };
     let [key] = client.words(["KEY"])?;
-    let (key, own) = (key_of(key), Own { port: 0, local: local(&client, false)? });
+    let (key, own) = (key_of(key), Advertisement { port: 0, local: local(&client, false)? });
     let mut answers = Vec::new();
-    let outcome = Visit::begin(&client)?.collect(Errand::Lookup(key, own), &mut answers);
+    let outcome = Visit::begin(&client)?.collect(Operation::Lookup(key, own), &mut answers);
     let has_found = answers.iter().any(|answer| !answer.peers.is_empty());
     let answered = match outcome {
         Ok((answered, _)) => answered,
@@ -129,14 +129,14 @@ pub(super) fn run_announce(words: &[String]) -> Outcome {
     let [key] = client.words(["KEY"])?;
     let port = number(&client.matches, "port", 0, 1, u16::MAX)?;
     let every_ms = client.matches.opt_str("every").map(|text| duration_ms("every", &text)).transpose()?;
-    let (key, own) = (key_of(key), Own { port, local: local(&client, true)? });
+    let (key, own) = (key_of(key), Advertisement { port, local: local(&client, true)? });
     let mut visit = Visit::begin(&client)?;
     visit.handle_signals()?;
     let is_once = client.matches.opt_present("once");
     let mut random = fastrand::Rng::with_seed(seed());
     let mut is_announced = false;
     loop {
-        match visit.run(Errand::Announce(key, own)) {
+        match visit.run(Operation::Announce(key, own)) {
             Ok((_, _, nodes)) => {
                 let seen = seen_as(&mut visit);
                 let address = SocketAddr::new(seen.ip(), if port == 0 { seen.port() } else { port });
@@ -153,7 +153,7 @@ pub(super) fn run_announce(words: &[String]) -> Outcome {
             return Ok(exit::OK);
         }
         if visit.serve_for(every_ms.unwrap_or_else(|| random.u64(ANNOUNCE_AGAIN_MS..ANNOUNCE_AGAIN_MAX_MS)))? {
-            let (_, _, nodes) = visit.run(Errand::Unannounce(key, own))?;
+            let (_, _, nodes) = visit.run(Operation::Unannounce(key, own))?;
             report(&client, "unannounced", &key, nodes, None)?;
             return Ok(exit::OK);
         }
@@ -172,7 +172,7 @@ pub(super) fn run_unannounce(words: &[String]) -> Outcome {
         return Err(Stop::usage("unannounce needs --port N, the port that was announced"));
     }
     let key = key_of(key);
-    let (_, _, nodes) = Visit::begin(&client)?.run(Errand::Unannounce(key, Own { port, local: None }))?;
+    let (_, _, nodes) = Visit::begin(&client)?.run(Operation::Unannounce(key, Advertisement { port, local: None }))?;
     report(&client, "unannounced", &key, nodes, None)?;
     Ok(exit::OK)
 }
@@ -195,8 +195,8 @@ pub(super) fn run_query(words: &[String]) -> Outcome {
         return Err(Stop::usage(format_args!("COMMAND and VALUE are larger than {} bytes", DATAGRAM_BYTES / 2)));
     }
     let is_update = client.matches.opt_present("update");
-    let errand = Errand::Query { command, target: key, value, is_update };
-    let (answers, answered, _) = Visit::begin(&client)?.run(errand)?;
+    let operation = Operation::Query { command, target: key, value, is_update };
+    let (answers, answered, _) = Visit::begin(&client)?.run(operation)?;
     if client.json {
         let object = Object::default().text("key", &key.to_string()).raw("answered", &answered.to_string());
         print(&format!("{}\n", object.raw("nodes", &array(answers.iter().map(node))).finish()))?;
@@ -221,7 +221,7 @@ pub(super) fn run_punch(words: &[String]) -> Outcome {
     check_dialect(&client)?;
     let (peer, referrer) = (node_named(Some(peer.into()))?, node_named(Some(referrer))?);
     let mut visit = Visit::to(vec![peer], client.timeout_ms)?;
-    let (answers, ..) = visit.run(Errand::HolePunch { peer, referrer })?;
+    let (answers, ..) = visit.run(Operation::HolePunch { peer, referrer })?;
     for answer in &answers {
         let line = match client.json {
             true => node(answer),
@@ -235,7 +235,7 @@ pub(super) fn run_punch(words: &[String]) -> Outcome {
 /// How the first of the nodes that says so sees us.
 fn seen_as(visit: &mut Visit) -> SocketAddr {
     let (own, nodes) = (visit.own, visit.nodes.clone());
-    let seen = |node| visit.run(Errand::Ping(node)).ok()?.0.pop().and_then(|pong| visit.seen_as(&pong));
+    let seen = |node| visit.run(Operation::Ping(node)).ok()?.0.pop().and_then(|pong| visit.seen_as(&pong));
     nodes.into_iter().find_map(seen).unwrap_or(own)
 }
 

@@ -63,11 +63,11 @@ fn time_ms(start: Instant) -> String {
 #[cfg(feature = "hyperdht")]
 fn ping_hyperdht(client: &Client, node: SocketAddr) -> Outcome {
     use super::peers::id_text;
-    use crate::dialect::hyperdht::errand::Errand;
+    use crate::dialect::hyperdht::operation::Operation;
 
     let mut visit = hyperdht::Visit::to(vec![node], client.timeout_ms)?;
     let start = Instant::now();
-    let (mut answers, ..) = visit.run(Errand::Ping(node)).map_err(|stop| hyperdht::unanswered(stop, node))?;
+    let (mut answers, ..) = visit.run(Operation::Ping(node)).map_err(|stop| hyperdht::unanswered(stop, node))?;
     let (Some(answer), time_ms) = (answers.pop(), time_ms(start)) else {
         return unexpected(node);
     };

@@ -8,10 +8,10 @@ use crate::dialect::sealed::codec::Message;
 use crate::dialect::sealed::is_genuine;
 use crate::dialect::sealed::node::{Failure, Output as NodeOutput};
 use crate::dialect::sealed::request::{Request, Via};
-use crate::dialect::sealed::session::{Asked, Wire};
+use crate::dialect::sealed::session::{PendingRequest, Wire};
 use crate::engine::conn::{Conn, Origin, State};
 use crate::engine::guard::Counter;
-use crate::engine::{Asker, CallId, ConnId, DialError, Engine, Output, Reply};
+use crate::engine::{CallId, ConnId, DialError, Engine, Output, Reply, Requester};
 use crate::limits::{ERROR_TEXT, LONG_TIMEOUT_MS, NODE_CONNECTIONS, NODE_ENTRIES, REDIAL_MS};
 use crate::time::Time;
 
@@ -20,9 +20,9 @@ impl Engine {
     /// a new one. Answered by [`Output::Replied`].
     pub fn call(&mut self, from: Option<usize>, to: SocketAddr, request: Request, now: Time) -> CallId {
         self.next_call += 1;
-        let asker = Asker::Caller(self.next_call);
+        let requester = Requester::Caller(self.next_call);
         let via = if from.is_some() { Via::Shared } else { Via::Ephemeral };
-        self.send(Asked { asker, request, at: now, on_reused: false }, from, to, via, now);
+        self.send(PendingRequest { requester, request, at: now, on_reused: false }, from, to, via, now);
         self.next_call
     }
 
@@ -34,8 +34,8 @@ impl Engine {
                     NodeOutput::FirstCopy { ticket } => self.unblock(ticket, now),
                     NodeOutput::Done { ticket, outcome } => self.pay(ticket, &outcome, now),
                     NodeOutput::Send { request, to, message, via } => {
-                        let asker = Asker::Node(node, request);
-                        let asked = Asked { asker, request: message, at: now, on_reused: false };
+                        let requester = Requester::Node(node, request);
+                        let asked = PendingRequest { requester, request: message, at: now, on_reused: false };
                         self.send(asked, Some(node), to, via, now);
                     }
                 }
@@ -43,7 +43,7 @@ impl Engine {
         }
     }
 
-    fn send(&mut self, asked: Asked<Asker>, node: Option<usize>, to: SocketAddr, via: Via, now: Time) {
+    fn send(&mut self, asked: PendingRequest<Requester>, node: Option<usize>, to: SocketAddr, via: Via, now: Time) {
         let shared = match (via, node) {
             (Via::Shared, Some(node)) => self.pool.find(&self.conns, node, to).filter(|&id| self.is_usable(id, now)),
             (Via::Shared, None) | (Via::Ephemeral, _) => None,
@@ -55,9 +55,16 @@ impl Engine {
     }
 
     /// Sends a request over a connection that is dialled now.
-    fn send_dialling(&mut self, asked: Asked<Asker>, node: Option<usize>, to: SocketAddr, via: Via, now: Time) {
+    fn send_dialling(
+        &mut self,
+        asked: PendingRequest<Requester>,
+        node: Option<usize>,
+        to: SocketAddr,
+        via: Via,
+        now: Time,
+    ) {
         if !self.make_room(now) {
-            return self.fail(asked.asker, Failure::Busy, now);
+            return self.fail(asked.requester, Failure::Busy, now);
         }
         let id = self.dial(node, to, via, now);
         self.send_on(id, asked, now);
@@ -71,13 +78,13 @@ impl Engine {
         })
     }
 
-    fn send_on(&mut self, id: ConnId, asked: Asked<Asker>, now: Time) {
+    fn send_on(&mut self, id: ConnId, asked: PendingRequest<Requester>, now: Time) {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.may_ask()) else {
-            return self.fail(asked.asker, Failure::Busy, now);
+            return self.fail(asked.requester, Failure::Busy, now);
         };
         let on_reused = conn.state == State::Open;
         let Conn { session, outbox, .. } = conn;
-        outbox.requests(&mut self.buffers, now, |out| session.ask(Asked { on_reused, ..asked }, out));
+        outbox.requests(&mut self.buffers, now, |out| session.ask(PendingRequest { on_reused, ..asked }, out));
         conn.used_at = now;
         if conn.origin != Origin::Single && !conn.is_link {
             conn.is_link = true;
@@ -150,7 +157,7 @@ impl Engine {
         } else {
             self.guard.count(Counter::DialsFailed);
         }
-        self.fail_asked(id, failure, now);
+        self.fail_pending(id, failure, now);
         self.close(id, now);
     }
 
@@ -195,7 +202,7 @@ impl Engine {
         };
         match conn.origin {
             Origin::Yielding => {
-                let asked = conn.session.take_asked();
+                let asked = conn.session.take_pending();
                 self.guard.count(Counter::SimultaneousOpens);
                 self.close(older, now);
                 for asked in asked {
@@ -212,23 +219,23 @@ impl Engine {
 
     /// No answer will come on this connection any more. What was asked on it when it was in use already, so that its
     /// death says nothing about the contact, is asked once more on a fresh one; all else has failed.
-    pub(super) fn drop_asked(&mut self, id: ConnId, now: Time) {
+    pub(super) fn drop_pending(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         let (node, peer) = (conn.node(), conn.peer);
-        for asked in conn.session.take_asked() {
+        for asked in conn.session.take_pending() {
             if asked.on_reused && node.is_some() && now.since(asked.at) < LONG_TIMEOUT_MS {
                 self.guard.count(Counter::RequestsResent);
                 self.send_fresh(asked, node, peer, now);
             } else {
-                self.fail(asked.asker, Failure::Contact, now);
+                self.fail(asked.requester, Failure::Contact, now);
             }
         }
     }
 
     /// Sends a request over a connection that is dialled now, if one to `peer` is not being dialled already.
-    fn send_fresh(&mut self, asked: Asked<Asker>, node: Option<usize>, peer: SocketAddr, now: Time) {
+    fn send_fresh(&mut self, asked: PendingRequest<Requester>, node: Option<usize>, peer: SocketAddr, now: Time) {
         let dialling = |id: &ConnId| self.conns.get(*id).is_some_and(|conn| conn.state == State::Dialling);
         let id = node.and_then(|node| self.pool.find(&self.conns, node, peer)).filter(dialling);
         match id {
@@ -238,18 +245,18 @@ impl Engine {
     }
 
     /// Fails all that was asked on this connection.
-    pub(super) fn fail_asked(&mut self, id: ConnId, why: Failure, now: Time) {
-        let asked = self.conns.get_mut(id).map(|conn| conn.session.take_asked());
+    pub(super) fn fail_pending(&mut self, id: ConnId, why: Failure, now: Time) {
+        let asked = self.conns.get_mut(id).map(|conn| conn.session.take_pending());
         for asked in asked.into_iter().flatten() {
-            self.fail(asked.asker, why, now);
+            self.fail(asked.requester, why, now);
         }
     }
 
-    fn fail(&mut self, asker: Asker, why: Failure, now: Time) {
+    fn fail(&mut self, requester: Requester, why: Failure, now: Time) {
         self.guard.count(Counter::RequestsFailed);
-        match asker {
-            Asker::Node(node, request) => self.nodes[node].on_failure(request, why, now),
-            Asker::Caller(call) => self.outputs.push_back(Output::Replied(call, Reply::Unreachable)),
+        match requester {
+            Requester::Node(node, request) => self.nodes[node].on_failure(request, why, now),
+            Requester::Caller(call) => self.outputs.push_back(Output::Replied(call, Reply::Unreachable)),
         }
     }
 }
@@ -262,7 +269,7 @@ pub(super) fn reply(answer: &Message<'_>) -> Reply {
             let honest = nodes.iter().take(NODE_ENTRIES).filter(is_genuine);
             Reply::Nodes(honest.collect())
         }
-        Message::Value { value } | Message::Held { value, .. } | Message::Success { value, .. } => {
+        Message::Value { value } | Message::ValueWithChecksum { value, .. } | Message::Success { value, .. } => {
             Reply::Success((*value).into())
         }
         Message::Failure { .. } => Reply::Missing,

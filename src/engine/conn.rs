@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::dialect::sealed::session::{Session, Wire};
-use crate::engine::Asker;
+use crate::engine::Requester;
 use crate::engine::buffer::{BufferPool, Inbox, Outbox};
 use crate::limits::{
     DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, LONG_TIMEOUT_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
@@ -85,7 +85,7 @@ pub struct Conn {
     /// Where it is in its life.
     pub state: State,
     /// The conversation.
-    pub session: Session<Asker>,
+    pub session: Session<Requester>,
     /// Bytes that came.
     pub inbox: Inbox,
     /// Bytes to go.
@@ -237,7 +237,7 @@ impl Conn {
         if self.outbox.is_stuck() {
             consider(self.outbox.moved_at().after(STALL_MS), Expiry::Stalled);
         }
-        if let Some(at) = self.session.oldest_asked() {
+        if let Some(at) = self.session.oldest_pending() {
             consider(at.after(STALL_MS), Expiry::Stalled);
         }
         if self.is_link && self.is_idle() {

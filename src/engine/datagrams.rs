@@ -1,12 +1,12 @@
-//! The doors that speak datagrams: their nodes, and what they have to send. Part of the engine: decodes, hands to the
+//! The listeners that speak datagrams: their nodes, and what they have to send. Part of the engine: decodes, hands to the
 //! node, encodes, counts. Opens no socket; the driver sends what [`Engine::next_datagram`] shows.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
-use crate::dialect::hyperdht::errand::Errand;
 use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput, PARAMETERS};
+use crate::dialect::hyperdht::operation::Operation;
 use crate::dialect::hyperdht::serve::Handler;
 use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
@@ -16,7 +16,7 @@ use crate::time::Time;
 
 /// A node and what it has to send.
 #[derive(Debug)]
-struct Door {
+struct Listener {
     node: Node,
     outbox: Outbox,
     /// When the node is to be woken. Kept here, as there may be many and each turn asks for the first.
@@ -25,17 +25,17 @@ struct Door {
     is_dirty: bool,
 }
 
-/// All such doors.
+/// All such listeners.
 #[derive(Debug, Default)]
-pub(super) struct Doors {
-    doors: Vec<Door>,
-    /// Doors with something to send, which the driver has not been told of.
+pub(super) struct Listeners {
+    listeners: Vec<Listener>,
+    /// Listeners with something to send, which the driver has not been told of.
     dirty: VecDeque<usize>,
 }
 
-impl Doors {
+impl Listeners {
     pub fn deadline(&self) -> Option<Time> {
-        self.doors.iter().map(|door| door.due).min()
+        self.listeners.iter().map(|listener| listener.due).min()
     }
 }
 
@@ -81,22 +81,22 @@ impl Outbox {
 }
 
 impl Engine {
-    /// Adds a hyperdht node; returns the number of its door. `secrets` make its tokens, `seed` its random choices.
+    /// Adds a hyperdht node; returns the number of its listener. `secrets` make its tokens, `seed` its random choices.
     pub fn add_hyperdht(&mut self, identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> usize {
         let counts_networks = self.settings.node.kademlia.counts_networks;
         let node = Node::new(identity, Parameters { counts_networks, ..PARAMETERS }, secrets, seed, now);
         let due = node.next_deadline();
-        self.datagrams.doors.push(Door { node, outbox: Outbox::default(), due, is_dirty: false });
-        self.datagrams.doors.len() - 1
+        self.datagrams.listeners.push(Listener { node, outbox: Outbox::default(), due, is_dirty: false });
+        self.datagrams.listeners.len() - 1
     }
 
     /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there; a warning if there is none.
     pub fn add_hyperdht_bootstrap(&mut self, addr: SocketAddr, now: Time) {
         let mut of_family = 0;
-        for door in &mut self.datagrams.doors {
-            if door.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
-                door.node.add_bootstrap(addr, now);
-                door.due = door.node.next_deadline();
+        for listener in &mut self.datagrams.listeners {
+            if listener.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
+                listener.node.add_bootstrap(addr, now);
+                listener.due = listener.node.next_deadline();
                 of_family += 1;
             }
         }
@@ -106,28 +106,28 @@ impl Engine {
     }
 
     /// Lets a hyperdht node's lookups begin at `addr`, without bootstrapping from it.
-    pub fn add_hyperdht_seed(&mut self, door: usize, addr: SocketAddr) {
-        if let Some(door) = self.datagrams.doors.get_mut(door) {
-            door.node.add_seed(addr);
+    pub fn add_hyperdht_seed(&mut self, listener: usize, addr: SocketAddr) {
+        if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
+            listener.node.add_seed(addr);
         }
     }
 
-    /// Answers requests with a user's command at a door by `handler`; see [`Node::handle`].
-    pub fn handle(&mut self, door: usize, name: &str, handler: Handler) {
-        if let Some(door) = self.datagrams.doors.get_mut(door) {
-            door.node.handle(name, handler);
+    /// Answers requests with a user's command at a listener by `handler`; see [`Node::handle`].
+    pub fn handle(&mut self, listener: usize, name: &str, handler: Handler) {
+        if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
+            listener.node.handle(name, handler);
         }
     }
 
-    /// The hyperdht nodes, by the number of their doors.
+    /// The hyperdht nodes, by the number of their listeners.
     pub fn hyperdht_nodes(&self) -> impl Iterator<Item = &Node> {
-        self.datagrams.doors.iter().map(|door| &door.node)
+        self.datagrams.listeners.iter().map(|listener| &listener.node)
     }
 
     /// A datagram came from `from`.
-    pub fn datagram(&mut self, door: usize, from: SocketAddr, bytes: &[u8], now: Time) {
+    pub fn datagram(&mut self, listener: usize, from: SocketAddr, bytes: &[u8], now: Time) {
         self.guard.count(Counter::DatagramsRead);
-        let Some(Door { node, .. }) = self.datagrams.doors.get_mut(door) else {
+        let Some(Listener { node, .. }) = self.datagrams.listeners.get_mut(listener) else {
             return;
         };
         let breach = match Datagram::decode(bytes) {
@@ -144,62 +144,62 @@ impl Engine {
         if let Some(counter) = breach {
             self.guard.fault(counter, from, now);
         }
-        self.settle_door(door, now);
+        self.settle_listener(listener, now);
     }
 
-    /// Has the hyperdht node behind a door do something; its [`Output::News`] come with the number returned. `None` if
-    /// it has too much to do already, or there is no such door.
-    pub fn start(&mut self, door: usize, errand: Errand, now: Time) -> Option<CallId> {
+    /// Has the hyperdht node behind a listener do something; its [`Output::Event`] come with the number returned. `None` if
+    /// it has too much to do already, or there is no such listener.
+    pub fn start(&mut self, listener: usize, operation: Operation, now: Time) -> Option<CallId> {
         self.next_call += 1;
-        let started = self.datagrams.doors.get_mut(door)?.node.start(self.next_call, errand, now);
-        self.settle_door(door, now);
+        let started = self.datagrams.listeners.get_mut(listener)?.node.start(self.next_call, operation, now);
+        self.settle_listener(listener, now);
         started.then_some(self.next_call)
     }
 
-    /// Ends an errand early; nothing more comes of it.
-    pub fn cancel(&mut self, door: usize, call: CallId, now: Time) {
-        if let Some(Door { node, .. }) = self.datagrams.doors.get_mut(door) {
+    /// Ends an operation early; nothing more comes of it.
+    pub fn cancel(&mut self, listener: usize, call: CallId, now: Time) {
+        if let Some(Listener { node, .. }) = self.datagrams.listeners.get_mut(listener) {
             node.cancel(call, now);
-            self.settle_door(door, now);
+            self.settle_listener(listener, now);
         }
     }
 
-    /// The next door with datagrams to be sent; call until `None`. It is not named again before
+    /// The next listener with datagrams to be sent; call until `None`. It is not named again before
     /// [`Engine::next_datagram`] had nothing more, or it has more: what a socket does not take is to be sent as soon as
     /// it does.
-    pub fn next_dirty_door(&mut self) -> Option<usize> {
-        let door = self.datagrams.dirty.pop_front()?;
-        self.datagrams.doors[door].is_dirty = false;
-        Some(door)
+    pub fn next_dirty_listener(&mut self) -> Option<usize> {
+        let listener = self.datagrams.dirty.pop_front()?;
+        self.datagrams.listeners[listener].is_dirty = false;
+        Some(listener)
     }
 
-    /// The next datagram to be sent at a door, and where to; [`Engine::datagram_sent`] takes it away.
-    pub fn next_datagram(&self, door: usize) -> Option<(SocketAddr, &[u8])> {
-        self.datagrams.doors.get(door)?.outbox.first()
+    /// The next datagram to be sent at a listener, and where to; [`Engine::datagram_sent`] takes it away.
+    pub fn next_datagram(&self, listener: usize) -> Option<(SocketAddr, &[u8])> {
+        self.datagrams.listeners.get(listener)?.outbox.first()
     }
 
     /// What [`Engine::next_datagram`] showed was sent, or could not be.
-    pub fn datagram_sent(&mut self, door: usize, failed: bool) {
-        if let Some(door) = self.datagrams.doors.get_mut(door) {
-            door.outbox.drop_first();
+    pub fn datagram_sent(&mut self, listener: usize, failed: bool) {
+        if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
+            listener.outbox.drop_first();
             self.guard.count(if failed { Counter::DatagramsUnsent } else { Counter::DatagramsSent });
         }
     }
 
-    /// Wakes the nodes behind doors that are due.
-    pub(super) fn wake_doors(&mut self, now: Time) {
-        for door in 0..self.datagrams.doors.len() {
-            if self.datagrams.doors[door].due <= now {
-                self.datagrams.doors[door].node.on_timeout(now);
-                self.settle_door(door, now);
+    /// Wakes the nodes behind listeners that are due.
+    pub(super) fn wake_listeners(&mut self, now: Time) {
+        for listener in 0..self.datagrams.listeners.len() {
+            if self.datagrams.listeners[listener].due <= now {
+                self.datagrams.listeners[listener].node.on_timeout(now);
+                self.settle_listener(listener, now);
             }
         }
     }
 
     /// Does what a node wants done, and sees when it is to be woken.
-    fn settle_door(&mut self, number: usize, now: Time) {
-        let Doors { doors, dirty } = &mut self.datagrams;
-        let Some(Door { node, outbox, due, is_dirty }) = doors.get_mut(number) else {
+    fn settle_listener(&mut self, number: usize, now: Time) {
+        let Listeners { listeners, dirty } = &mut self.datagrams;
+        let Some(Listener { node, outbox, due, is_dirty }) = listeners.get_mut(number) else {
             return;
         };
         while let Some(output) = node.poll_output(now) {
@@ -209,7 +209,7 @@ impl Engine {
                         self.guard.count(Counter::DatagramsUnsent);
                     }
                 }
-                NodeOutput::News { ticket, news } => self.outputs.push_back(Output::News(ticket, news)),
+                NodeOutput::Event { ticket, event } => self.outputs.push_back(Output::Event(ticket, event)),
             }
         }
         *due = node.next_deadline();

@@ -35,7 +35,7 @@ counters! {
     BytesHandled = "bytes_handled",
     /// Bytes of frames that were not, and of connections that ended before.
     BytesRefused = "bytes_refused",
-    /// Requests taken in, of any kind and door.
+    /// Requests taken in, of any kind and listener.
     Requests = "requests",
     /// Answers to requests of ours.
     Answers = "answers",

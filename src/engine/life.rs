@@ -85,8 +85,8 @@ impl Engine {
         self.buffered_bytes = self.buffered_bytes - conn.counted_bytes as usize + bytes;
         conn.counted_bytes = bytes as u32;
         if self.buffered_bytes > BUFFERED_BYTES {
-            let fattest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
-            if let Some((id, peer)) = fattest.map(|(id, conn)| (id, conn.peer)) {
+            let heaviest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
+            if let Some((id, peer)) = heaviest.map(|(id, conn)| (id, conn.peer)) {
                 self.guard.fault(Counter::MemoryLimit, peer, now);
                 self.close(id, now);
             }
@@ -147,7 +147,7 @@ impl Engine {
         }
         self.outputs.push_back(Output::Close(id));
         self.closed.push(id);
-        self.drop_asked(id, now);
+        self.drop_pending(id, now);
     }
 
     pub(super) fn remember_silent(&mut self, id: ConnId) {

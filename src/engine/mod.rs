@@ -26,7 +26,7 @@ use std::sync::Arc;
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
 #[cfg(feature = "hyperdht")]
-use crate::dialect::hyperdht::errand::News;
+use crate::dialect::hyperdht::operation::Event;
 use crate::dialect::sealed::node::Node;
 use crate::dialect::sealed::session::Wire;
 use crate::dialect::sealed::settings::Settings;
@@ -48,7 +48,7 @@ pub type CallId = u64;
 
 /// Who gets the answer to a request of ours.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Asker {
+pub enum Requester {
     /// The node with this number.
     Node(usize, RequestId),
     /// A client.
@@ -57,10 +57,10 @@ pub enum Asker {
 
 /// What a listening address serves.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Door {
+pub enum Listener {
     /// The sealed dialect, for the node with this number.
     Sealed(usize),
-    /// The VoidPhone API, a client's door to the node with this number.
+    /// The VoidPhone API, a client's listener to the node with this number.
     Api(usize),
 }
 
@@ -116,9 +116,9 @@ pub enum Output {
     Close(ConnId),
     /// A call was answered.
     Replied(CallId, Reply),
-    /// An errand has come to something.
+    /// An operation has come to something.
     #[cfg(feature = "hyperdht")]
-    News(CallId, News),
+    Event(CallId, Event),
 }
 
 /// What a person may set of an engine.
@@ -154,7 +154,7 @@ pub struct Engine {
     conns: Arena<Conn>,
     nodes: Vec<Node>,
     #[cfg(feature = "hyperdht")]
-    datagrams: datagrams::Doors,
+    datagrams: datagrams::Listeners,
     store: Store,
     pool: Pool,
     guard: Guard,
@@ -183,7 +183,7 @@ impl Engine {
             conns: Arena::default(),
             nodes: Vec::new(),
             #[cfg(feature = "hyperdht")]
-            datagrams: datagrams::Doors::default(),
+            datagrams: datagrams::Listeners::default(),
             store: Store::new(settings.store, seed),
             pool: Pool::new(seed),
             guard: Guard::default(),
@@ -279,11 +279,11 @@ impl Engine {
 
     // ---- what happened ----
 
-    /// A connection was accepted at `door`. `None`: refuse it by closing the socket.
-    pub fn accepted(&mut self, door: Door, peer: SocketAddr, now: Time) -> Option<ConnId> {
-        let (node, wire) = match door {
-            Door::Sealed(node) => (node, Wire::Sealed),
-            Door::Api(node) => (node, Wire::Api),
+    /// A connection was accepted at `listener`. `None`: refuse it by closing the socket.
+    pub fn accepted(&mut self, listener: Listener, peer: SocketAddr, now: Time) -> Option<ConnId> {
+        let (node, wire) = match listener {
+            Listener::Sealed(node) => (node, Wire::Sealed),
+            Listener::Api(node) => (node, Wire::Api),
         };
         // First whether it may come at all, so that who is refused anyway costs nobody a place.
         if let Err(counter) = self.guard.admit(peer.ip(), now) {
@@ -337,7 +337,7 @@ impl Engine {
         if conn.state == State::Lingering {
             return self.close(id, now);
         }
-        self.drop_asked(id, now);
+        self.drop_pending(id, now);
         self.settle(id, now);
     }
 
@@ -437,7 +437,7 @@ impl Engine {
             }
         }
         #[cfg(feature = "hyperdht")]
-        self.wake_doors(now);
+        self.wake_listeners(now);
         self.pump(now);
     }
 

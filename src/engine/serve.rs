@@ -7,12 +7,12 @@ use crate::arena::Arena;
 use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::{Answer, Failure, Node};
-use crate::dialect::sealed::session::{Cut, Session, Wire};
+use crate::dialect::sealed::session::{Parsed, Session, Wire};
 use crate::dialect::sealed::store::Store;
 use crate::engine::buffer::{BufferPool, Outbox};
 use crate::engine::conn::{Conn, Origin};
 use crate::engine::guard::{Counter, Guard, counter_of};
-use crate::engine::{Asker, ConnId, Engine, Output, Waiter};
+use crate::engine::{ConnId, Engine, Output, Requester, Waiter};
 use crate::id::Id;
 use crate::limits::{CANDIDATE_MS, NODE_ENTRIES_STRIKE, TURN_MESSAGES};
 use crate::time::Time;
@@ -59,8 +59,8 @@ impl Engine {
         }
         let Conn { session, inbox, outbox, .. } = conn;
         match session.read(inbox.unread()) {
-            Cut::Incomplete => return false,
-            Cut::Request { len, message } => {
+            Parsed::Incomplete => return false,
+            Parsed::Request { len, message } => {
                 guard.count(Counter::Requests);
                 let asking = Asking { conn: id, node, peer, place: None, since: now };
                 let mut desk = Desk { nodes, store, guard, waiters, buffers };
@@ -80,13 +80,13 @@ impl Engine {
                 guard.add(Counter::BytesHandled, inbox.consume(len));
                 conn.used_at = now;
             }
-            Cut::Answer { len, asked, message } => {
+            Parsed::Answer { len, asked, message } => {
                 guard.count(Counter::Answers);
                 let is_long =
                     matches!(&message, Message::Node(nodes) if nodes.iter().nth(NODE_ENTRIES_STRIKE).is_some());
-                match asked.asker {
-                    Asker::Node(node, request) => nodes[node].on_answer(request, &message, now),
-                    Asker::Caller(call) => outputs.push_back(Output::Replied(call, super::ask::reply(&message))),
+                match asked.requester {
+                    Requester::Node(node, request) => nodes[node].on_answer(request, &message, now),
+                    Requester::Caller(call) => outputs.push_back(Output::Replied(call, super::ask::reply(&message))),
                 }
                 guard.add(Counter::BytesHandled, inbox.consume(len));
                 conn.used_at = now;
@@ -97,17 +97,17 @@ impl Engine {
                     self.strike(id, now);
                 }
             }
-            Cut::Dropped { len, breach } => {
+            Parsed::Dropped { len, breach } => {
                 guard.fault(counter_of(breach), peer, now);
                 guard.add(Counter::BytesRefused, inbox.consume(len));
             }
-            Cut::Violation { len, breach, code } => {
+            Parsed::Violation { len, breach, code } => {
                 guard.fault(counter_of(breach), peer, now);
                 guard.add(Counter::BytesRefused, inbox.consume(len));
                 outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
                 self.strike(id, now);
             }
-            Cut::Fatal { breach, code } => {
+            Parsed::Fatal { breach, code } => {
                 guard.fault(counter_of(breach), peer, now);
                 if let Some(code) = code {
                     outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
@@ -132,7 +132,7 @@ impl Engine {
 
     /// Ends a connection whose framing or order is lost. What was outstanding has failed and is not sent again.
     fn end_conversation(&mut self, id: ConnId, flush: bool, now: Time) {
-        self.fail_asked(id, Failure::Contact, now);
+        self.fail_pending(id, Failure::Contact, now);
         if flush {
             self.close_after_flush(id, now);
         } else {
@@ -242,7 +242,7 @@ impl Desk<'_> {
     fn serve(
         &mut self,
         asking: Asking,
-        session: &mut Session<Asker>,
+        session: &mut Session<Requester>,
         outbox: &mut Outbox,
         message: &Message<'_>,
         now: Time,
@@ -287,7 +287,7 @@ impl Desk<'_> {
 }
 
 /// Puts an answer, or silence, in its place.
-fn put_in_place(session: &mut Session<Asker>, place: Option<u64>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
+fn put_in_place(session: &mut Session<Requester>, place: Option<u64>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
     match (place, answer) {
         (Some(place), answer) => session.settle(place, answer),
         (None, Some(answer)) => session.answer(answer, out),
@@ -317,7 +317,7 @@ fn key_of(message: &Message<'_>) -> Id {
         | Message::Error { .. }
         | Message::Node(_)
         | Message::Value { .. }
-        | Message::Held { .. } => Id::default(),
+        | Message::ValueWithChecksum { .. } => Id::default(),
     }
 }
 

@@ -31,7 +31,7 @@ impl Bench {
     }
 
     fn accept(&mut self, peer: &str) -> Option<ConnId> {
-        let id = self.engine.accepted(Door::Sealed(0), peer.parse().unwrap(), self.now);
+        let id = self.engine.accepted(Listener::Sealed(0), peer.parse().unwrap(), self.now);
         self.settle();
         id
     }
@@ -72,7 +72,7 @@ impl Bench {
                     Output::Close(id) => self.closed.push(id),
                     Output::Replied(_, reply) => self.replies.push(reply),
                     #[cfg(feature = "hyperdht")]
-                    Output::News(..) => {}
+                    Output::Event(..) => {}
                     Output::Resume(_) | Output::ShutdownWrite(_) => {}
                 }
             }
@@ -462,7 +462,7 @@ fn a_value_can_be_got_as_soon_as_one_holder_has_it() {
     };
     bench.pass(1);
     bench.play_peers(peers);
-    let module = bench.engine.accepted(Door::Api(0), "127.0.0.1:1".parse().unwrap(), bench.now).unwrap();
+    let module = bench.engine.accepted(Listener::Api(0), "127.0.0.1:1".parse().unwrap(), bench.now).unwrap();
     let api = |message: &Message<'_>| {
         let mut bytes = Vec::new();
         crate::dialect::sealed::api::VoidPhone::encode(message, &mut bytes);

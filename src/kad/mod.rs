@@ -9,11 +9,11 @@ pub mod routing_table;
 
 /// How the nodes of a dialect come to know each other.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Manners {
+pub struct OverlayPolicy {
     /// Who gets the places of a bucket.
-    pub shares: routing_table::Shares,
+    pub buckets: routing_table::BucketPolicy,
     /// No answer names the asker, so a node must find out elsewhere whether others can find it.
-    pub looks_into_mirror: bool,
+    pub probes_own_reachability: bool,
 }
 
 /// The parameters of Kademlia that a person may set.

@@ -27,13 +27,13 @@ pub struct RoutingTable<I = Id> {
     own: I,
     k: usize,
     counts_networks: bool,
-    shares: Shares,
+    policy: BucketPolicy,
     buckets: Vec<Bucket<I>>,
 }
 
 /// Who gets the places of a bucket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Shares {
+pub enum BucketPolicy {
     /// Each part of the bucket's range gets its share of them.
     Even,
     /// Who comes first, as in Kademlia's paper and in the k-bucket that hyperdht's other nodes use.
@@ -42,7 +42,7 @@ pub enum Shares {
 
 /// What became of a contact that was heard of.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Heard {
+pub enum Listed {
     /// It is an entry already, or may not be one.
     Nothing,
     /// It is an entry now, until it proves that it is there or fails to.
@@ -53,9 +53,9 @@ pub enum Heard {
 
 impl<I: Metric> RoutingTable<I> {
     /// An empty table around `own`.
-    pub fn new(own: I, parameters: Parameters, shares: Shares) -> RoutingTable<I> {
+    pub fn new(own: I, parameters: Parameters, policy: BucketPolicy) -> RoutingTable<I> {
         let Parameters { k, counts_networks, .. } = parameters;
-        RoutingTable { own, k, counts_networks, shares, buckets: vec![Bucket::default()] }
+        RoutingTable { own, k, counts_networks, policy, buckets: vec![Bucket::default()] }
     }
 
     /// Contacts in the table, the waiting ones not counted.
@@ -111,10 +111,10 @@ impl<I: Metric> RoutingTable<I> {
     }
 
     /// Records that `contact` was heard of, which proves nothing: it gives way to any that answers, and displaces none.
-    pub fn heard(&mut self, contact: Contact<I>, now: Time) -> Heard {
+    pub fn add_unconfirmed(&mut self, contact: Contact<I>, now: Time) -> Listed {
         let is_known = contact.id == self.own || self.get(&contact.id).is_some();
         if is_known || self.has_enough_of_network(&contact, true) || self.is_crowded(&contact.id) {
-            return Heard::Nothing;
+            return Listed::Nothing;
         }
         self.split_for(&contact.id);
         let index = self.bucket_of(&contact.id);
@@ -123,9 +123,9 @@ impl<I: Metric> RoutingTable<I> {
         let added = self.buckets[index].hear(contact, net, self.k, now);
         self.debug_check();
         match (added, was_full) {
-            (true, _) => Heard::Added,
-            (false, true) => Heard::Full,
-            (false, false) => Heard::Nothing,
+            (true, _) => Listed::Added,
+            (false, true) => Listed::Full,
+            (false, false) => Listed::Nothing,
         }
     }
 
@@ -232,7 +232,7 @@ impl<I: Metric> RoutingTable<I> {
     /// lookups into the others no further. The last few buckets, whose ranges hold few nodes, take all.
     fn is_crowded(&self, id: &I) -> bool {
         let index = self.bucket_of(id);
-        if self.shares == Shares::FirstCome || index + UNDIVIDED_BUCKETS >= self.buckets.len() {
+        if self.policy == BucketPolicy::FirstCome || index + UNDIVIDED_BUCKETS >= self.buckets.len() {
             return false;
         }
         let shared = index + 1 + BUCKET_PARTS_BITS;
@@ -320,7 +320,7 @@ mod tests {
     }
 
     fn filled(n: u64) -> RoutingTable {
-        let mut table = RoutingTable::new(Id::default(), Parameters::default(), Shares::Even);
+        let mut table = RoutingTable::new(Id::default(), Parameters::default(), BucketPolicy::Even);
         for seed in 0..n {
             table.answered(contact(seed), Time::from_ms(seed));
         }
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_one_network_gets_ten_places() {
-        let mut table = RoutingTable::new(Id::default(), Parameters::default(), Shares::Even);
+        let mut table = RoutingTable::new(Id::default(), Parameters::default(), BucketPolicy::Even);
         for seed in 0..5_000 {
             let addr = ([66, 66, 66, (seed % 250) as u8], 1 + seed as u16).into();
             table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
@@ -347,13 +347,13 @@ mod tests {
     #[test]
     fn where_networks_are_not_counted_one_may_fill_the_table() {
         let parameters = Parameters { counts_networks: false, ..Parameters::default() };
-        let mut table = RoutingTable::new(Id::default(), parameters, Shares::FirstCome);
+        let mut table = RoutingTable::new(Id::default(), parameters, BucketPolicy::FirstCome);
         for seed in 0..200 {
             let contact = Contact { addr: ([192, 168, 1, 1 + seed as u8], 1).into(), ..contact(seed) };
             if seed % 2 == 0 {
                 table.answered(contact, Time::ZERO);
             } else {
-                table.heard(contact, Time::ZERO);
+                table.add_unconfirmed(contact, Time::ZERO);
             }
         }
         assert!(table.len() > 3 * K, "{}", table.len());
@@ -436,11 +436,11 @@ mod tests {
 
     /// All of the table's behaviour for ids of `N` bytes, of which `ids` are heard of or answer.
     fn holds_ids_of<const N: usize>(own: Short<N>, ids: &[[u8; N]], target: Short<N>) {
-        let mut table = RoutingTable::new(own, Parameters { k: 4, ..Parameters::default() }, Shares::FirstCome);
+        let mut table = RoutingTable::new(own, Parameters { k: 4, ..Parameters::default() }, BucketPolicy::FirstCome);
         for (id, n) in ids.iter().zip(1u16..) {
             let contact = Contact { id: Short(*id), addr: ([127, 0, 0, 1], n).into() };
             if n % 3 == 0 {
-                table.heard(contact, Time::from_ms(u64::from(n)));
+                table.add_unconfirmed(contact, Time::from_ms(u64::from(n)));
             } else {
                 table.answered(contact, Time::from_ms(u64::from(n)));
             }
@@ -471,11 +471,11 @@ mod tests {
         let own: Id = vector["local_id"].as_str().unwrap().parse().unwrap();
         assert_eq!(own, Id::of(b"local"));
         let id = |n: u64| Id::of(format!("node{n}").as_bytes());
-        let mut table = RoutingTable::new(own, Parameters::default(), Shares::FirstCome);
+        let mut table = RoutingTable::new(own, Parameters::default(), BucketPolicy::FirstCome);
         let mut challenges = Vec::new();
         for n in 0..120 {
             let contact = Contact { id: id(n), addr: ([127, 0, 0, 1], 1 + n as u16).into() };
-            if table.heard(contact, Time::from_ms(n)) == Heard::Full {
+            if table.add_unconfirmed(contact, Time::from_ms(n)) == Listed::Full {
                 let oldest = table.oldest_beside(&contact.id, crate::limits::CHALLENGED);
                 challenges.push((n, oldest.iter().map(|c| u64::from(c.addr.port()) - 1).collect::<Vec<_>>()));
             }
@@ -511,11 +511,11 @@ mod tests {
         emptied.iter().chain(&emptied).for_each(|id| {
             table.failed(id);
         });
-        table.shares = Shares::FirstCome;
+        table.policy = BucketPolicy::FirstCome;
         let room = K - table.buckets[0].entries().len();
-        let heard = (0..K as u64).filter(|n| table.heard(far(*n), Time::ZERO) == Heard::Added).count();
+        let heard = (0..K as u64).filter(|n| table.add_unconfirmed(far(*n), Time::ZERO) == Listed::Added).count();
         assert_eq!(heard, room);
-        assert_eq!(table.heard(far(99), Time::ZERO), Heard::Full);
+        assert_eq!(table.add_unconfirmed(far(99), Time::ZERO), Listed::Full);
         table.answered(far(100), Time::from_ms(1));
         assert!(
             table.get(&far(100).id).is_some_and(|e| e.is_confirmed),

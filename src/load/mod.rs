@@ -23,7 +23,7 @@ pub enum Op {
 
 /// What an answer is judged against.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Asked {
+pub struct SentRequest {
     /// The request's kind.
     pub op: Op,
     /// Its nonce, or the number of its key.
@@ -52,7 +52,7 @@ pub struct Garbled;
 /// What a load test asks.
 pub trait Workload {
     /// Appends the next request to `out`; `None` if nothing may be asked until what was asked is answered.
-    fn ask(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Asked>;
+    fn ask(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SentRequest>;
 
     /// Whether all is in place that the measured requests need, such as the values they read.
     fn is_ready(&self) -> bool;
@@ -63,5 +63,5 @@ pub trait Workload {
     fn answer_len(&self, bytes: &[u8]) -> Result<Option<usize>, Garbled>;
 
     /// Judges a whole answer.
-    fn judge(&mut self, asked: Asked, answer: &[u8]) -> Verdict;
+    fn judge(&mut self, asked: SentRequest, answer: &[u8]) -> Verdict;
 }

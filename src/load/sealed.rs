@@ -8,7 +8,7 @@ use crate::dialect::sealed::codec::{Message, Nodes, Sealed};
 use crate::dialect::sealed::is_genuine;
 use crate::id::Id;
 use crate::limits::NODE_ENTRIES;
-use crate::load::{Asked, Garbled, Op, Verdict, Workload};
+use crate::load::{Garbled, Op, SentRequest, Verdict, Workload};
 use crate::time::Time;
 
 /// Values that are read are put again at this age, well before their time.
@@ -101,7 +101,7 @@ impl Load {
         Op::Ping
     }
 
-    fn encode(&self, asked: Asked, out: &mut Vec<u8>) {
+    fn encode(&self, asked: SentRequest, out: &mut Vec<u8>) {
         let key = |number: u32| self.keys[number as usize];
         let message = match asked.op {
             Op::Ping => Message::Ping { nonce: asked.number },
@@ -130,11 +130,11 @@ impl Load {
 }
 
 impl Workload for Load {
-    fn ask(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Asked> {
+    fn ask(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SentRequest> {
         if let Some(&(number, _)) = self.renewals.front().filter(|(_, due)| *due <= now) {
             self.renewals.pop_front();
             self.renewals.push_back((number, now.after(RENEW_MS)));
-            let asked = Asked { op: Op::Put, number, is_upkeep: true };
+            let asked = SentRequest { op: Op::Put, number, is_upkeep: true };
             self.encode(asked, out);
             return Some(asked);
         }
@@ -143,7 +143,7 @@ impl Workload for Load {
         }
         let op = self.draw();
         let number = if op == Op::Ping { self.rng.u32(..) } else { self.rng.u32(..self.request.keys) };
-        let asked = Asked { op, number, is_upkeep: false };
+        let asked = SentRequest { op, number, is_upkeep: false };
         self.encode(asked, out);
         Some(asked)
     }
@@ -157,7 +157,7 @@ impl Workload for Load {
         Ok(len.filter(|len| *len <= bytes.len()))
     }
 
-    fn judge(&mut self, asked: Asked, answer: &[u8]) -> Verdict {
+    fn judge(&mut self, asked: SentRequest, answer: &[u8]) -> Verdict {
         let key = |number: u32| self.keys[number as usize];
         let verdict = match (asked.op, Sealed::decode(answer)) {
             (_, Ok(Message::Error { code, .. })) => Verdict::Refused(code),
@@ -199,7 +199,7 @@ mod tests {
         out
     }
 
-    fn ask(load: &mut Load, at_ms: u64) -> Option<(Asked, Vec<u8>)> {
+    fn ask(load: &mut Load, at_ms: u64) -> Option<(SentRequest, Vec<u8>)> {
         let mut out = Vec::new();
         load.ask(Time::from_ms(at_ms), &mut out).map(|asked| (asked, out))
     }
@@ -209,7 +209,7 @@ mod tests {
         let mut load = load(&[(Op::FindValue, 1)]);
         for number in 0..3 {
             let (asked, _) = ask(&mut load, 1).unwrap();
-            assert_eq!(asked, Asked { op: Op::Put, number, is_upkeep: true });
+            assert_eq!(asked, SentRequest { op: Op::Put, number, is_upkeep: true });
             assert!(!load.is_ready());
             let answer = frame(&Message::Success { key: load.keys[number as usize], value: &[] });
             if number == 2 {
@@ -226,7 +226,7 @@ mod tests {
         let mut load = load(&[(Op::FindValue, 1)]);
         let (key, value) = (load.keys[1], load.bytes[1..65].to_vec());
         let other = load.bytes[2..66].to_vec();
-        let of = |op| Asked { op, number: 1, is_upkeep: false };
+        let of = |op| SentRequest { op, number: 1, is_upkeep: false };
         let right = frame(&Message::Value { value: &value });
         let mut damaged = right.clone();
         damaged[9] ^= 1;
@@ -255,7 +255,7 @@ mod tests {
         let key = load.keys[0];
         let mut contacts: Vec<Contact> = (1..9).map(|port| contact_at(([127, 0, 0, 1], port).into())).collect();
         contacts.sort_by_key(|contact| key.distance(&contact.id));
-        let asked = Asked { op: Op::FindNode, number: 0, is_upkeep: false };
+        let asked = SentRequest { op: Op::FindNode, number: 0, is_upkeep: false };
         let judge = |load: &mut Load, c: &[Contact]| load.judge(asked, &frame(&Message::Node(Nodes::Contacts(c))));
         assert_eq!(judge(&mut load, &contacts), Verdict::Good);
         contacts.swap(2, 3);

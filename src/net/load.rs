@@ -16,7 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::limits::EVENTS;
 use crate::load::tally::Tally;
-use crate::load::{Asked, Verdict, Workload};
+use crate::load::{SentRequest, Verdict, Workload};
 use crate::net::socket;
 use crate::time::Time;
 
@@ -75,7 +75,7 @@ struct Line {
     /// The beginning of an answer.
     partial: Vec<u8>,
     /// With when each was sent, or due.
-    asked: VecDeque<(Asked, Instant)>,
+    asked: VecDeque<(SentRequest, Instant)>,
     is_connected: bool,
     is_broken: bool,
 }

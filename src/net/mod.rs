@@ -17,7 +17,7 @@ pub mod status;
 
 #[cfg(feature = "hyperdht")]
 mod datagrams;
-mod doors;
+mod listeners;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -28,18 +28,18 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 #[cfg(feature = "hyperdht")]
-use crate::dialect::hyperdht::errand::News;
+use crate::dialect::hyperdht::operation::Event;
 use crate::dialect::sealed::request::Request;
 use crate::engine::guard::Counter;
-use crate::engine::{ConnId, DialError, Door, Engine, Output, Reply};
+use crate::engine::{ConnId, DialError, Engine, Listener, Output, Reply};
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
 use crate::net::clock::Clock;
 #[cfg(feature = "hyperdht")]
-use crate::net::datagrams::DatagramDoors;
-use crate::net::doors::Doors;
+use crate::net::datagrams::DatagramListeners;
+use crate::net::listeners::Listeners;
 use crate::net::names::{Dialect, Names};
 use crate::net::signals::Signals;
-use crate::net::status::StatusDoor;
+use crate::net::status::StatusListener;
 use crate::time::Time;
 
 /// Tokens of connections have this bit clear.
@@ -47,11 +47,11 @@ const OWN_TOKENS: usize = 1 << 63;
 const SIGNALS: Token = Token(OWN_TOKENS);
 const NAMES: Token = Token(OWN_TOKENS + 1);
 const STATUS: Token = Token(OWN_TOKENS + 2);
-/// The first door's; the others follow.
-const DOORS: usize = OWN_TOKENS + 16;
-/// The first datagram door's; the others follow.
+/// The first listener's; the others follow.
+const LISTENERS: usize = OWN_TOKENS + 16;
+/// The first datagram listener's; the others follow.
 #[cfg(feature = "hyperdht")]
-const DATAGRAM_DOORS: usize = DOORS + crate::limits::DOORS;
+const DATAGRAM_LISTENERS: usize = LISTENERS + crate::limits::LISTENERS;
 
 /// The socket of a connection: few bytes, as there are thousands.
 struct Socket {
@@ -95,13 +95,13 @@ pub struct Net {
     sockets: Vec<Option<Socket>>,
     /// Sockets with something to read.
     readable: VecDeque<ConnId>,
-    doors: Doors,
+    listeners: Listeners,
     #[cfg(feature = "hyperdht")]
-    datagrams: DatagramDoors,
+    datagrams: DatagramListeners,
     #[cfg(feature = "hyperdht")]
-    news: VecDeque<(u64, News)>,
+    event: VecDeque<(u64, Event)>,
     names: Names,
-    status: StatusDoor,
+    status: StatusListener,
     signals: Option<Signals>,
     replies: VecDeque<(u64, Reply)>,
     stop_at: Option<Time>,
@@ -113,7 +113,7 @@ impl Net {
         let poll = Poll::new()?;
         let names = Names::new(poll.registry(), NAMES)?;
         #[cfg(feature = "hyperdht")]
-        let datagrams = DatagramDoors::new(poll.registry().try_clone()?);
+        let datagrams = DatagramListeners::new(poll.registry().try_clone()?);
         Ok(Net {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -121,13 +121,13 @@ impl Net {
             engine,
             sockets: Vec::new(),
             readable: VecDeque::new(),
-            doors: Doors::new(),
+            listeners: Listeners::new(),
             #[cfg(feature = "hyperdht")]
             datagrams,
             #[cfg(feature = "hyperdht")]
-            news: VecDeque::new(),
+            event: VecDeque::new(),
             names,
-            status: StatusDoor::default(),
+            status: StatusListener::default(),
             signals: None,
             replies: VecDeque::new(),
             stop_at: None,
@@ -144,9 +144,9 @@ impl Net {
         self.clock.now()
     }
 
-    /// Serves `listener` as `door`. A sealed one is also where the node's dials come from.
-    pub fn add_door(&mut self, door: Door, listener: socket::Listener) -> io::Result<()> {
-        self.doors.add(door, listener, self.poll.registry(), DOORS)
+    /// Serves `listener` as `listener`. A sealed one is also where the node's dials come from.
+    pub fn add_listener(&mut self, listener: Listener, socket: socket::ListeningSocket) -> io::Result<()> {
+        self.listeners.add(listener, socket, self.poll.registry(), LISTENERS)
     }
 
     /// Answers `dayfly status` for the node on `addr`, to this user and root only.
@@ -184,7 +184,7 @@ impl Net {
             let signals = self.signals.as_ref().map_or(0, Signals::count);
             if signals > 0 && self.stop_at.is_none() {
                 log::info!("stopping");
-                self.doors.close();
+                self.listeners.close();
                 self.engine.stop(now);
                 self.finish_turn();
                 self.stop_at = Some(now.after(STOP_MS));
@@ -244,7 +244,7 @@ impl Net {
     }
 
     fn wait_for(&self, until: Option<Time>) -> Option<Duration> {
-        if self.engine.has_work() || !self.readable.is_empty() || self.doors.are_ready() {
+        if self.engine.has_work() || !self.readable.is_empty() || self.listeners.are_ready() {
             return Some(Duration::ZERO);
         }
         #[cfg(feature = "hyperdht")]
@@ -252,7 +252,7 @@ impl Net {
             return Some(Duration::ZERO);
         }
         let deadlines =
-            [self.engine.next_deadline(), self.doors.retry_at(), self.names.retry_at(), self.stop_at, until];
+            [self.engine.next_deadline(), self.listeners.retry_at(), self.names.retry_at(), self.stop_at, until];
         let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.since(self.clock.now())))
     }
@@ -270,11 +270,11 @@ impl Net {
                 }
                 STATUS => self.status.serve(&status::report(&self.engine, now)),
                 #[cfg(feature = "hyperdht")]
-                Token(token) if token >= DATAGRAM_DOORS => {
+                Token(token) if token >= DATAGRAM_LISTENERS => {
                     let (readable, writable) = (event.is_readable(), event.is_writable());
-                    self.datagrams.mark_ready(token - DATAGRAM_DOORS, readable, writable, &mut self.engine);
+                    self.datagrams.mark_ready(token - DATAGRAM_LISTENERS, readable, writable, &mut self.engine);
                 }
-                Token(token) if token >= DOORS => self.doors.mark_ready(token - DOORS),
+                Token(token) if token >= LISTENERS => self.listeners.mark_ready(token - LISTENERS),
                 Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
             }
         }
@@ -302,26 +302,26 @@ impl Net {
     // ---- connections ----
 
     fn accept(&mut self, now: Time) {
-        let Net { doors, engine, sockets, poll, .. } = self;
-        doors.accept(now, |door, stream, peer| {
+        let Net { listeners, engine, sockets, poll, .. } = self;
+        listeners.accept(now, |listener, stream, peer| {
             if stream.local_addr().is_ok_and(|own| own == peer) {
                 engine.fault(Counter::SelfConnections, peer, now);
                 return;
             }
-            if let Some(id) = engine.accepted(door, peer, now) {
+            if let Some(id) = engine.accepted(listener, peer, now) {
                 if let Err(e) = keep(sockets, poll, id, stream, false) {
                     log::warn!("connection_not_registered peer={peer} error={e}");
                     engine.broken(id, now);
                 }
             }
         });
-        for failed in self.doors.take_failures() {
+        for failed in self.listeners.take_failures() {
             self.engine.fault(Counter::AcceptsFailed, failed, now);
         }
     }
 
     fn dial(&mut self, id: ConnId, from: Option<usize>, to: SocketAddr, now: Time) {
-        let local = from.and_then(|node| self.doors.address_of(node));
+        let local = from.and_then(|node| self.listeners.address_of(node));
         let dialled = socket::dial(local, to).and_then(|stream| keep(&mut self.sockets, &self.poll, id, stream, true));
         if let Err(e) = dialled {
             self.dial_failed(id, &e, now);
@@ -355,7 +355,7 @@ impl Net {
         let why = match error.kind() {
             ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => {
                 // The peer's own connection may be what took it: take that in first.
-                self.doors.mark_all_ready();
+                self.listeners.mark_all_ready();
                 self.accept(now);
                 DialError::AddressTaken
             }
@@ -488,7 +488,7 @@ impl Net {
             Output::Close(id) => self.drop_socket(id),
             Output::Replied(call, reply) => self.replies.push_back((call, reply)),
             #[cfg(feature = "hyperdht")]
-            Output::News(call, news) => self.news.push_back((call, news)),
+            Output::Event(call, event) => self.event.push_back((call, event)),
         }
     }
 }

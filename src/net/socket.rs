@@ -13,7 +13,7 @@ use crate::limits::BACKLOG;
 use crate::limits::DATAGRAM_SOCKET_BYTES;
 
 /// A bound, listening socket.
-pub struct Listener {
+pub struct ListeningSocket {
     /// The socket.
     pub socket: TcpListener,
     /// Where it is bound; the port is never 0.
@@ -22,7 +22,7 @@ pub struct Listener {
 
 /// Listens on `addr`; port 0 lets the kernel choose. A port that others listen on is an error, although dials may share
 /// ours: SO_REUSEPORT is set only after the bind (sealed.md, "Who is who").
-pub fn listen(addr: SocketAddr) -> io::Result<Listener> {
+pub fn listen(addr: SocketAddr) -> io::Result<ListeningSocket> {
     let socket = new_socket(addr, Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
@@ -30,7 +30,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<Listener> {
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into());
     let addr = socket.local_addr()?;
-    Ok(Listener { socket, addr })
+    Ok(ListeningSocket { socket, addr })
 }
 
 /// Begins to connect to `to`, from `from` if given, else from an ephemeral port.

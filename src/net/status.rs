@@ -19,11 +19,11 @@ use crate::time::Time;
 
 /// The status sockets of the process, one per node.
 #[derive(Default)]
-pub(super) struct StatusDoor {
+pub(super) struct StatusListener {
     listeners: Vec<UnixListener>,
 }
 
-impl StatusDoor {
+impl StatusListener {
     pub fn open(&mut self, addr: SocketAddr, registry: &Registry, token: Token) -> io::Result<()> {
         let mut listener = UnixListener::bind_addr(&name_of(addr)?)?;
         registry.register(&mut listener, token, Interest::READABLE)?;
@@ -115,7 +115,7 @@ pub(super) fn report(engine: &Engine, now: Time) -> String {
     lines.join("\n")
 }
 
-/// What the nodes behind datagram doors have; nothing where there are none.
+/// What the nodes behind datagram listeners have; nothing where there are none.
 #[cfg(feature = "hyperdht")]
 fn add_hyperdht(engine: &Engine, lines: &mut Vec<String>) {
     for (number, node) in engine.hyperdht_nodes().enumerate() {

@@ -27,7 +27,7 @@ pub enum Canary {
 
 /// What is known of the copies of a value.
 #[derive(Clone, Debug)]
-struct Held {
+struct StoredCopy {
     value: Vec<u8>,
     /// It was stored by then at the latest.
     by: Time,
@@ -35,7 +35,7 @@ struct Held {
 
 /// What one host's lookups of one target have asked.
 #[derive(Default, Debug)]
-struct Asking {
+struct LookupRequests {
     /// Jobs that were started for it.
     jobs: usize,
     /// Whom.
@@ -45,14 +45,14 @@ struct Asking {
 /// Everything that is remembered to judge by.
 #[derive(Default, Debug)]
 pub struct Checks {
-    copies: BTreeMap<(u32, Id), Vec<Held>>,
-    asking: BTreeMap<(u32, Id), Asking>,
+    copies: BTreeMap<(u32, Id), Vec<StoredCopy>>,
+    asking: BTreeMap<(u32, Id), LookupRequests>,
 }
 
 impl Checks {
     /// `host` holds `value` under `key`, stored by `by` at the latest.
     pub fn stored(&mut self, host: u32, key: Id, value: &[u8], by: Time) {
-        self.copies.entry((host, key)).or_default().push(Held { value: value.into(), by });
+        self.copies.entry((host, key)).or_default().push(StoredCopy { value: value.into(), by });
     }
 
     /// `host` was given a job for `key`: a PUT, which may end in a copy of its own, or a GET.

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::engine::{ConnId, DialError, Door};
+use crate::engine::{ConnId, DialError, Listener};
 use crate::limits::TURN_BYTES;
 use crate::sim::host::{address_of, host_of, number_of};
 use crate::sim::swarm::{Canary, Event, Owner, Swarm, WireId};
@@ -77,7 +77,7 @@ impl Swarm {
         let Some(engine) = &mut self.machines[number].engine else {
             return;
         };
-        match engine.accepted(Door::Sealed(0), from, now) {
+        match engine.accepted(Listener::Sealed(0), from, now) {
             None => self.schedule.add(answers, Event::Refused(id)),
             Some(conn) => {
                 self.attach(id, 1, number, conn);

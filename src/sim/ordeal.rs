@@ -34,7 +34,7 @@ const ANSWER_MS: u64 = 8_000;
 
 /// What was asked on a client's connection.
 #[derive(Clone, Debug)]
-struct Asked {
+struct ClientRequest {
     client: usize,
     key: Id,
     /// What was put; `None` for a GET.
@@ -57,7 +57,7 @@ pub struct Ordeal {
     pub swarm: Swarm,
     /// A fault of the test's own making.
     pub canary: Canary,
-    asked: Vec<Asked>,
+    asked: Vec<ClientRequest>,
     known: BTreeMap<Id, Vec<Known>>,
     /// GETs that found something.
     pub found: usize,
@@ -183,7 +183,7 @@ impl Ordeal {
             None => Message::Get { key },
         };
         self.swarm.say(client, &frame(&message));
-        self.asked.push(Asked { client, key, put, at: self.swarm.now() });
+        self.asked.push(ClientRequest { client, key, put, at: self.swarm.now() });
     }
 
     /// Somebody who does not mean well.
@@ -240,7 +240,7 @@ impl Ordeal {
         self.asked = waiting;
     }
 
-    fn judge(&mut self, asked: &Asked, answer: &Message<'_>) {
+    fn judge(&mut self, asked: &ClientRequest, answer: &Message<'_>) {
         let now = self.swarm.now();
         self.answers += 1;
         match (answer, &asked.put) {
@@ -344,7 +344,7 @@ impl Ordeal {
 
     /// Panics unless everybody who asked was answered.
     fn check_answered(&self) {
-        if let Some(Asked { client, put, at, .. }) = self.asked.first() {
+        if let Some(ClientRequest { client, put, at, .. }) = self.asked.first() {
             let (seen, bytes) = (&self.swarm.clients[*client], put.as_ref().map(Vec::len));
             panic!(
                 "{} never answered, first client {client} at {at:?}, put {bytes:?}, to say {}, {}; {}",

@@ -4,8 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::dialect::hyperdht::codec::Datagram;
-use crate::dialect::hyperdht::errand::{Errand, News, Ticket};
 use crate::dialect::hyperdht::node::{Identity, Node, Output, PARAMETERS};
+use crate::dialect::hyperdht::operation::{Event, Operation, Ticket};
 use crate::id::Id;
 use crate::sim::delay::Delays;
 use crate::sim::host::{address_of, host_of};
@@ -46,13 +46,13 @@ pub struct Host {
 }
 
 #[derive(Debug)]
-enum Event {
+enum Happening {
     Packet { from: SocketAddr, to: SocketAddr, datagram: Box<Datagram> },
     Wake(u32),
 }
 
-/// What came of an errand, on which host, and when.
-pub type Told = (usize, Ticket, News, Time);
+/// What came of an operation, on which host, and when.
+pub type Told = (usize, Ticket, Event, Time);
 
 /// All hosts and all packets under way.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub struct Packets {
     pub random: fastrand::Rng,
     seed: u64,
     now: Time,
-    schedule: Schedule<Event>,
+    schedule: Schedule<Happening>,
     told: Vec<Told>,
     sent: u64,
     trace: Trace,
@@ -132,15 +132,15 @@ impl Packets {
     }
 
     /// Has a host's node do something.
-    pub fn start(&mut self, number: usize, ticket: Ticket, errand: Errand) {
+    pub fn start(&mut self, number: usize, ticket: Ticket, operation: Operation) {
         let now = self.now;
         if let Some(node) = &mut self.hosts[number].node {
-            node.start(ticket, errand, now);
+            node.start(ticket, operation, now);
             self.settle(number);
         }
     }
 
-    /// What errands came to since the last call.
+    /// What operations came to since the last call.
     pub fn take_told(&mut self) -> Vec<Told> {
         std::mem::take(&mut self.told)
     }
@@ -155,8 +155,8 @@ impl Packets {
         while let Some((at, event)) = self.schedule.next(until) {
             self.now = at;
             match event {
-                Event::Packet { from, to, datagram } => self.arrive(from, to, &datagram),
-                Event::Wake(number) => self.wake(number as usize),
+                Happening::Packet { from, to, datagram } => self.arrive(from, to, &datagram),
+                Happening::Wake(number) => self.wake(number as usize),
             }
         }
         self.now = self.now.max(until);
@@ -198,7 +198,7 @@ impl Packets {
             };
             match node.poll_output(now) {
                 Some(Output::Send { to, datagram }) => self.send(number, to, datagram),
-                Some(Output::News { ticket, news }) => self.told.push((number, ticket, news, now)),
+                Some(Output::Event { ticket, event }) => self.told.push((number, ticket, event, now)),
                 None => break,
             }
         }
@@ -206,7 +206,7 @@ impl Packets {
         let due = host.node.as_ref().map(|node| node.next_deadline());
         if let Some(due) = due.filter(|due| host.wake_at.is_none_or(|at| *due < at)) {
             host.wake_at = Some(due);
-            self.schedule.add(due, Event::Wake(number as u32));
+            self.schedule.add(due, Happening::Wake(number as u32));
         }
     }
 
@@ -226,7 +226,7 @@ impl Packets {
             }
             let held_up = self.random.u64(0..=self.air.held_up_ms);
             let delay = self.air.delays.one_way_ms(self.seed, number, target) + held_up;
-            let packet = Event::Packet { from, to, datagram: Box::new(datagram.clone()) };
+            let packet = Happening::Packet { from, to, datagram: Box::new(datagram.clone()) };
             self.schedule.add(self.now.after(delay), packet);
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dialect::hyperdht::errand::{Errand, News, Outcome, Own};
+use crate::dialect::hyperdht::operation::{Advertisement, Event, Operation, Outcome};
 use crate::id::{Id, Metric};
 use crate::limits::{K, LONG_TIMEOUT_MS};
 use crate::sim::nat::Kind;
@@ -17,8 +17,8 @@ const JOIN_MS: u64 = 10;
 const SETTLE_MS: u64 = 60_000;
 /// In which nobody wants anything.
 const IDLE_MS: u64 = 60_000;
-/// For an errand: a lookup over ten hops of the worst kind.
-const ERRAND_MS: u64 = 10 * LONG_TIMEOUT_MS;
+/// For an operation: a lookup over ten hops of the worst kind.
+const OPERATION_MS: u64 = 10 * LONG_TIMEOUT_MS;
 
 /// What is run.
 #[derive(Copy, Clone, PartialEq, Debug)]
@@ -81,11 +81,11 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     let announcers: Vec<usize> = keys.iter().map(&mut pick).collect();
     let seekers: Vec<usize> = keys.iter().map(&mut pick).collect();
 
-    let own = |n: usize| Own { port: 1_024 + n as u16 % 60_000, local: None };
+    let own = |n: usize| Advertisement { port: 1_024 + n as u16 % 60_000, local: None };
     let before = world.sent();
     world.run_until(world.now().after(IDLE_MS));
     report.idle_packets_per_s = (world.sent() - before) as f64 / living.len() as f64 / (IDLE_MS as f64 / 1_000.0);
-    let outcomes = errands(&mut world, &announcers, |n| Errand::Announce(keys[n], own(n)));
+    let outcomes = operations(&mut world, &announcers, |n| Operation::Announce(keys[n], own(n)));
     progress(Stage::Living(options.lookups, all));
     for outcome in outcomes.values() {
         if let Some((Outcome::Done { commits, .. }, _)) = outcome.end {
@@ -95,7 +95,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     }
     let taken: usize = keys.iter().map(|key| holders(&mut world, &living, key)).sum();
     report.placed = taken as f64 / keys.len().max(1) as f64;
-    let outcomes = errands(&mut world, &seekers, |n| Errand::Lookup(keys[n], Own::default()));
+    let outcomes = operations(&mut world, &seekers, |n| Operation::Lookup(keys[n], Advertisement::default()));
     progress(Stage::Living(2 * options.lookups, all));
     report.lookups = keys.len();
     for (n, outcome) in &outcomes {
@@ -104,15 +104,15 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
         first.into_iter().for_each(|ms| report.first_ms.add(ms));
         outcome.end.into_iter().for_each(|(_, ms)| report.done_ms.add(ms));
     }
-    errands(&mut world, &announcers, |n| Errand::Unannounce(keys[n], own(n)));
+    operations(&mut world, &announcers, |n| Operation::Unannounce(keys[n], own(n)));
     progress(Stage::Living(3 * options.lookups, all));
-    let outcomes = errands(&mut world, &seekers, |n| Errand::Lookup(keys[n], Own::default()));
+    let outcomes = operations(&mut world, &seekers, |n| Operation::Lookup(keys[n], Advertisement::default()));
     report.left_over = outcomes.iter().filter(|(n, outcome)| outcome.first_found(own(**n).port).is_some()).count();
     report.trace = world.trace();
     report
 }
 
-/// What an errand came to: who was seen when, and its end; milliseconds from its start.
+/// What an operation came to: who was seen when, and its end; milliseconds from its start.
 #[derive(Clone, Debug, Default)]
 struct Course {
     peers: Vec<(u16, u64)>,
@@ -125,24 +125,24 @@ impl Course {
     }
 }
 
-/// Starts one errand per host, a few each millisecond, and lets all come to an end.
-fn errands(world: &mut Packets, hosts: &[usize], errand: impl Fn(usize) -> Errand) -> BTreeMap<usize, Course> {
+/// Starts one operation per host, a few each millisecond, and lets all come to an end.
+fn operations(world: &mut Packets, hosts: &[usize], operation: impl Fn(usize) -> Operation) -> BTreeMap<usize, Course> {
     let begin = world.now();
     let mut courses: BTreeMap<usize, Course> = (0..hosts.len()).map(|n| (n, Course::default())).collect();
     let started = |n: usize| begin.after(n as u64 / 4);
     for (n, host) in hosts.iter().enumerate() {
         world.run_until(started(n));
-        world.start(*host, n as u64, errand(n));
+        world.start(*host, n as u64, operation(n));
     }
-    world.run_until(world.now().after(ERRAND_MS));
-    for (_, ticket, news, at) in world.take_told() {
+    world.run_until(world.now().after(OPERATION_MS));
+    for (_, ticket, event, at) in world.take_told() {
         let (n, ms) = (ticket as usize, at.since(started(ticket as usize)));
         let Some(course) = courses.get_mut(&n) else {
             continue;
         };
-        match news {
-            News::Answer(answer) => course.peers.extend(answer.peers.iter().map(|peer| (peer.port(), ms))),
-            News::Done(outcome) => course.end = Some((outcome, ms)),
+        match event {
+            Event::Answer(answer) => course.peers.extend(answer.peers.iter().map(|peer| (peer.port(), ms))),
+            Event::Done(outcome) => course.end = Some((outcome, ms)),
         }
     }
     courses

@@ -486,7 +486,7 @@ fn reply_of(answer: &Message<'_>, mut list: Vec<Contact>) -> Option<Reply> {
             list.extend(nodes.iter());
             Some(Reply::Nodes(list))
         }
-        Message::Value { value } | Message::Held { value, .. } => Some(Reply::Value((*value).into())),
+        Message::Value { value } | Message::ValueWithChecksum { value, .. } => Some(Reply::Value((*value).into())),
         Message::Success { key, .. } => Some(Reply::Success(*key)),
         Message::Error { code, .. } => Some(Reply::Error(*code)),
         _ => None,

@@ -45,9 +45,9 @@ pub fn dayfly_with_stdin(args: &[&str], stdin: &[u8]) -> Output {
 /// A node process; killed when dropped.
 pub struct Node {
     child: Child,
-    /// The first sealed door.
+    /// The first sealed listener.
     pub addr: SocketAddr,
-    /// The first API door, if any.
+    /// The first API listener, if any.
     pub api: Option<SocketAddr>,
     /// From starting the process to its last ready line.
     pub started_in: Duration,
@@ -61,7 +61,7 @@ impl Node {
         Node::start_with(Command::new(env!("CARGO_BIN_EXE_dayfly")).args(all))
     }
 
-    /// Starts a node that has an API door too.
+    /// Starts a node that has an API listener too.
     pub fn start_with_api(args: &[&str]) -> Node {
         let mut all = vec!["--api", "127.0.0.1:0"];
         all.extend(args);
@@ -79,14 +79,14 @@ impl Node {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut door = |dialect: &str| -> SocketAddr {
+        let mut listener = |dialect: &str| -> SocketAddr {
             let line = lines.next().expect("a node says where it listens").unwrap();
             let words: Vec<&str> = line.split(' ').collect();
             assert_eq!(words[..3], ["listening", dialect, "tcp"], "{line}");
             words[3].parse().unwrap()
         };
-        let addr = door("sealed");
-        let api = wants_api.then(|| door("api"));
+        let addr = listener("sealed");
+        let api = wants_api.then(|| listener("api"));
         Node { child, addr, api, started_in: begin.elapsed() }
     }
 

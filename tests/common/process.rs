@@ -44,8 +44,8 @@ impl Process {
         self.lines.iter().collect()
     }
 
-    /// The address and id that its next line tells of a hyperdht door.
-    pub fn door(&self) -> (SocketAddr, String) {
+    /// The address and id that its next line tells of a hyperdht listener.
+    pub fn listener(&self) -> (SocketAddr, String) {
         let line = self.line();
         let words: Vec<&str> = line.split(' ').collect();
         assert!(words.len() == 5 && words[..3] == ["listening", "hyperdht", "udp"], "{line}");

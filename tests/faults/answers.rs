@@ -21,14 +21,14 @@ use crate::slow::slow;
 
 #[test]
 fn row_09_only_twenty_of_a_list_are_looked_at() {
-    let (mut fakes, addrs) = doors(21);
+    let (mut fakes, addrs) = listeners(21);
     // The traps are true entries, so that only their place in the list keeps them from being dialled.
-    let (traps, trap_addrs) = doors(108);
+    let (traps, trap_addrs) = listeners(108);
     let named: Vec<Vec<u8>> = addrs[1..].iter().chain(&trap_addrs).map(|addr| true_entry(*addr)).collect();
     assert_eq!(named.len(), 128);
     let bootstrap = addrs[0];
     let fakes = Fake::serve(std::mem::take(&mut fakes), move |question| match question.message {
-        Message::FindNode { .. } if question.door == 0 => node_frame(&named),
+        Message::FindNode { .. } if question.listener == 0 => node_frame(&named),
         message => polite(&message, &[]),
     });
     let row = Row::joining(bootstrap);
@@ -48,8 +48,8 @@ fn row_09_only_twenty_of_a_list_are_looked_at() {
 fn row_09_a_list_above_128_is_a_strike() {
     // 129, and as many as a frame holds.
     for n in [129, 1679] {
-        let (fakes, addrs) = doors(1);
-        let (traps, trap_addrs) = doors(10);
+        let (fakes, addrs) = listeners(1);
+        let (traps, trap_addrs) = listeners(10);
         // Whether the first twenty of a violation are still looked at is not said; those after them never are.
         let mut named = vec![true_entry(addrs[0]); 20];
         named.extend((20..n).map(|i| true_entry(trap_addrs[i % 10])));
@@ -84,8 +84,8 @@ fn row_09_a_list_above_128_is_a_strike() {
 
 #[test]
 fn row_10_martians_are_never_dialled() {
-    let (fakes, addrs) = doors(2);
-    let (traps, trap_addrs) = doors(4);
+    let (fakes, addrs) = listeners(2);
+    let (traps, trap_addrs) = listeners(4);
     let good = addrs[1];
     let ports: Vec<u16> = trap_addrs.iter().map(SocketAddr::port).collect();
     let mapped = |port| (IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped()), port);
@@ -102,10 +102,10 @@ fn row_10_martians_are_never_dialled() {
     martians.push(matching_entry([127, 0, 0, 1].into(), 0));
     martians.push(matching_entry("::".parse().unwrap(), ports[3]));
     martians.push(matching_entry("ff02::1".parse().unwrap(), ports[3]));
-    // No door speaks its family.
+    // No listener speaks its family.
     martians.push(matching_entry("::1".parse().unwrap(), ports[3]));
     let _fake = Fake::serve(fakes, move |question| match question.message {
-        Message::FindNode { .. } if question.door == 0 => {
+        Message::FindNode { .. } if question.listener == 0 => {
             // The node dials from its own address. The good one comes last and proves that the list was read.
             let own = true_entry(question.from);
             node_frame(&[&martians[..], &[own, true_entry(good)]].concat())
@@ -132,7 +132,7 @@ fn row_10_martians_are_never_dialled() {
 #[test]
 fn row_11_an_answer_to_nothing_is_a_strike() {
     let row = Row::start(&[]);
-    let (traps, trap_addrs) = doors(1);
+    let (traps, trap_addrs) = listeners(1);
     let mut peer = Peer::connect(row.node.addr);
     // ERROR is never answered, nor a strike.
     for _ in 0..5 {
@@ -161,7 +161,7 @@ fn row_11_an_answer_to_nothing_is_a_strike() {
 
 #[test]
 fn row_11_a_wrong_answer_closes_the_connection() {
-    let (traps, trap_addrs) = doors(1);
+    let (traps, trap_addrs) = listeners(1);
     let trap = true_entry(trap_addrs[0]);
     let unknown_ip_type = [&[5][..], &trap[1..]].concat();
     let mut bad_sum = node_frame(std::slice::from_ref(&trap));
@@ -184,7 +184,7 @@ fn row_11_a_wrong_answer_closes_the_connection() {
 }
 
 fn assert_closes(what: &str, answer: Vec<u8>) {
-    let (fakes, addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
     let fake = Fake::serve(fakes, move |question| match question.message {
         Message::FindNode { .. } => answer.clone(),
         message => polite(&message, &[]),
@@ -205,8 +205,8 @@ fn assert_closes(what: &str, answer: Vec<u8>) {
 
 #[test]
 fn row_11_a_late_answer_is_swallowed_in_its_place() {
-    let (fakes, addrs) = doors(1);
-    let (traps, trap_addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
+    let (traps, trap_addrs) = listeners(1);
     let late = node_frame(&[true_entry(trap_addrs[0])]);
     let asked = AtomicU32::new(0);
     let fake = Fake::serve(fakes, move |question| match question.message {
@@ -228,8 +228,8 @@ fn row_11_a_late_answer_is_swallowed_in_its_place() {
 
 #[test]
 fn row_11_a_second_answer_is_unasked() {
-    let (fakes, addrs) = doors(1);
-    let (traps, trap_addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
+    let (traps, trap_addrs) = listeners(1);
     let extra = node_frame(&[true_entry(trap_addrs[0])]);
     let found = b"a value that certifies itself";
     let wanted = Id::hash_of(&[found]);
@@ -254,7 +254,7 @@ fn row_11_a_second_answer_is_unasked() {
 
 #[test]
 fn row_11_success_of_another_key_stores_nothing() {
-    let (fakes, addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
     let fake = Fake::serve(fakes, move |question| match question.message {
         Message::Put { .. } => frame(&Message::Success { key: key(99), value: b"" }),
         message => polite(&message, &[]),
@@ -273,7 +273,7 @@ fn row_11_success_of_another_key_stores_nothing() {
 
 #[test]
 fn row_11_a_candidate_with_the_wrong_nonce_is_not_learnt() {
-    let (fakes, addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
     let fake = Fake::serve(fakes, |question| match question.message {
         Message::Ping { nonce } => frame(&Message::Pong { nonce: !nonce }),
         message => polite(&message, &[]),
@@ -295,8 +295,8 @@ fn row_11_a_candidate_with_the_wrong_nonce_is_not_learnt() {
 
 #[test]
 fn row_12_the_confirmed_entry_stays() {
-    let (fakes, addrs) = doors(2);
-    let (traps, trap_addrs) = doors(3);
+    let (fakes, addrs) = listeners(2);
+    let (traps, trap_addrs) = listeners(3);
     let ids: Vec<Id> = addrs.iter().map(|addr| contact_at(*addr).id).collect();
     let (own_addrs, fake_addrs) = (trap_addrs.clone(), addrs.clone());
     let fake = Fake::serve(fakes, move |question| match question.message {
@@ -342,7 +342,7 @@ fn row_15_a_node_alone_backs_off() {
 
 pub fn lonely_node_backs_off() {
     // Accepts and closes at once: the network is there, nobody is in.
-    let closing = door();
+    let closing = listener();
     let addr = closing.local_addr().unwrap();
     let mut row = Row::on(Node::start(&["--bootstrap", &addr.to_string()]), true);
     let others: Vec<Node> = (0..5).map(|_| Node::start(&["--bootstrap", &addr.to_string()])).collect();

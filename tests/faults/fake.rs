@@ -41,9 +41,9 @@ impl Heard {
     }
 }
 
-/// What a fake node has to go on: which of its doors was asked, by whom, and what.
+/// What a fake node has to go on: which of its listeners was asked, by whom, and what.
 pub struct Question<'a> {
-    pub door: usize,
+    pub listener: usize,
     pub from: SocketAddr,
     pub message: Message<'a>,
 }
@@ -58,7 +58,10 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn serve(doors: Vec<TcpListener>, answer: impl Fn(&Question<'_>) -> Vec<u8> + Send + Sync + 'static) -> Fake {
+    pub fn serve(
+        listeners: Vec<TcpListener>,
+        answer: impl Fn(&Question<'_>) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Fake {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (log, stopped) = (heard.clone(), stop.clone());
@@ -66,11 +69,11 @@ impl Fake {
         let accepting = thread::spawn(move || {
             let mut connections = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                for (door, listener) in doors.iter().enumerate() {
+                for (at, listener) in listeners.iter().enumerate() {
                     let Ok((stream, from)) = listener.accept() else { continue };
                     let number = connections.len() as u32;
                     let (log, stopped, answer) = (log.clone(), stopped.clone(), answer.clone());
-                    let serve = move || serve_connection(stream, door, number, from, &log, &stopped, &*answer);
+                    let serve = move || serve_connection(stream, at, number, from, &log, &stopped, &*answer);
                     connections.push(thread::spawn(serve));
                 }
                 sleep(ms(2));
@@ -100,7 +103,7 @@ impl Drop for Fake {
 
 pub fn serve_connection(
     mut stream: TcpStream,
-    door: usize,
+    listener: usize,
     connection: u32,
     from: SocketAddr,
     log: &Mutex<Vec<Heard>>,
@@ -122,7 +125,7 @@ pub fn serve_connection(
             let frame: Vec<u8> = inbox.drain(..size).collect();
             hear(Some(frame.clone()));
             let Ok(message) = Sealed::decode(&frame) else { continue };
-            let bytes = answer(&Question { door, from, message });
+            let bytes = answer(&Question { listener, from, message });
             if stream.write_all(&bytes).is_err() {
                 return hear(None);
             }
@@ -131,7 +134,7 @@ pub fn serve_connection(
 }
 
 /// A listener whose address a dialling socket can share, as a node's is.
-pub fn door() -> TcpListener {
+pub fn listener() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -141,10 +144,10 @@ pub fn door() -> TcpListener {
     socket.into()
 }
 
-pub fn doors(n: usize) -> (Vec<TcpListener>, Vec<SocketAddr>) {
-    let doors: Vec<TcpListener> = (0..n).map(|_| door()).collect();
-    let addrs = doors.iter().map(|door| door.local_addr().unwrap()).collect();
-    (doors, addrs)
+pub fn listeners(n: usize) -> (Vec<TcpListener>, Vec<SocketAddr>) {
+    let listeners: Vec<TcpListener> = (0..n).map(|_| listener()).collect();
+    let addrs = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    (listeners, addrs)
 }
 
 /// Connects from this address, as a node does from its listening one.

@@ -95,13 +95,13 @@ pub fn silence_is_cut_off() {
     });
     assert_eq!(row.node.counter("silent_connections"), 3);
     sleep(ms(2000));
-    // No deadline after the first frame, and none on the API door.
+    // No deadline after the first frame, and none on the API listener.
     talker.ping(2);
     assert_voidphone_get(&mut module, key(2));
     row.end(&["silent_connections"]);
 }
 
-/// GET on the API door of a key that nobody holds.
+/// GET on the API listener of a key that nobody holds.
 fn assert_voidphone_get(module: &mut TcpStream, key: Id) {
     let key = from_hex(&key.to_string()).unwrap();
     module.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -246,7 +246,7 @@ fn row_19_a_hundred_thousand_requests_at_once() {
 #[test]
 fn row_19_work_whose_sender_left_still_counts() {
     let _alone = crate::common::alone();
-    let (fakes, addrs) = doors(10);
+    let (fakes, addrs) = listeners(10);
     let contacts: Vec<Contact> = addrs.iter().map(|addr| contact_at(*addr)).collect();
     // They know everything about nodes and never say a word about values, so that every GET takes its time.
     let _fakes = Fake::serve(fakes, move |question| match question.message {

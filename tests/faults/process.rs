@@ -132,7 +132,7 @@ fn row_22_a_half_closed_connection_gets_its_answers() {
 
 #[test]
 fn row_22_two_connections_of_one_peer() {
-    let (fakes, addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
     let fake = Fake::serve(fakes, |question| polite(&question.message, &[]));
     // One that the node dialled, from its listening port, and two that the peer did.
     let row = Row::joining(addrs[0]);
@@ -157,7 +157,7 @@ fn row_22_two_connections_of_one_peer() {
 
 #[test]
 fn row_22_a_node_that_meets_itself_hangs_up() {
-    let candidate = door();
+    let candidate = listener();
     let row = Row::start(&[]);
     let mut asking = dial_from(candidate.local_addr().unwrap(), row.node.addr);
     asking.send(&Message::FindNode { key: key(1) });
@@ -313,7 +313,7 @@ fn row_25_an_unknown_flag() {
 
 #[test]
 fn row_25_a_bootstrap_name_that_does_not_resolve() {
-    let (fakes, addrs) = doors(1);
+    let (fakes, addrs) = listeners(1);
     let _fake = Fake::serve(fakes, |question| polite(&question.message, &[]));
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("row_25_{}.log", std::process::id()));
     // Logging as it is by default, which the shared helper turns off.

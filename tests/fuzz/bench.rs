@@ -10,7 +10,7 @@ use dayfly::dialect::sealed::is_genuine;
 use dayfly::dialect::sealed::request::Request;
 use dayfly::dialect::sealed::session::Wire;
 use dayfly::engine::guard::Counter;
-use dayfly::engine::{CallId, ConnId, DialError, Door, Engine, EngineSettings, Output, Reply};
+use dayfly::engine::{CallId, ConnId, DialError, Engine, EngineSettings, Listener, Output, Reply};
 use dayfly::limits::{
     BUFFER_LARGE, BUFFER_SMALL, BUFFERED_BYTES, CONNECTIONS_PER_ADDRESS, JOB_MS, JOBS, LINGER_MS, NODE_CONNECTIONS,
     OUTBOX_HARD_BYTES,
@@ -136,7 +136,7 @@ impl Bench {
             effort: 0,
             has_closed: false,
         };
-        bench.honest = bench.engine.accepted(Door::Sealed(0), honest(own[0].ip()), bench.now);
+        bench.honest = bench.engine.accepted(Listener::Sealed(0), honest(own[0].ip()), bench.now);
         bench.settle();
         bench.check();
         bench
@@ -155,9 +155,9 @@ impl Bench {
     // ---- what happens ----
 
     /// Somebody connects.
-    pub fn accept(&mut self, door: Door, addr: SocketAddr) -> Option<ConnId> {
+    pub fn accept(&mut self, listener: Listener, addr: SocketAddr) -> Option<ConnId> {
         let refused = self.engine.guard().get(Counter::TooManyFromAddress);
-        let id = self.engine.accepted(door, addr, self.now);
+        let id = self.engine.accepted(listener, addr, self.now);
         let is_of_source = |peer: &&Peer| peer.is_accepted && source(peer.addr.ip()) == source(addr.ip());
         let of_source = self.peers.iter().filter(is_of_source).count();
         let has_its_share = source(addr.ip()).is_some() && of_source >= CONNECTIONS_PER_ADDRESS;
@@ -165,9 +165,9 @@ impl Bench {
         assert!(has_its_share || !is_refused, "refused at {of_source} connections");
         assert!(!has_its_share || id.is_none(), "accepted at {of_source} connections");
         if let Some(id) = id {
-            let (node, wire) = match door {
-                Door::Sealed(node) => (node, Wire::Sealed),
-                Door::Api(node) => (node, Wire::Api),
+            let (node, wire) = match listener {
+                Listener::Sealed(node) => (node, Wire::Sealed),
+                Listener::Api(node) => (node, Wire::Api),
             };
             self.add_peer(id, addr, Stage::Connected, wire, Some(node));
         }
@@ -402,7 +402,7 @@ impl Bench {
         self.has_closed |= matches!(output, Output::Close(_));
         match output {
             #[cfg(feature = "hyperdht")]
-            Output::News(..) => unreachable!("there are no errands"),
+            Output::Event(..) => unreachable!("there are no operations"),
             Output::Dial { conn, from, to } => self.start_dial(conn, from, to),
             Output::Resume(id) => self.resumed.push(id),
             Output::ShutdownWrite(id) => {

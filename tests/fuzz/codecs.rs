@@ -144,7 +144,7 @@ fn judge(wire: Wire, frame: &[u8]) -> Result<(), FrameError> {
     if is_possible(kind, body) && !is_empty_put { Ok(()) } else { Err(FrameError::Malformed(kind)) }
 }
 
-/// Cuts `bytes` into frames as they come and checks each; then the whole as a frame, whatever its size field says.
+/// Parses `bytes` into frames as they come and checks each; then the whole as a frame, whatever its size field says.
 fn check_stream(wire: Wire, bytes: &[u8]) {
     check_frame(wire, bytes);
     let mut rest = bytes;

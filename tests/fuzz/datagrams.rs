@@ -1,11 +1,11 @@
-//! Datagrams to a whole engine with a hyperdht door, among errands and timeouts: what it sends can be read, and it comes to
+//! Datagrams to a whole engine with a hyperdht listener, among operations and timeouts: what it sends can be read, and it comes to
 //! rest.
 
 use std::net::SocketAddr;
 
 use dayfly::dialect::hyperdht::codec::Datagram;
-use dayfly::dialect::hyperdht::errand::{Errand, Own};
 use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::limits::DATAGRAM_BYTES;
@@ -18,7 +18,7 @@ const SENT_PER_STEP: usize = 2_000;
 
 struct World {
     engine: Engine,
-    door: usize,
+    listener: usize,
     now: Time,
     /// Requests that it sent last: whom to, and their headers.
     asked: Vec<(SocketAddr, [u8; 2])>,
@@ -39,8 +39,8 @@ impl World {
         let now = Time::from_ms(1);
         let mut engine = Engine::new(EngineSettings::default(), 1);
         let identity = Identity { id: Id([0x55; 32]), addr: ([9, 1, 1, 1], 7).into(), is_ephemeral: false };
-        let door = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
-        World { engine, door, now, asked: Vec::new() }
+        let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
+        World { engine, listener, now, asked: Vec::new() }
     }
 
     fn step(&mut self, cursor: &mut Cursor<'_>) {
@@ -48,17 +48,17 @@ impl World {
             0 => self.now = self.now.after(u64::from(cursor.word())),
             1 => {
                 let key = Id([cursor.byte(); 32]);
-                let errand = match cursor.below(6) {
-                    0 => Errand::Lookup(key, Own::default()),
-                    1 => Errand::Announce(key, Own { port: 5, local: None }),
-                    2 => Errand::HolePunch { peer: source(cursor), referrer: source(cursor) },
-                    3 => Errand::FindNode(source(cursor), key),
-                    4 => Errand::Query { command: "x".into(), target: key, value: None, is_update: true },
-                    _ => Errand::Ping(source(cursor)),
+                let operation = match cursor.below(6) {
+                    0 => Operation::Lookup(key, Advertisement::default()),
+                    1 => Operation::Announce(key, Advertisement { port: 5, local: None }),
+                    2 => Operation::HolePunch { peer: source(cursor), referrer: source(cursor) },
+                    3 => Operation::FindNode(source(cursor), key),
+                    4 => Operation::Query { command: "x".into(), target: key, value: None, is_update: true },
+                    _ => Operation::Ping(source(cursor)),
                 };
-                let call = self.engine.start(self.door, errand, self.now);
+                let call = self.engine.start(self.listener, operation, self.now);
                 if let Some(call) = call.filter(|_| cursor.below(4) == 0) {
-                    self.engine.cancel(self.door, call, self.now);
+                    self.engine.cancel(self.listener, call, self.now);
                 }
             }
             2 => self.engine.add_hyperdht_bootstrap(source(cursor), self.now),
@@ -70,7 +70,7 @@ impl World {
                     from = to;
                     bytes[..2].copy_from_slice(&[header[0] & 0x7f, header[1]]);
                 }
-                self.engine.datagram(self.door, from, &bytes, self.now);
+                self.engine.datagram(self.listener, from, &bytes, self.now);
             }
         }
         self.settle();
@@ -83,12 +83,12 @@ impl World {
         }
         while self.engine.poll_output(self.now).is_some() {}
         let mut sent = 0;
-        while let Some((to, bytes)) = self.engine.next_datagram(self.door) {
+        while let Some((to, bytes)) = self.engine.next_datagram(self.listener) {
             assert!(bytes.len() <= DATAGRAM_BYTES && Datagram::decode(bytes).is_ok(), "{bytes:?}");
             if bytes[0] & 0x80 != 0 {
                 self.asked.push((to, [bytes[0], bytes[1]]));
             }
-            self.engine.datagram_sent(self.door, false);
+            self.engine.datagram_sent(self.listener, false);
             sent += 1;
         }
         assert!(sent < SENT_PER_STEP, "{sent} datagrams in one step");

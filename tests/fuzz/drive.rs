@@ -38,7 +38,7 @@ pub fn engine(data: &[u8]) {
     engine::run(data);
 }
 
-/// Datagrams, errands and timeouts in any order to an engine with a hyperdht door.
+/// Datagrams, operations and timeouts in any order to an engine with a hyperdht listener.
 #[cfg(feature = "hyperdht")]
 pub fn datagrams(data: &[u8]) {
     datagrams::run(data);

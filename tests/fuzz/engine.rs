@@ -8,7 +8,7 @@ use dayfly::dialect::sealed::request::Request;
 use dayfly::dialect::sealed::session::Wire;
 use dayfly::dialect::sealed::settings::Settings;
 use dayfly::dialect::sealed::store::StoreLimits;
-use dayfly::engine::{ConnId, DialError, Door, EngineSettings};
+use dayfly::engine::{ConnId, DialError, EngineSettings, Listener};
 use dayfly::kad::Parameters;
 
 use super::bench::{Bench, Stage};
@@ -91,11 +91,11 @@ impl World {
     fn open(&mut self, is_api: bool, cursor: &mut Cursor<'_>) {
         let n = cursor.byte();
         let node = usize::from(n / 2) % self.bench.nodes();
-        let door = if is_api { Door::Api(node) } else { Door::Sealed(node) };
+        let listener = if is_api { Listener::Api(node) } else { Listener::Sealed(node) };
         let addr = client(self.bench.own(node).ip(), n);
         // A whole host full of them, once in a while.
         for more in 0..if n == u8::MAX { FLOOD } else { 1 } {
-            self.bench.accept(door, (addr.ip(), addr.port() + more).into());
+            self.bench.accept(listener, (addr.ip(), addr.port() + more).into());
         }
     }
 
@@ -179,7 +179,7 @@ impl World {
             3 => self.bench.dial_failed(id, DialError::AddressTaken),
             4 => {
                 // The peer's own connection is what took it.
-                self.bench.accept(Door::Sealed(usize::from(result / 8) % self.bench.nodes()), addr);
+                self.bench.accept(Listener::Sealed(usize::from(result / 8) % self.bench.nodes()), addr);
                 self.bench.dial_failed(id, DialError::AddressTaken);
             }
             5 => self.bench.dial_failed(id, DialError::Shortage),

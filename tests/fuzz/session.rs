@@ -3,7 +3,7 @@
 
 use dayfly::dialect::sealed::codec::{ErrorCode, FrameError, Message, is_answer, kind, kind_of};
 use dayfly::dialect::sealed::request::Request;
-use dayfly::dialect::sealed::session::{Asked, Breach, Cut, Session, Wire};
+use dayfly::dialect::sealed::session::{Breach, Parsed, PendingRequest, Session, Wire};
 use dayfly::id::Id;
 use dayfly::limits::{OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
 use dayfly::time::Time;
@@ -110,7 +110,7 @@ impl Model {
             return;
         }
         let frame = encode(self.wire, &message);
-        let Cut::Request { len, message } = self.session.read(&frame) else {
+        let Parsed::Request { len, message } = self.session.read(&frame) else {
             return assert!(self.wire == Wire::Api, "a good request is one");
         };
         self.saw_frame = true;
@@ -205,7 +205,8 @@ impl Model {
             }
             self.asks += 1;
             let mut outbox = Vec::new();
-            let asked = Asked { asker: self.asks, request: request.clone(), at: self.now, on_reused: false };
+            let asked =
+                PendingRequest { requester: self.asks, request: request.clone(), at: self.now, on_reused: false };
             self.session.ask(asked, &mut outbox);
             assert!(outbox == encode(self.wire, &request.message()), "a request leaves at once");
             self.asked.push((self.asks, request.clone()));
@@ -256,18 +257,18 @@ impl Model {
         let want = self.judge(bytes);
         let cut = self.session.read(bytes);
         let got = match &cut {
-            Cut::Incomplete => Verdict::Incomplete,
-            Cut::Request { .. } => Verdict::Request,
-            Cut::Answer { asked, .. } => Verdict::Answer(asked.asker),
-            Cut::Dropped { breach, .. } => Verdict::Dropped(*breach),
-            Cut::Violation { breach, code, .. } => Verdict::Violation(*breach, *code),
-            Cut::Fatal { breach, code } => Verdict::Fatal(*breach, *code),
+            Parsed::Incomplete => Verdict::Incomplete,
+            Parsed::Request { .. } => Verdict::Request,
+            Parsed::Answer { asked, .. } => Verdict::Answer(asked.requester),
+            Parsed::Dropped { breach, .. } => Verdict::Dropped(*breach),
+            Parsed::Violation { breach, code, .. } => Verdict::Violation(*breach, *code),
+            Parsed::Fatal { breach, code } => Verdict::Fatal(*breach, *code),
         };
         assert_eq!(got, want, "{bytes:02x?}");
-        let (Cut::Request { len, .. }
-        | Cut::Answer { len, .. }
-        | Cut::Dropped { len, .. }
-        | Cut::Violation { len, .. }) = cut
+        let (Parsed::Request { len, .. }
+        | Parsed::Answer { len, .. }
+        | Parsed::Dropped { len, .. }
+        | Parsed::Violation { len, .. }) = cut
         else {
             return;
         };
@@ -302,7 +303,7 @@ impl Model {
             answer if is_answer(kind) => match (self.asked.first(), answer) {
                 (None, _) if kind == kind::ERROR => Verdict::Dropped(Breach::UnaskedError),
                 (None, _) => Verdict::Violation(Breach::UnaskedAnswer, ErrorCode::UnknownType),
-                (Some((asker, request)), Ok(answer)) if fits(request, &answer) => Verdict::Answer(*asker),
+                (Some((requester, request)), Ok(answer)) if fits(request, &answer) => Verdict::Answer(*requester),
                 (Some(_), _) => Verdict::Fatal(Breach::WrongAnswer, None),
             },
             Err(FrameError::UnknownType(_)) => Verdict::Violation(Breach::UnknownType, ErrorCode::UnknownType),
@@ -329,8 +330,9 @@ impl Model {
                 }
             }
             1 => {
-                let taken: Vec<u32> = self.session.take_asked().into_iter().map(|asked| asked.asker).collect();
-                let asked: Vec<u32> = std::mem::take(&mut self.asked).into_iter().map(|(asker, _)| asker).collect();
+                let taken: Vec<u32> = self.session.take_pending().into_iter().map(|asked| asked.requester).collect();
+                let asked: Vec<u32> =
+                    std::mem::take(&mut self.asked).into_iter().map(|(requester, _)| requester).collect();
                 assert_eq!(taken, asked);
             }
             _ => {}
@@ -410,7 +412,7 @@ impl Model {
     }
 }
 
-/// A [`Cut`] without what it borrows.
+/// A [`Parsed`] without what it borrows.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Incomplete,

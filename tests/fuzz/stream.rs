@@ -2,7 +2,7 @@
 //! hold must not grow with what a stranger merely claims.
 
 use dayfly::dialect::sealed::session::Wire;
-use dayfly::engine::{ConnId, Door, EngineSettings};
+use dayfly::engine::{ConnId, EngineSettings, Listener};
 use dayfly::limits::BUFFER_SMALL;
 
 use super::bench::Bench;
@@ -50,16 +50,16 @@ fn compose(wire: Wire, cursor: &mut Cursor<'_>) -> Vec<u8> {
     bytes
 }
 
-struct Heard {
+struct Listed {
     is_open: bool,
     heard: Vec<u8>,
 }
 
-fn listen(wire: Wire, bytes: &[u8], piece: usize) -> Heard {
+fn listen(wire: Wire, bytes: &[u8], piece: usize) -> Listed {
     let own = ([127, 0, 0, 1], 6_500).into();
     let mut bench = Bench::new(&[own], EngineSettings::default());
-    let door = if wire == Wire::Sealed { Door::Sealed(0) } else { Door::Api(0) };
-    let id = bench.accept(door, ([127, 0, 0, 1], 1).into()).expect("there is room for one");
+    let listener = if wire == Wire::Sealed { Listener::Sealed(0) } else { Listener::Api(0) };
+    let id = bench.accept(listener, ([127, 0, 0, 1], 1).into()).expect("there is room for one");
     let mut heard = Vec::new();
     let before = bench.engine.buffered_bytes();
     bench.feed(id, bytes, piece);
@@ -77,7 +77,7 @@ fn listen(wire: Wire, bytes: &[u8], piece: usize) -> Heard {
     bench.check();
     let is_open = bench.peer(id).is_some_and(|peer| !peer.talk.is_lost && !peer.is_over());
     bench.finish();
-    Heard { is_open, heard }
+    Listed { is_open, heard }
 }
 
 fn read(bench: &mut Bench, id: ConnId, heard: &mut Vec<u8>) {

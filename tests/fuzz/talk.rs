@@ -224,7 +224,9 @@ fn question(message: &Message<'_>) -> Question {
         | Message::Success { key, .. }
         | Message::Failure { key } => (*key, 0),
         Message::Ping { nonce } | Message::Pong { nonce } => (Id::default(), *nonce),
-        Message::Error { .. } | Message::Node(_) | Message::Value { .. } | Message::Held { .. } => (Id::default(), 0),
+        Message::Error { .. } | Message::Node(_) | Message::Value { .. } | Message::ValueWithChecksum { .. } => {
+            (Id::default(), 0)
+        }
     };
     Question { kind: message.kind(), key, nonce }
 }

@@ -4,9 +4,9 @@
 
 pub mod address;
 pub mod codec;
-pub mod errand;
 pub mod forwards;
 pub mod node;
+pub mod operation;
 pub mod records;
 pub mod serve;
 pub mod session;

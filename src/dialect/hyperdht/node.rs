@@ -1,5 +1,5 @@
 //! One node of the hyperdht dialect: what it asks and what becomes of it. Works on datagrams that were decoded. In:
-//! datagrams, errands, the time. Out: [`Output`]s, drained until there are none. Never sees a socket, bytes or a clock.
+//! datagrams, operations, the time. Out: [`Output`]s, drained until there are none. Never sees a socket, bytes or a clock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use crate::arena::Arena;
 use crate::contact::Contact;
 use crate::dialect::hyperdht::address::Family;
 use crate::dialect::hyperdht::codec::{Body, Datagram, Request, Response, Tid};
-use crate::dialect::hyperdht::errand::{Job, JobId, News, Ticket};
 use crate::dialect::hyperdht::forwards::Forwards;
+use crate::dialect::hyperdht::operation::{Event, Job, JobId, Ticket};
 use crate::dialect::hyperdht::records::Records;
 use crate::dialect::hyperdht::serve::Handler;
 use crate::dialect::hyperdht::session::{Call, Session, Source, Unasked};
@@ -18,12 +18,12 @@ use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
 use crate::id::Id;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::Overdue;
-use crate::kad::routing_table::Shares;
-use crate::kad::{Manners, Parameters};
+use crate::kad::routing_table::BucketPolicy;
+use crate::kad::{OverlayPolicy, Parameters};
 use crate::limits::{DATAGRAM_ALPHA, K, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
 use crate::time::Time;
 
-const MANNERS: Manners = Manners { shares: Shares::FirstCome, looks_into_mirror: false };
+const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
 /// Kademlia's parameters as all nodes of this dialect have them.
 pub const PARAMETERS: Parameters = Parameters { k: K, alpha: DATAGRAM_ALPHA, paths: 1, counts_networks: true };
 
@@ -48,12 +48,12 @@ pub enum Output {
         /// What.
         datagram: Datagram,
     },
-    /// An errand has come to something.
-    News {
+    /// An operation has come to something.
+    Event {
         /// Which.
         ticket: Ticket,
         /// What.
-        news: News,
+        event: Event,
     },
 }
 
@@ -96,7 +96,7 @@ pub(super) enum Purpose {
     },
     /// Store with one of the nearest.
     Commit(JobId),
-    /// One request that is all there is to an errand.
+    /// One request that is all there is to an operation.
     Call(JobId),
     Probe {
         verify: bool,
@@ -126,7 +126,7 @@ impl Node {
     pub fn new(identity: Identity, parameters: Parameters, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
         let own = Contact { id: identity.id, addr: identity.addr };
         let [current, previous] = secrets;
-        let mut overlay = Overlay::new(own, parameters, MANNERS, seed, now);
+        let mut overlay = Overlay::new(own, parameters, POLICY, seed, now);
         let session = Session::new(overlay.random().u64(..));
         Node {
             identity,
@@ -153,7 +153,7 @@ impl Node {
         &self.records
     }
 
-    /// Errands in progress.
+    /// Operations in progress.
     pub fn jobs(&self) -> usize {
         self.jobs.len()
     }
@@ -168,7 +168,7 @@ impl Node {
         self.overlay.add_bootstrap_at(addr, now);
     }
 
-    /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one errand to
+    /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one operation to
     /// run.
     pub fn add_seed(&mut self, addr: SocketAddr) {
         self.overlay.add_seed_at(addr);
@@ -249,11 +249,11 @@ impl Node {
                 }
             }
             // Answers of this dialect name the asker, so there is nothing to find out.
-            Ask::Mirror { .. } => {}
+            Ask::CheckReachability { .. } => {}
         }
     }
 
-    /// What a lookup asks everybody: what its errand wants to know, or nodes only.
+    /// What a lookup asks everybody: what its operation wants to know, or nodes only.
     fn find(&self, lookup: LookupId, target: &Id) -> Request {
         match self.overlay.owner(lookup).and_then(|job| self.jobs.get(job)) {
             Some(job) => Request { id: self.own_id(), ..job.request() },

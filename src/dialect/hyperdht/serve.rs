@@ -55,7 +55,7 @@ impl Node {
             return self.on_forwarded(from, tid, request, now);
         }
         if let Some(id) = id {
-            self.overlay.heard(Contact { id, addr: from }, now);
+            self.overlay.add_unconfirmed(Contact { id, addr: from }, now);
         }
         if let Some(to) = &request.forward_request {
             return self.forward(from, tid, request, to, now);

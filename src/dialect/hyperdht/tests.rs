@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::address::Family;
 use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response};
-use super::errand::{Answer, Errand, News, Outcome, Own};
 use super::node::{Breach, Identity, Node, Output, PARAMETERS};
+use super::operation::{Advertisement, Answer, Event, Operation, Outcome};
 use super::serve::Handled;
 use super::tokens::Tokens;
 use crate::id::{Id, from_hex, to_hex};
@@ -204,7 +204,7 @@ struct Room {
     now: Time,
     /// Who of the second address is unheard by the first.
     walls: Vec<(usize, usize)>,
-    told: Vec<(usize, News)>,
+    told: Vec<(usize, Event)>,
     seen: Vec<(usize, usize, Datagram)>,
 }
 
@@ -233,7 +233,7 @@ impl Room {
                 while let Some(output) = self.nodes[n].poll_output(self.now) {
                     match output {
                         Output::Send { to, datagram } => air.push_back((n, usize::from(to.port()) - 1, datagram)),
-                        Output::News { news, .. } => self.told.push((n, news)),
+                        Output::Event { event, .. } => self.told.push((n, event)),
                     }
                 }
             }
@@ -257,18 +257,18 @@ impl Room {
     }
 
     /// Has a node do something and waits for its end.
-    fn errand(&mut self, n: usize, errand: Errand) -> (Vec<Answer>, Option<Outcome>) {
+    fn operation(&mut self, n: usize, operation: Operation) -> (Vec<Answer>, Option<Outcome>) {
         self.told.clear();
-        assert!(self.nodes[n].start(1, errand, self.now));
+        assert!(self.nodes[n].start(1, operation, self.now));
         self.settle();
         self.run(10_000);
         let (mut answers, mut end) = (Vec::new(), None);
-        for (of, news) in self.told.drain(..) {
+        for (of, event) in self.told.drain(..) {
             assert_eq!(of, n);
             assert!(end.is_none(), "nothing comes after the end");
-            match news {
-                News::Answer(answer) => answers.push(answer),
-                News::Done(outcome) => end = Some(outcome),
+            match event {
+                Event::Answer(answer) => answers.push(answer),
+                Event::Done(outcome) => end = Some(outcome),
             }
         }
         assert_eq!(self.nodes[n].jobs(), 0);
@@ -278,38 +278,38 @@ impl Room {
 
 const KEY: Id = Id([7; 32]);
 
-fn own(port: u16) -> Own {
-    Own { port, local: None }
+fn own(port: u16) -> Advertisement {
+    Advertisement { port, local: None }
 }
 
 #[test]
 fn what_one_announces_another_finds_until_it_is_taken_back() {
     let mut room = Room::new(12);
     (1..12).for_each(|n| room.join(n, 0));
-    let (_, end) = room.errand(3, Errand::Announce(KEY, own(4_000)));
+    let (_, end) = room.operation(3, Operation::Announce(KEY, own(4_000)));
     assert_eq!(end, Some(Outcome::Done { answers: 11, commits: 11 }));
-    let (answers, _) = room.errand(8, Errand::Lookup(KEY, Own::default()));
+    let (answers, _) = room.operation(8, Operation::Lookup(KEY, Advertisement::default()));
     let peers: Vec<SocketAddr> = answers.iter().flat_map(|answer| answer.peers.clone()).collect();
     assert_eq!(answers.len(), 12, "its own store is asked too, first");
     assert_eq!(answers[0].addr, loopback(9));
     assert!(peers.len() == 11 && peers.iter().all(|peer| *peer == loopback(4_000)), "the announcer stores nothing");
-    room.errand(3, Errand::Unannounce(KEY, own(4_000)));
-    let (answers, _) = room.errand(8, Errand::Lookup(KEY, Own::default()));
+    room.operation(3, Operation::Unannounce(KEY, own(4_000)));
+    let (answers, _) = room.operation(8, Operation::Lookup(KEY, Advertisement::default()));
     assert!(answers.iter().all(|answer| answer.peers.is_empty()));
 }
 
 #[test]
-fn an_errand_without_anybody_to_ask_says_so() {
+fn an_operation_without_anybody_to_ask_says_so() {
     let mut room = Room::new(2);
-    assert_eq!(room.errand(0, Errand::Lookup(KEY, Own::default())).1, Some(Outcome::NobodyAnswered));
-    assert_eq!(room.errand(0, Errand::Ping(loopback(99))).1, Some(Outcome::NobodyAnswered));
+    assert_eq!(room.operation(0, Operation::Lookup(KEY, Advertisement::default())).1, Some(Outcome::NobodyAnswered));
+    assert_eq!(room.operation(0, Operation::Ping(loopback(99))).1, Some(Outcome::NobodyAnswered));
     // Alone with an ephemeral bootstrap: a lookup finds nothing, an announcement nobody to keep it.
     let identity = Identity { id: Id([2; 32]), addr: loopback(2), is_ephemeral: true };
     room.nodes[1] = Node::new(identity, PARAMETERS, [[2; 32]; 2], 2, room.now);
     room.join(0, 1);
-    let (answers, end) = room.errand(0, Errand::Lookup(KEY, Own::default()));
+    let (answers, end) = room.operation(0, Operation::Lookup(KEY, Advertisement::default()));
     assert_eq!((answers.len(), end), (0, Some(Outcome::Done { answers: 1, commits: 0 })));
-    assert_eq!(room.errand(0, Errand::Announce(KEY, own(0))).1, Some(Outcome::NobodyNear));
+    assert_eq!(room.operation(0, Operation::Announce(KEY, own(0))).1, Some(Outcome::NobodyNear));
 }
 
 #[test]
@@ -321,18 +321,18 @@ fn a_users_command_is_answered_by_its_handler_on_the_way_and_as_an_update() {
         (Some(b"hi"), true) => Handled::Value(Some(b"stored".to_vec())),
         _ => Handled::Refused,
     });
-    let query = |value: &[u8], is_update| Errand::Query {
+    let query = |value: &[u8], is_update| Operation::Query {
         command: "hello".into(),
         target: KEY,
         value: Some(value.to_vec()),
         is_update,
     };
     let values = |answers: &[Answer]| -> Vec<Vec<u8>> { answers.iter().filter_map(|a| a.value.clone()).collect() };
-    let (answers, end) = room.errand(0, query(b"hi", false));
+    let (answers, end) = room.operation(0, query(b"hi", false));
     assert_eq!((values(&answers), end), (vec![b"world".to_vec()], Some(Outcome::Done { answers: 2, commits: 0 })));
-    let (answers, end) = room.errand(0, query(b"hi", true));
+    let (answers, end) = room.operation(0, query(b"hi", true));
     assert_eq!((values(&answers), end), (vec![b"stored".to_vec()], Some(Outcome::Done { answers: 2, commits: 2 })));
-    let (_, end) = room.errand(0, query(b"?", false));
+    let (_, end) = room.operation(0, query(b"?", false));
     assert_eq!(end, Some(Outcome::Done { answers: 1, commits: 0 }), "who refuses is silent");
 }
 
@@ -341,7 +341,7 @@ fn a_users_command_is_answered_by_its_handler_on_the_way_and_as_an_update() {
 fn after_a_hole_punch_no_table_holds_a_wrong_address() {
     let mut room = Room::new(3);
     room.join(1, 2);
-    let (answers, end) = room.errand(0, Errand::HolePunch { peer: loopback(2), referrer: loopback(3) });
+    let (answers, end) = room.operation(0, Operation::HolePunch { peer: loopback(2), referrer: loopback(3) });
     assert_eq!(end, Some(Outcome::Done { answers: 1, commits: 0 }));
     assert_eq!(answers[0].addr, loopback(2));
     for node in &room.nodes {
@@ -389,7 +389,7 @@ fn a_punched_peer_that_answers_pings_and_nothing_else_is_given_up() {
     // It goes on answering what is forwarded to it, and no request of a lookup.
     let mut forwarded = 0;
     let asked = |d: &Datagram| matches!(&d.body, Body::Request(r) if r.command.as_deref() != Some("_ping"));
-    room.nodes[0].start(1, Errand::Lookup(KEY, Own::default()), room.now);
+    room.nodes[0].start(1, Operation::Lookup(KEY, Advertisement::default()), room.now);
     for _ in 0..2_000 {
         room.now = room.now.after(10);
         room.nodes[0].on_timeout(room.now);
@@ -423,7 +423,7 @@ fn a_node_restarted_under_another_id_is_known_by_that_one() {
     (1..3).for_each(|n| room.join(n, 0));
     let identity = Identity { id: Id([99; 32]), addr: loopback(2), is_ephemeral: false };
     room.nodes[1] = Node::new(identity, PARAMETERS, [[2; 32]; 2], 2, room.now);
-    room.errand(2, Errand::Lookup(Id([2; 32]), Own::default()));
+    room.operation(2, Operation::Lookup(Id([2; 32]), Advertisement::default()));
     let table = room.nodes[2].overlay().table();
     assert!(table.get(&Id([2; 32])).is_none() && table.get(&Id([99; 32])).is_some());
 }
@@ -466,16 +466,16 @@ fn an_announcement_beyond_its_sources_share_is_answered_and_not_stored() {
 }
 
 #[test]
-fn a_cancelled_errand_leaves_nothing_behind() {
+fn a_cancelled_operation_leaves_nothing_behind() {
     let mut room = Room::new(4);
     (1..4).for_each(|n| room.join(n, 0));
     room.walls = (0..4).map(|n| (n, 2)).collect();
-    for (ticket, errand) in [
-        (5, Errand::Announce(KEY, own(1))),
-        (6, Errand::Ping(loopback(99))),
-        (7, Errand::HolePunch { peer: loopback(98), referrer: loopback(97) }),
+    for (ticket, operation) in [
+        (5, Operation::Announce(KEY, own(1))),
+        (6, Operation::Ping(loopback(99))),
+        (7, Operation::HolePunch { peer: loopback(98), referrer: loopback(97) }),
     ] {
-        assert!(room.nodes[2].start(ticket, errand, room.now));
+        assert!(room.nodes[2].start(ticket, operation, room.now));
         room.settle();
         let now = room.now;
         room.nodes[2].cancel(ticket, now);
@@ -487,15 +487,15 @@ fn a_cancelled_errand_leaves_nothing_behind() {
 }
 
 #[test]
-fn many_errands_at_once_all_come_to_an_end() {
+fn many_operations_at_once_all_come_to_an_end() {
     let mut room = Room::new(40);
     (1..40).for_each(|n| room.join(n, 0));
     for ticket in 0..64 {
         let key = Id([ticket as u8; 32]);
-        assert!(room.nodes[7].start(ticket, Errand::Lookup(key, Own::default()), room.now));
+        assert!(room.nodes[7].start(ticket, Operation::Lookup(key, Advertisement::default()), room.now));
     }
     room.settle();
     room.run(10);
-    let ends = room.told.iter().filter(|(_, news)| matches!(news, News::Done(Outcome::Done { answers: 20.., .. })));
+    let ends = room.told.iter().filter(|(_, event)| matches!(event, Event::Done(Outcome::Done { answers: 20.., .. })));
     assert_eq!((ends.count(), room.nodes[7].jobs()), (64, 0));
 }

@@ -26,7 +26,7 @@ impl Codec for VoidPhone {
         if (FRAME_MIN..=Self::FRAME_MAX).contains(&size) { Ok(Some(size)) } else { Err(FrameError::Size(size)) }
     }
 
-    /// An empty PUT is malformed here, unlike on the sealed door: the VoidPhone specification wants at least one byte.
+    /// An empty PUT is malformed here, unlike on the sealed listener: the VoidPhone specification wants at least one byte.
     fn decode(frame: &[u8]) -> Result<Message<'_>, FrameError> {
         if frame.len() < FRAME_MIN {
             return Err(FrameError::Size(frame.len()));

@@ -167,7 +167,7 @@ pub enum Message<'a> {
         value: &'a [u8],
     },
     /// 660 as well, to be sent only: a value whose checksum was computed before. No frame decodes to it.
-    Held {
+    ValueWithChecksum {
         /// The value.
         value: &'a [u8],
         /// What [`seal_of_value`] gave for it.
@@ -189,7 +189,7 @@ impl Message<'_> {
             Message::FindValue { .. } => kind::FIND_VALUE,
             Message::Error { .. } => kind::ERROR,
             Message::Node(_) => kind::NODE,
-            Message::Value { .. } | Message::Held { .. } => kind::VALUE,
+            Message::Value { .. } | Message::ValueWithChecksum { .. } => kind::VALUE,
         }
     }
 }
@@ -305,7 +305,7 @@ pub fn seal_of_value(value: &[u8]) -> Seal {
     Id::hash_of(&[&kind::VALUE.to_be_bytes(), value]).0
 }
 
-/// Reads the body of a message of type `kind`. Used by both doors, whose bodies are the same.
+/// Reads the body of a message of type `kind`. Used by both listeners, whose bodies are the same.
 pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
     let malformed = FrameError::Malformed(kind);
     let key = |bytes: &[u8]| Id::from_slice(bytes).ok_or(malformed);
@@ -336,7 +336,7 @@ pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
     })
 }
 
-/// Appends the frame of `message` but for its last `trailer` bytes, which its size counts. Used by both doors.
+/// Appends the frame of `message` but for its last `trailer` bytes, which its size counts. Used by both listeners.
 pub fn encode_frame(message: &Message<'_>, trailer: usize, out: &mut Vec<u8>) {
     // The fixed parts in one piece, the rest in another: most of the work for small messages is the number of pieces.
     let mut head = [0; HEADER + PUT_HEAD];
@@ -364,7 +364,7 @@ pub fn encode_frame(message: &Message<'_>, trailer: usize, out: &mut Vec<u8>) {
             (4, text)
         }
         Message::Node(nodes) => return encode_nodes(nodes, trailer, out),
-        Message::Value { value } | Message::Held { value, .. } => (0, value),
+        Message::Value { value } | Message::ValueWithChecksum { value, .. } => (0, value),
     };
     let size = HEADER + fixed + rest.len() + trailer;
     head[..HEADER].copy_from_slice(&header(size, message.kind()));
@@ -438,7 +438,7 @@ impl Codec for Sealed {
         let start = out.len();
         encode_frame(message, TRAILER, out);
         match message {
-            Message::Held { seal, .. } => out.extend_from_slice(*seal),
+            Message::ValueWithChecksum { seal, .. } => out.extend_from_slice(*seal),
             _ => {
                 let checksum = sha256(&out[start + 2..]);
                 out.extend_from_slice(&checksum);

@@ -1,5 +1,5 @@
 //! The sealed dialect (seed 001): Kademlia over TCP, a SHA-256 trailer on every message, values that live less than ten
-//! seconds; and the VoidPhone API, the plain door to the same node. What the seed leaves open, `sealed.md` closes.
+//! seconds; and the VoidPhone API, the plain listener to the same node. What the seed leaves open, `sealed.md` closes.
 
 pub mod api;
 pub mod codec;

@@ -14,16 +14,16 @@ use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
 use crate::id::Id;
-use crate::kad::Manners;
+use crate::kad::OverlayPolicy;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::{Overdue, RequestId, Requests};
-use crate::kad::routing_table::Shares;
+use crate::kad::routing_table::BucketPolicy;
 use crate::limits::NODE_ENTRIES;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
-const MANNERS: Manners = Manners { shares: Shares::Even, looks_into_mirror: true };
+const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::Even, probes_own_reachability: true };
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ pub(super) enum Purpose {
     Find(LookupId),
     Store(JobId),
     Probe { nonce: u32, verify: bool },
-    Mirror,
+    Reachability,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -110,7 +110,7 @@ impl Node {
     /// A node that others reach at `addr`; `seed` decides all its random choices.
     pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Node {
         Node {
-            overlay: Overlay::new(contact_at(addr), settings.kademlia, MANNERS, seed, now),
+            overlay: Overlay::new(contact_at(addr), settings.kademlia, POLICY, seed, now),
             requests: Requests::default(),
             jobs: Arena::default(),
             puts_to_drive: VecDeque::new(),
@@ -143,7 +143,7 @@ impl Node {
     #[cfg(feature = "sim")]
     pub fn remember(&mut self, contacts: &[Contact], now: Time) {
         contacts.iter().for_each(|contact| self.overlay.alive(*contact, now));
-        self.overlay.mirrored();
+        self.overlay.confirm_reachable();
     }
 
     /// Bootstraps from whoever listens on `addr`.
@@ -175,7 +175,7 @@ impl Node {
             Message::Ping { nonce } => Answer::Now(Message::Pong { nonce }),
             Message::FindNode { key } => Answer::Now(self.closest_known(&key, from)),
             Message::FindValue { key } => match store.get_sealed(&key, now) {
-                Some((value, Some(seal))) => Answer::Now(Message::Held { value, seal }),
+                Some((value, Some(seal))) => Answer::Now(Message::ValueWithChecksum { value, seal }),
                 Some((value, None)) => Answer::Now(Message::Value { value }),
                 None => Answer::Now(self.closest_known(&key, from)),
             },
@@ -200,7 +200,7 @@ impl Node {
             | Message::Error { .. }
             | Message::Node(_)
             | Message::Value { .. }
-            | Message::Held { .. } => Answer::Now(ErrorCode::UnknownType.message()),
+            | Message::ValueWithChecksum { .. } => Answer::Now(ErrorCode::UnknownType.message()),
         }
     }
 
@@ -222,10 +222,10 @@ impl Node {
                 self.overlay.alive(contact, now);
                 self.overlay.passed_over(lookup, contact);
             }
-            (Purpose::Mirror, answer) => {
+            (Purpose::Reachability, answer) => {
                 let own = self.overlay.own();
                 if matches!(answer, Message::Node(nodes) if nodes.iter().take(NODE_ENTRIES).any(|c| c == own)) {
-                    self.overlay.mirrored();
+                    self.overlay.confirm_reachable();
                 }
             }
             (Purpose::Store(job), answer) => {
@@ -264,7 +264,7 @@ impl Node {
                     self.overlay.slow(lookup, contact);
                     self.judge(lookup, now);
                 }
-                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Mirror) => {}
+                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Reachability) => {}
                 Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact, now),
             }
         }
@@ -322,9 +322,9 @@ impl Node {
                 };
                 (contact, Purpose::Find(lookup), message, Via::Shared)
             }
-            Ask::Mirror { contact } => {
+            Ask::CheckReachability { contact } => {
                 let message = Request::FindNode(self.overlay.own().id);
-                (contact, Purpose::Mirror, message, Via::Ephemeral)
+                (contact, Purpose::Reachability, message, Via::Ephemeral)
             }
             Ask::Probe { contact, verify } => {
                 let nonce = self.overlay.random().u32(..);
@@ -359,7 +359,7 @@ impl Node {
                 // Who is not waited for any more may have been the last of the nearest.
                 self.judge(lookup, now);
             }
-            (Purpose::Mirror, _) => {}
+            (Purpose::Reachability, _) => {}
             (Purpose::Probe { nonce, verify }, why) => {
                 if !verify && why == Failure::Contact {
                     self.overlay.dead(contact);

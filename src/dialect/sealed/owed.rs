@@ -10,7 +10,7 @@ use crate::time::Time;
 
 /// A request that could not be started yet, taken out to be started now.
 #[derive(Debug)]
-pub struct Held {
+pub struct DeferredRequest {
     /// Its place in the order of answers.
     pub place: u64,
     /// Its frame.
@@ -111,7 +111,7 @@ impl Owing {
     }
 
     /// The next waiting request that may start now.
-    pub fn next_startable(&mut self) -> Option<Held> {
+    pub fn next_startable(&mut self) -> Option<DeferredRequest> {
         if self.waiting == 0 || self.running >= OWED_JOBS {
             return None;
         }
@@ -129,7 +129,7 @@ impl Owing {
         let Owed::Waiting { frame, access, silent, since } = &mut self.owed[at] else {
             return None;
         };
-        let held = Held { place, frame: std::mem::take(frame), since: *since };
+        let held = DeferredRequest { place, frame: std::mem::take(frame), since: *since };
         self.owed[at] = Owed::Running { access: *access, silent: *silent };
         self.waiting_bytes -= held.frame.len();
         self.waiting -= 1;

@@ -9,7 +9,7 @@ use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
-use crate::dialect::sealed::owed::{Access, Held, Owing};
+use crate::dialect::sealed::owed::{Access, DeferredRequest, Owing};
 use crate::dialect::sealed::request::Request;
 use crate::limits::{ASKED, ASKED_BYTES, STRIKE_WINDOW_MS, STRIKES};
 use crate::time::Time;
@@ -30,7 +30,7 @@ pub enum Breach {
     BadSize,
     /// The checksum does not match.
     BadChecksum,
-    /// A type that is none of this door's.
+    /// A type that is none of this listener's.
     UnknownType,
     /// A body that does not fit its type.
     Malformed,
@@ -46,7 +46,7 @@ pub enum Breach {
 
 /// What the bytes of an inbox begin with. `len` is what to consume.
 #[derive(Debug)]
-pub enum Cut<'a, A> {
+pub enum Parsed<'a, A> {
     /// No whole frame yet.
     Incomplete,
     /// The peer asks.
@@ -61,7 +61,7 @@ pub enum Cut<'a, A> {
         /// Bytes of the frame.
         len: usize,
         /// What was asked, taken off the list.
-        asked: Asked<A>,
+        asked: PendingRequest<A>,
         /// What it says.
         message: Message<'a>,
     },
@@ -92,9 +92,9 @@ pub enum Cut<'a, A> {
 
 /// A request of ours that awaits its answer. `A` says on whose behalf.
 #[derive(Clone, Debug)]
-pub struct Asked<A> {
+pub struct PendingRequest<A> {
     /// Who gets the answer.
-    pub asker: A,
+    pub requester: A,
     /// What was asked, to be sent again if the connection turns out to be dead.
     pub request: Request,
     /// When.
@@ -105,9 +105,9 @@ pub struct Asked<A> {
 
 /// Requests of ours on one connection that await their answers.
 #[derive(Debug)]
-struct Asking<A> {
+struct PendingRequests<A> {
     /// With the bytes of each.
-    asked: VecDeque<(Asked<A>, usize)>,
+    asked: VecDeque<(PendingRequest<A>, usize)>,
     bytes: usize,
 }
 
@@ -125,7 +125,7 @@ pub struct Session<A> {
     /// Answers owed; none most of the time.
     owing: Option<Box<Owing>>,
     /// None until something was asked.
-    asking: Option<Box<Asking<A>>>,
+    asking: Option<Box<PendingRequests<A>>>,
     strikes: Option<Box<Strikes>>,
 }
 
@@ -194,12 +194,12 @@ impl<A> Session<A> {
     }
 
     /// Judges what `bytes` begin with, in the order size, checksum, type, body.
-    pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Cut<'a, A> {
+    pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Parsed<'a, A> {
         let frame = match self.measure(bytes) {
             Err(_) => return self.fatal(Breach::BadSize, ErrorCode::Malformed),
-            Ok(None) => return Cut::Incomplete,
+            Ok(None) => return Parsed::Incomplete,
             Ok(Some(len)) => match bytes.get(..len) {
-                None => return Cut::Incomplete,
+                None => return Parsed::Incomplete,
                 Some(frame) => frame,
             },
         };
@@ -210,57 +210,57 @@ impl<A> Session<A> {
         }
     }
 
-    fn judge<'a>(&mut self, frame: &'a [u8], is_first: bool) -> Cut<'a, A> {
+    fn judge<'a>(&mut self, frame: &'a [u8], is_first: bool) -> Parsed<'a, A> {
         let (len, kind) = (frame.len(), kind_of(frame));
         if !checksum_matches(frame) {
             if is_first && is_foreign(frame) {
-                return Cut::Fatal { breach: Breach::ForeignProtocol, code: None };
+                return Parsed::Fatal { breach: Breach::ForeignProtocol, code: None };
             }
             if self.awaits() {
                 // It may have been the answer: the order is in doubt.
-                return Cut::Fatal { breach: Breach::BadChecksum, code: None };
+                return Parsed::Fatal { breach: Breach::BadChecksum, code: None };
             }
-            return Cut::Violation { len, breach: Breach::BadChecksum, code: ErrorCode::Checksum };
+            return Parsed::Violation { len, breach: Breach::BadChecksum, code: ErrorCode::Checksum };
         }
         let body = &frame[HEADER..len - TRAILER];
         if is_answer(kind) {
             return self.judge_answer(len, kind, body);
         }
         match decode_body(kind, body) {
-            Ok(message) => Cut::Request { len, message },
+            Ok(message) => Parsed::Request { len, message },
             Err(FrameError::UnknownType(_)) => {
-                Cut::Violation { len, breach: Breach::UnknownType, code: ErrorCode::UnknownType }
+                Parsed::Violation { len, breach: Breach::UnknownType, code: ErrorCode::UnknownType }
             }
             Err(FrameError::Malformed(_) | FrameError::Checksum | FrameError::Size(_)) => {
-                Cut::Violation { len, breach: Breach::Malformed, code: ErrorCode::Malformed }
+                Parsed::Violation { len, breach: Breach::Malformed, code: ErrorCode::Malformed }
             }
         }
     }
 
-    fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Cut<'a, A> {
+    fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Parsed<'a, A> {
         let asking = self.asking.as_mut().and_then(|asking| Some((asking.asked.pop_front()?, asking)));
         let Some(((asked, bytes), asking)) = asking else {
             return if kind == kind::ERROR {
-                Cut::Dropped { len, breach: Breach::UnaskedError }
+                Parsed::Dropped { len, breach: Breach::UnaskedError }
             } else {
-                Cut::Violation { len, breach: Breach::UnaskedAnswer, code: ErrorCode::UnknownType }
+                Parsed::Violation { len, breach: Breach::UnaskedAnswer, code: ErrorCode::UnknownType }
             };
         };
         match decode_body(kind, body) {
             Ok(message) if answers(&asked.request, &message) => {
                 asking.bytes -= bytes;
-                Cut::Answer { len, asked, message }
+                Parsed::Answer { len, asked, message }
             }
             _ => {
                 asking.asked.push_front((asked, bytes));
-                Cut::Fatal { breach: Breach::WrongAnswer, code: None }
+                Parsed::Fatal { breach: Breach::WrongAnswer, code: None }
             }
         }
     }
 
-    fn fatal(&self, breach: Breach, code: ErrorCode) -> Cut<'static, A> {
+    fn fatal(&self, breach: Breach, code: ErrorCode) -> Parsed<'static, A> {
         let speaks = self.wire == Wire::Sealed && !self.awaits();
-        Cut::Fatal { breach, code: speaks.then_some(code) }
+        Parsed::Fatal { breach, code: speaks.then_some(code) }
     }
 
     fn measure(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
@@ -294,7 +294,7 @@ impl<A> Session<A> {
     }
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
-    pub fn next_startable(&mut self) -> Option<Held> {
+    pub fn next_startable(&mut self) -> Option<DeferredRequest> {
         self.owing.as_mut()?.next_startable()
     }
 
@@ -343,22 +343,22 @@ impl<A> Session<A> {
     // ---- requests of ours ----
 
     /// Sends a request of ours.
-    pub fn ask(&mut self, asked: Asked<A>, outbox: &mut Vec<u8>) {
+    pub fn ask(&mut self, asked: PendingRequest<A>, outbox: &mut Vec<u8>) {
         let before = outbox.len();
         encode(self.wire, &asked.request.message(), outbox);
         let bytes = outbox.len() - before;
-        let asking = self.asking.get_or_insert_with(|| Box::new(Asking { asked: VecDeque::new(), bytes: 0 }));
+        let asking = self.asking.get_or_insert_with(|| Box::new(PendingRequests { asked: VecDeque::new(), bytes: 0 }));
         asking.bytes += bytes;
         asking.asked.push_back((asked, bytes));
     }
 
     /// When the oldest request that awaits its answer was sent.
-    pub fn oldest_asked(&self) -> Option<Time> {
+    pub fn oldest_pending(&self) -> Option<Time> {
         self.asking.as_ref()?.asked.front().map(|(asked, _)| asked.at)
     }
 
     /// Takes all requests that await an answer, because none will come.
-    pub fn take_asked(&mut self) -> Vec<Asked<A>> {
+    pub fn take_pending(&mut self) -> Vec<PendingRequest<A>> {
         let asked = self.asking.take().map(|asking| asking.asked);
         asked.into_iter().flatten().map(|(asked, _)| asked).collect()
     }
@@ -390,13 +390,13 @@ fn encode(wire: Wire, message: &Message<'_>, out: &mut Vec<u8>) {
 }
 
 /// The API has no error message: whatever is wrong closes (sealed.md, "The VoidPhone API").
-fn judge_api<A>(frame: &[u8]) -> Cut<'_, A> {
+fn judge_api<A>(frame: &[u8]) -> Parsed<'_, A> {
     let len = frame.len();
     match VoidPhone::decode(frame) {
-        Ok(message @ (Message::Put { .. } | Message::Get { .. })) => Cut::Request { len, message },
-        Ok(_) | Err(FrameError::UnknownType(_)) => Cut::Fatal { breach: Breach::UnknownType, code: None },
+        Ok(message @ (Message::Put { .. } | Message::Get { .. })) => Parsed::Request { len, message },
+        Ok(_) | Err(FrameError::UnknownType(_)) => Parsed::Fatal { breach: Breach::UnknownType, code: None },
         Err(FrameError::Malformed(_) | FrameError::Checksum | FrameError::Size(_)) => {
-            Cut::Fatal { breach: Breach::Malformed, code: None }
+            Parsed::Fatal { breach: Breach::Malformed, code: None }
         }
     }
 }

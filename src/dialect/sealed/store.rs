@@ -39,7 +39,7 @@ impl Default for StoreLimits {
 #[derive(Debug)]
 pub struct Store {
     limits: StoreLimits,
-    values: Wheel<Held>,
+    values: Wheel<Entry>,
     index: HashTable<TimerKey>,
     /// Mixed into the hash, as strangers choose the keys.
     seed: u64,
@@ -48,7 +48,7 @@ pub struct Store {
 }
 
 #[derive(Debug)]
-struct Held {
+struct Entry {
     key: Id,
     value: Box<[u8]>,
     /// The checksum of the VALUE that carries a large value, once one was asked for.
@@ -105,16 +105,16 @@ impl Store {
         let found = self.find(hash, &key);
         let replaced = found.and_then(|timer| self.values.get(timer));
         let is_alive = found.and_then(|timer| self.values.due_at(timer)).is_some_and(|expires_at| now < expires_at);
-        let differs = replaced.is_some_and(|held| *held.value != *value);
+        let differs = replaced.is_some_and(|entry| *entry.value != *value);
         if differs
             && is_alive
-            && replaced.is_some_and(|held| is_certified(&key, &held.value))
+            && replaced.is_some_and(|entry| is_certified(&key, &entry.value))
             && !is_certified(&key, value)
         {
             return Err(ErrorCode::Refused);
         }
-        let freed = replaced.map_or(0, |held| cost(&held.value));
-        let freed_of_source = replaced.filter(|held| held.source == source).map_or(0, |held| cost(&held.value));
+        let freed = replaced.map_or(0, |entry| cost(&entry.value));
+        let freed_of_source = replaced.filter(|entry| entry.source == source).map_or(0, |entry| cost(&entry.value));
         let is_new = usize::from(replaced.is_none());
         if self.bytes - freed + cost(value) > self.limits.bytes || self.values.len() + is_new > self.limits.entries {
             return Err(ErrorCode::Full);
@@ -130,7 +130,7 @@ impl Store {
         match found {
             Some(timer) => self.replace(timer, value, source, expires_at),
             None => {
-                let timer = self.values.arm(now, expires_at, Held { key, value: value.into(), seal: None, source });
+                let timer = self.values.arm(now, expires_at, Entry { key, value: value.into(), seal: None, source });
                 let Store { values, index, seed, .. } = self;
                 index.insert_unique(hash, timer, |timer| rehash(values, *seed, *timer));
             }
@@ -141,7 +141,7 @@ impl Store {
     }
 
     fn find(&self, hash: u64, key: &Id) -> Option<TimerKey> {
-        let is_it = |timer: &TimerKey| self.values.get(*timer).is_some_and(|held| held.key == *key);
+        let is_it = |timer: &TimerKey| self.values.get(*timer).is_some_and(|entry| entry.key == *key);
         self.index.find(hash, is_it).copied()
     }
 
@@ -152,46 +152,46 @@ impl Store {
 
     fn replace(&mut self, timer: TimerKey, value: &[u8], source: Option<IpAddr>, expires_at: Time) {
         self.values.rearm(timer, expires_at);
-        let Some(held) = self.values.get_mut(timer) else {
+        let Some(entry) = self.values.get_mut(timer) else {
             return;
         };
-        let (bytes, former) = (cost(&held.value), std::mem::replace(&mut held.source, source));
-        held.seal = None;
-        if held.value.len() == value.len() {
-            held.value.copy_from_slice(value);
+        let (bytes, former) = (cost(&entry.value), std::mem::replace(&mut entry.source, source));
+        entry.seal = None;
+        if entry.value.len() == value.len() {
+            entry.value.copy_from_slice(value);
         } else {
-            held.value = value.into();
+            entry.value = value.into();
         }
         forget(&mut self.bytes, &mut self.bytes_by_source, bytes, former);
     }
 
     /// The value of `key`, if it is held and its age is below its lifetime.
     pub fn get(&self, key: &Id, now: Time) -> Option<&[u8]> {
-        self.values.get(self.find_living(key, now)?).map(|held| &*held.value)
+        self.values.get(self.find_living(key, now)?).map(|entry| &*entry.value)
     }
 
     /// As [`Store::get`], with the checksum of the VALUE that carries the value if it is large: computed once, not for
     /// every reader.
     pub fn get_sealed(&mut self, key: &Id, now: Time) -> Option<(&[u8], Option<&Seal>)> {
         let timer = self.find_living(key, now)?;
-        let held = self.values.get_mut(timer)?;
-        if held.value.len() >= SEAL_KEPT_FROM {
-            let value = &held.value;
-            held.seal.get_or_insert_with(|| Box::new(seal_of_value(value)));
+        let entry = self.values.get_mut(timer)?;
+        if entry.value.len() >= SEAL_KEPT_FROM {
+            let value = &entry.value;
+            entry.seal.get_or_insert_with(|| Box::new(seal_of_value(value)));
         }
-        Some((&held.value, held.seal.as_deref()))
+        Some((&entry.value, entry.seal.as_deref()))
     }
 
     /// Frees what is past its time; due at [`Store::next_deadline`].
     pub fn expire(&mut self, now: Time) {
         let Store { values, index, seed, bytes, bytes_by_source, .. } = self;
         let mut any = false;
-        values.expire_each(now, |timer, held| {
+        values.expire_each(now, |timer, entry| {
             any = true;
-            if let Ok(entry) = index.find_entry(hash_of(*seed, &held.key), |found| *found == timer) {
+            if let Ok(entry) = index.find_entry(hash_of(*seed, &entry.key), |found| *found == timer) {
                 entry.remove();
             }
-            forget(bytes, bytes_by_source, cost(&held.value), held.source);
+            forget(bytes, bytes_by_source, cost(&entry.value), entry.source);
         });
         if any && index.len() * 8 < index.capacity() {
             // Memory follows what is held down again, as far as that costs little.
@@ -229,16 +229,16 @@ impl Store {
 
     /// Panics unless the sums are right and every value has its timer. For debug builds and tests.
     pub fn check_invariants(&self) {
-        assert_eq!(self.bytes, self.values.items().map(|held| cost(&held.value)).sum::<usize>());
+        assert_eq!(self.bytes, self.values.items().map(|entry| cost(&entry.value)).sum::<usize>());
         assert_eq!(self.index.len(), self.values.len());
         assert!(
-            self.values.items().all(|held| self.find(hash_of(self.seed, &held.key), &held.key).is_some()),
+            self.values.items().all(|entry| self.find(hash_of(self.seed, &entry.key), &entry.key).is_some()),
             "every value is in the index"
         );
         assert!(self.bytes <= self.limits.bytes && self.values.len() <= self.limits.entries);
         let by_source: usize = self.bytes_by_source.values().sum();
-        let sourced = self.values.items().filter(|held| held.source.is_some());
-        assert_eq!(by_source, sourced.map(|held| cost(&held.value)).sum::<usize>());
+        let sourced = self.values.items().filter(|entry| entry.source.is_some());
+        assert_eq!(by_source, sourced.map(|entry| cost(&entry.value)).sum::<usize>());
         self.values.check_invariants();
     }
 }
@@ -260,8 +260,8 @@ fn hash_of(seed: u64, key: &Id) -> u64 {
 }
 
 /// The hash of a key that the index holds already.
-fn rehash(values: &Wheel<Held>, seed: u64, timer: TimerKey) -> u64 {
-    values.get(timer).map_or(0, |held| hash_of(seed, &held.key))
+fn rehash(values: &Wheel<Entry>, seed: u64, timer: TimerKey) -> u64 {
+    values.get(timer).map_or(0, |entry| hash_of(seed, &entry.key))
 }
 
 fn cost(value: &[u8]) -> usize {
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(store.get_sealed(&key(1), Time::from_ms(9_000)), None);
         let mut sealed = Vec::new();
         let seal = &seal_of_value(&large);
-        <Sealed as crate::dialect::Codec>::encode(&Message::Held { value: &large, seal }, &mut sealed);
+        <Sealed as crate::dialect::Codec>::encode(&Message::ValueWithChecksum { value: &large, seal }, &mut sealed);
         let mut plain = Vec::new();
         <Sealed as crate::dialect::Codec>::encode(&Message::Value { value: &large }, &mut plain);
         assert_eq!(sealed, plain, "to the byte");

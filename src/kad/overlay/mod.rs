@@ -11,11 +11,11 @@ use crate::arena::{Arena, Key};
 use crate::contact::{Contact, admissible};
 use crate::id::Id;
 use crate::kad::lookup::{Goal, Lookup};
-use crate::kad::routing_table::{Added, Heard, RoutingTable};
-use crate::kad::{Manners, Parameters};
+use crate::kad::routing_table::{Added, Listed, RoutingTable};
+use crate::kad::{OverlayPolicy, Parameters};
 use crate::limits::{
-    BOOTSTRAPS, CHALLENGE_AFTER_MS, CHALLENGED, CONFIRM_MS, ISLAND_ODDS, MIRROR_MS, NEIGHBOURS_REFRESH_MAX_MS,
-    NEIGHBOURS_REFRESH_MS, REFRESHES, UNCONFIRMED, UPKEEP_MS,
+    BOOTSTRAPS, CHALLENGE_AFTER_MS, CHALLENGED, CONFIRM_MS, ISLAND_ODDS, NEIGHBOURS_REFRESH_MAX_MS,
+    NEIGHBOURS_REFRESH_MS, REACHABILITY_CHECK_MS, REFRESHES, UNCONFIRMED, UPKEEP_MS,
 };
 use crate::time::Time;
 
@@ -37,9 +37,9 @@ pub enum Ask {
         goal: Goal,
     },
     /// Ask `contact`, in a way that does not tell it who asks, for what it knows near our own id; report with
-    /// [`Overlay::mirrored`] if it named us. As no answer names the asker, this is how a node learns that others can
+    /// [`Overlay::confirm_reachable`] if it named us. As no answer names the asker, this is how a node learns that others can
     /// find it.
-    Mirror {
+    CheckReachability {
         /// Whom.
         contact: Contact,
     },
@@ -139,7 +139,7 @@ struct Running {
 pub struct Overlay {
     own: Contact,
     parameters: Parameters,
-    manners: Manners,
+    policy: OverlayPolicy,
     table: RoutingTable,
     lookups: Arena<Running>,
     /// Lookups to look at again, because something about them changed.
@@ -165,22 +165,22 @@ pub struct Overlay {
     /// An answer of another has named us: others can find us.
     named_by_others: bool,
     /// While that is not so: when to look into the mirror again, and whom to ask by turns.
-    mirror_at: Option<Time>,
-    mirrors: usize,
-    mirror_wanted: Option<Contact>,
+    reachability_at: Option<Time>,
+    reachability_checks: usize,
+    reachability_wanted: Option<Contact>,
     random: fastrand::Rng,
     tallies: Tallies,
 }
 
 impl Overlay {
     /// An overlay around `own`; `seed` decides every random choice it will make.
-    pub fn new(own: Contact, parameters: Parameters, manners: Manners, seed: u64, now: Time) -> Overlay {
+    pub fn new(own: Contact, parameters: Parameters, policy: OverlayPolicy, seed: u64, now: Time) -> Overlay {
         let mut random = fastrand::Rng::with_seed(seed);
         Overlay {
             own,
             parameters,
-            manners,
-            table: RoutingTable::new(own.id, parameters, manners.shares),
+            policy,
+            table: RoutingTable::new(own.id, parameters, policy.buckets),
             lookups: Arena::default(),
             changed: VecDeque::new(),
             ended: VecDeque::new(),
@@ -196,9 +196,9 @@ impl Overlay {
             neighbours_ms: NEIGHBOURS_REFRESH_MAX_MS,
             to_refresh: 0,
             named_by_others: false,
-            mirror_at: None,
-            mirrors: 0,
-            mirror_wanted: None,
+            reachability_at: None,
+            reachability_checks: 0,
+            reachability_wanted: None,
             random,
             tallies: Tallies::default(),
         }
@@ -415,13 +415,13 @@ impl Overlay {
         if self.table.answered(contact, now) == Added::TooManyOfNetwork {
             self.tallies.too_many_of_network += 1;
         }
-        if self.manners.looks_into_mirror && !self.named_by_others && self.mirror_at.is_none() {
-            self.mirror_at = Some(now.after(MIRROR_MS));
+        if self.policy.probes_own_reachability && !self.named_by_others && self.reachability_at.is_none() {
+            self.reachability_at = Some(now.after(REACHABILITY_CHECK_MS));
         }
     }
 
     /// Somebody who did not know who asked has named us.
-    pub fn mirrored(&mut self) {
+    pub fn confirm_reachable(&mut self) {
         self.named_by_others = true;
     }
 
@@ -443,7 +443,7 @@ impl Overlay {
     /// `contact` sent a request that names its id: it is listed at once, and asked before long whether it is there.
     /// Where its bucket is full, those of it that have been silent longest are asked instead, and who does not answer
     /// makes room.
-    pub fn heard(&mut self, contact: Contact, now: Time) {
+    pub fn add_unconfirmed(&mut self, contact: Contact, now: Time) {
         if !admissible(self.own.addr.ip(), contact.addr) {
             self.tallies.martians += 1;
             return;
@@ -458,12 +458,12 @@ impl Overlay {
         if self.table.unconfirmed_since(now).take(UNCONFIRMED).count() == UNCONFIRMED {
             return;
         }
-        match self.table.heard(contact, now) {
-            Heard::Nothing => {}
-            Heard::Added => {
+        match self.table.add_unconfirmed(contact, now) {
+            Listed::Nothing => {}
+            Listed::Added => {
                 self.confirm_at.get_or_insert(now.after(CONFIRM_MS));
             }
-            Heard::Full => {
+            Listed::Full => {
                 let silent = |c: &Contact| {
                     let entry = self.table.get(&c.id);
                     entry.is_some_and(|e| now.since(e.answered_at) >= CHALLENGE_AFTER_MS)
@@ -481,8 +481,8 @@ impl Overlay {
             self.probing += usize::from(verify);
             return Some(Ask::Probe { contact, verify });
         }
-        if let Some(contact) = self.mirror_wanted.take() {
-            return Some(Ask::Mirror { contact });
+        if let Some(contact) = self.reachability_wanted.take() {
+            return Some(Ask::CheckReachability { contact });
         }
         while let Some(&lookup) = self.changed.front() {
             let Some(running) = self.lookups.get_mut(lookup) else {
@@ -566,7 +566,7 @@ impl Overlay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kad::routing_table::Shares;
+    use crate::kad::routing_table::BucketPolicy;
     use crate::limits::PROBES;
 
     fn contact(n: u16) -> Contact {
@@ -574,14 +574,14 @@ mod tests {
     }
 
     fn overlay() -> Overlay {
-        let manners = Manners { shares: Shares::Even, looks_into_mirror: true };
-        Overlay::new(contact(1), Parameters::default(), manners, 7, Time::ZERO)
+        let policy = OverlayPolicy { buckets: BucketPolicy::Even, probes_own_reachability: true };
+        Overlay::new(contact(1), Parameters::default(), policy, 7, Time::ZERO)
     }
 
     /// One of a dialect whose answers name the asker.
     fn named_overlay() -> Overlay {
-        let manners = Manners { shares: Shares::FirstCome, looks_into_mirror: false };
-        Overlay::new(contact(1), Parameters::default(), manners, 7, Time::ZERO)
+        let policy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
+        Overlay::new(contact(1), Parameters::default(), policy, 7, Time::ZERO)
     }
 
     fn asks(overlay: &mut Overlay, now: Time) -> Vec<Ask> {
@@ -714,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_looks_into_the_mirror_until_somebody_has_named_it() {
+    fn a_node_checks_its_reachability_until_somebody_has_named_it() {
         let mut overlay = overlay();
         overlay.alive(contact(2), Time::ZERO);
         assert!(!overlay.counts_itself());
@@ -722,20 +722,20 @@ mod tests {
         for _ in 0..4 {
             now = now.after(20_000);
             overlay.on_timeout(now);
-            assert!(asks(&mut overlay, now).contains(&Ask::Mirror { contact: contact(2) }));
+            assert!(asks(&mut overlay, now).contains(&Ask::CheckReachability { contact: contact(2) }));
         }
-        overlay.mirrored();
+        overlay.confirm_reachable();
         assert!(overlay.counts_itself());
         now = now.after(20_000);
         overlay.on_timeout(now);
-        assert!(!asks(&mut overlay, now).contains(&Ask::Mirror { contact: contact(2) }));
+        assert!(!asks(&mut overlay, now).contains(&Ask::CheckReachability { contact: contact(2) }));
     }
 
     #[test]
     fn who_was_heard_of_is_listed_asked_and_dropped_if_silent() {
         let mut overlay = named_overlay();
-        overlay.heard(contact(2), Time::ZERO);
-        overlay.heard(contact(3), Time::ZERO);
+        overlay.add_unconfirmed(contact(2), Time::ZERO);
+        overlay.add_unconfirmed(contact(3), Time::ZERO);
         assert_eq!(overlay.table().len(), 2);
         overlay.alive(contact(3), Time::from_ms(9));
         let now = overlay.next_deadline();
@@ -764,7 +764,7 @@ mod tests {
         let known: Vec<Contact> = overlay.table().oldest_beside(&far[0].id, 3);
         assert_eq!(known, far[..3]);
         let newcomer = far[20];
-        overlay.heard(newcomer, old.after(CHALLENGE_AFTER_MS));
+        overlay.add_unconfirmed(newcomer, old.after(CHALLENGE_AFTER_MS));
         let asked: Vec<Ask> = asks(&mut overlay, old);
         assert_eq!(asked.len(), 3);
         assert!(overlay.table().get(&newcomer.id).is_none(), "all may be alive");
@@ -799,7 +799,7 @@ mod tests {
     #[test]
     fn strangers_that_were_only_heard_of_keep_nobody_from_bootstrapping() {
         let mut overlay = named_overlay();
-        overlay.heard(contact(5), Time::ZERO);
+        overlay.add_unconfirmed(contact(5), Time::ZERO);
         overlay.add_bootstrap_at(contact(9).addr, Time::ZERO);
         assert_eq!(overlay.next_deadline(), Time::ZERO);
         overlay.on_timeout(Time::ZERO);
@@ -810,7 +810,7 @@ mod tests {
     #[test]
     fn only_so_many_are_listed_that_were_only_heard_of() {
         let mut overlay = named_overlay();
-        (10..2_000).for_each(|n| overlay.heard(contact(n), Time::ZERO));
+        (10..2_000).for_each(|n| overlay.add_unconfirmed(contact(n), Time::ZERO));
         assert_eq!(overlay.table().unconfirmed_since(Time::ZERO).count(), UNCONFIRMED);
     }
 
@@ -818,7 +818,7 @@ mod tests {
     fn a_known_id_heard_from_elsewhere_has_its_old_address_asked() {
         let mut overlay = named_overlay();
         overlay.alive(contact(5), Time::ZERO);
-        overlay.heard(Contact { addr: contact(6).addr, ..contact(5) }, Time::ZERO);
+        overlay.add_unconfirmed(Contact { addr: contact(6).addr, ..contact(5) }, Time::ZERO);
         assert_eq!(asks(&mut overlay, Time::ZERO), [Ask::Probe { contact: contact(5), verify: false }]);
         assert_eq!(overlay.table().get(&contact(5).id).unwrap().contact, contact(5), "the confirmed entry stays");
     }

@@ -6,16 +6,16 @@ use crate::id::Id;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Overlay, Owner};
 use crate::limits::{
-    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BUCKET_REFRESH_MS, CONFIRM_MS, CONTACT_STALE_MS, MIRROR_MS, MIRRORS,
-    NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, UPKEEP_MS,
-    UPKEEP_PROBES,
+    BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BUCKET_REFRESH_MS, CONFIRM_MS, CONTACT_STALE_MS,
+    NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, REACHABILITY_CHECK_MS,
+    REACHABILITY_CONTACTS, UPKEEP_MS, UPKEEP_PROBES,
 };
 use crate::time::Time;
 
 impl Overlay {
     /// When [`Overlay::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Time {
-        let others = [self.bootstrap_at, self.mirror_at, self.neighbours_at, self.confirm_at];
+        let others = [self.bootstrap_at, self.reachability_at, self.neighbours_at, self.confirm_at];
         others.into_iter().flatten().fold(self.upkeep_at, Time::min)
     }
 
@@ -29,8 +29,8 @@ impl Overlay {
         if self.neighbours_at.is_some_and(|at| at <= now) {
             self.refresh_neighbours(now);
         }
-        if self.mirror_at.is_some_and(|at| at <= now) {
-            self.look_into_mirror(now);
+        if self.reachability_at.is_some_and(|at| at <= now) {
+            self.check_reachability(now);
         }
         if self.confirm_at.is_some_and(|at| at <= now) {
             self.confirm(now);
@@ -42,14 +42,14 @@ impl Overlay {
     }
 
     /// Asks one of the contacts nearest to us, who are the likeliest to list us.
-    fn look_into_mirror(&mut self, now: Time) {
-        self.mirror_at = None;
-        let mut nearest = Vec::with_capacity(MIRRORS);
-        self.table.closest(&self.own.id, MIRRORS, |_| true, &mut nearest);
+    fn check_reachability(&mut self, now: Time) {
+        self.reachability_at = None;
+        let mut nearest = Vec::with_capacity(REACHABILITY_CONTACTS);
+        self.table.closest(&self.own.id, REACHABILITY_CONTACTS, |_| true, &mut nearest);
         if !self.named_by_others && !nearest.is_empty() {
-            self.mirror_wanted = Some(nearest[self.mirrors % nearest.len()]);
-            self.mirrors += 1;
-            self.mirror_at = Some(now.after(MIRROR_MS << self.mirrors.min(5)));
+            self.reachability_wanted = Some(nearest[self.reachability_checks % nearest.len()]);
+            self.reachability_checks += 1;
+            self.reachability_at = Some(now.after(REACHABILITY_CHECK_MS << self.reachability_checks.min(5)));
         }
     }
 

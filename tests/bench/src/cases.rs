@@ -8,10 +8,10 @@ use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Nodes, Sealed};
 use dayfly::dialect::sealed::contact_at;
 use dayfly::dialect::sealed::store::{Store, StoreLimits};
-use dayfly::engine::{ConnId, Door, Engine, EngineSettings};
+use dayfly::engine::{ConnId, Engine, EngineSettings, Listener};
 use dayfly::id::Id;
 use dayfly::kad::Parameters;
-use dayfly::kad::routing_table::{RoutingTable, Shares};
+use dayfly::kad::routing_table::{BucketPolicy, RoutingTable};
 use dayfly::time::Time;
 use dayfly::wheel::Wheel;
 
@@ -82,7 +82,7 @@ fn codecs() -> Vec<Case> {
 
 /// The 20 closest of so many contacts that were offered one after the other; targets are random.
 fn table(contacts: u64) -> Case {
-    let mut table = RoutingTable::new(id(0), Parameters::default(), Shares::Even);
+    let mut table = RoutingTable::new(id(0), Parameters::default(), BucketPolicy::Even);
     for n in 1..=contacts {
         let addr = std::net::SocketAddr::from(([127, (n >> 16) as u8, (n >> 8) as u8, n as u8], 6500));
         table.answered(Contact { id: id(n), addr }, Time::ZERO);
@@ -154,7 +154,7 @@ impl Conversation {
         let known: Vec<Contact> = (0..contacts).map(|n| contact_at(([127, 0, 0, 1], 7_000 + n).into())).collect();
         engine.remember(node, &known, Time::ZERO);
         let peer = ([127, 0, 0, 1], 50_000).into();
-        let conn = engine.accepted(Door::Sealed(node), peer, Time::ZERO).expect("there is room");
+        let conn = engine.accepted(Listener::Sealed(node), peer, Time::ZERO).expect("there is room");
         Conversation { engine, conn }
     }
 

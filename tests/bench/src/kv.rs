@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use dayfly::load::{Asked, Garbled, Op, Verdict, Workload};
+use dayfly::load::{Garbled, Op, SentRequest, Verdict, Workload};
 use dayfly::time::Time;
 
 /// Which text protocol.
@@ -75,14 +75,14 @@ fn line_end(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Workload for Kv {
-    fn ask(&mut self, _now: Time, out: &mut Vec<u8>) -> Option<Asked> {
+    fn ask(&mut self, _now: Time, out: &mut Vec<u8>) -> Option<SentRequest> {
         let (op, number, is_upkeep) = match self.to_store.pop_front() {
             Some(number) => (Op::Put, number, true),
             None if self.is_ready() => (self.op, self.rng.u32(..self.keys), false),
             None => return None,
         };
         self.encode(op, number, out);
-        Some(Asked { op, number, is_upkeep })
+        Some(SentRequest { op, number, is_upkeep })
     }
 
     fn is_ready(&self) -> bool {
@@ -105,7 +105,7 @@ impl Workload for Kv {
         Ok(Some(len).filter(|len| *len <= bytes.len()))
     }
 
-    fn judge(&mut self, asked: Asked, answer: &[u8]) -> Verdict {
+    fn judge(&mut self, asked: SentRequest, answer: &[u8]) -> Verdict {
         if asked.is_upkeep {
             self.stored += 1;
         }
@@ -138,10 +138,10 @@ impl Echo {
 }
 
 impl Workload for Echo {
-    fn ask(&mut self, _now: Time, out: &mut Vec<u8>) -> Option<Asked> {
+    fn ask(&mut self, _now: Time, out: &mut Vec<u8>) -> Option<SentRequest> {
         self.0 = self.0.wrapping_add(1);
         out.extend_from_slice(&Echo::frame(self.0));
-        Some(Asked { op: Op::Ping, number: self.0, is_upkeep: false })
+        Some(SentRequest { op: Op::Ping, number: self.0, is_upkeep: false })
     }
 
     fn is_ready(&self) -> bool {
@@ -152,7 +152,7 @@ impl Workload for Echo {
         Ok((bytes.len() >= 40).then_some(40))
     }
 
-    fn judge(&mut self, asked: Asked, answer: &[u8]) -> Verdict {
+    fn judge(&mut self, asked: SentRequest, answer: &[u8]) -> Verdict {
         if answer == Echo::frame(asked.number) { Verdict::Good } else { Verdict::Wrong }
     }
 }

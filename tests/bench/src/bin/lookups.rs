@@ -15,8 +15,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dayfly::dialect::hyperdht::errand::{Errand, News, Own};
 use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::net::Net;
@@ -51,7 +51,7 @@ fn resident_kib(pid: u32) -> f64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0.0)
 }
 
-/// A dayfly process with some hyperdht doors.
+/// A dayfly process with some hyperdht listeners.
 struct Dayfly {
     child: Child,
     addrs: Vec<SocketAddr>,
@@ -67,18 +67,18 @@ impl Drop for Dayfly {
 
 impl Dayfly {
     /// A process with this many nodes, all joined through the first.
-    fn start(doors: usize) -> io::Result<Dayfly> {
+    fn start(listeners: usize) -> io::Result<Dayfly> {
         // A port that was free a moment ago, so that the others can be told of it.
         let first = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mut command = Command::new(std::env::var("DAYFLY").unwrap_or("target/release/dayfly".into()));
         command.args(["--listen", "none", "--hyperdht", &first, "--hyperdht-bootstrap", &first]);
-        (1..doors).for_each(|_| {
+        (1..listeners).for_each(|_| {
             command.args(["--hyperdht", "127.0.0.1:0"]);
         });
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
-        let lines = BufReader::new(stdout).lines().take(doors).collect::<io::Result<Vec<String>>>()?;
+        let lines = BufReader::new(stdout).lines().take(listeners).collect::<io::Result<Vec<String>>>()?;
         let address = |line: &String| line.split_whitespace().find_map(|word| word.parse().ok());
         let addrs: Option<Vec<SocketAddr>> = lines.iter().map(address).collect();
         let addrs = addrs.ok_or_else(|| io::Error::other(format!("a node said {lines:?}")))?;
@@ -99,7 +99,7 @@ impl Client {
         let identity = Identity { id: Id(secret()?), addr, is_ephemeral: true };
         engine.add_hyperdht(identity, [secret()?, secret()?], seed(), clock.now());
         let mut net = Net::new(engine, clock)?;
-        net.add_datagram_door(socket)?;
+        net.add_datagram_listener(socket)?;
         net.add_bootstrap(Dialect::Hyperdht, &known.to_string());
         let end = Instant::now() + Duration::from_millis(500);
         while Instant::now() < end {
@@ -110,8 +110,8 @@ impl Client {
     }
 
     fn announce(&mut self, key: Id, port: u16) -> io::Result<()> {
-        let own = Own { port, local: None };
-        self.net.errand(0, Errand::Announce(key, own), 10_000, |_| {}).map(|_| ())
+        let own = Advertisement { port, local: None };
+        self.net.operation(0, Operation::Announce(key, own), 10_000, |_| {}).map(|_| ())
     }
 
     /// Lookups per second, and how many found something.
@@ -120,18 +120,18 @@ impl Client {
         let (mut begun, mut done, mut found, mut in_flight) = (0, 0, 0, BTreeMap::new());
         while began.elapsed().as_secs_f64() < seconds {
             while in_flight.len() < parallel {
-                let errand = Errand::Lookup(keys[begun % keys.len()], Own::default());
-                let call = self.net.start(0, errand).ok_or_else(|| io::Error::other("too many errands"))?;
+                let operation = Operation::Lookup(keys[begun % keys.len()], Advertisement::default());
+                let call = self.net.start(0, operation).ok_or_else(|| io::Error::other("too many operations"))?;
                 in_flight.insert(call, false);
                 begun += 1;
             }
-            while let Some((call, news)) = self.net.next_news() {
-                match news {
-                    News::Answer(answer) => {
+            while let Some((call, event)) = self.net.next_event() {
+                match event {
+                    Event::Answer(answer) => {
                         in_flight.entry(call).and_modify(|found| *found |= !answer.peers.is_empty());
                     }
                     // One that was left over when the last measurement ended is not in flight.
-                    News::Done(_) => {
+                    Event::Done(_) => {
                         let end = in_flight.remove(&call);
                         done += usize::from(end.is_some());
                         found += usize::from(end == Some(true));

@@ -8,48 +8,48 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use crate::engine::Door;
+use crate::engine::Listener;
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN};
-use crate::net::socket::{Listener, is_shortage};
+use crate::net::socket::{ListeningSocket, is_shortage};
 use crate::time::Time;
 
 struct Entry {
-    door: Door,
     listener: Listener,
+    socket: ListeningSocket,
     is_ready: bool,
     /// No accept before then: the last one failed.
     paused_until: Option<Time>,
 }
 
 /// All listening sockets of the process.
-pub(super) struct Doors {
+pub(super) struct Listeners {
     entries: Vec<Entry>,
     /// A descriptor to give up when there are none left, so that one waiting client can be turned away.
     spare: Option<File>,
     failures: Vec<SocketAddr>,
 }
 
-impl Doors {
-    pub fn new() -> Doors {
-        Doors { entries: Vec::new(), spare: spare(), failures: Vec::new() }
+impl Listeners {
+    pub fn new() -> Listeners {
+        Listeners { entries: Vec::new(), spare: spare(), failures: Vec::new() }
     }
 
-    /// Registers `listener`; its token is `first_token` plus its place.
+    /// Registers `socket`; its token is `first_token` plus its place.
     pub fn add(
         &mut self,
-        door: Door,
-        mut listener: Listener,
+        listener: Listener,
+        mut socket: ListeningSocket,
         registry: &Registry,
         first_token: usize,
     ) -> io::Result<()> {
-        registry.register(&mut listener.socket, Token(first_token + self.entries.len()), Interest::READABLE)?;
-        self.entries.push(Entry { door, listener, is_ready: true, paused_until: None });
+        registry.register(&mut socket.socket, Token(first_token + self.entries.len()), Interest::READABLE)?;
+        self.entries.push(Entry { listener, socket, is_ready: true, paused_until: None });
         Ok(())
     }
 
     /// The listening address of sealed node `node`.
     pub fn address_of(&self, node: usize) -> Option<SocketAddr> {
-        self.entries.iter().find(|entry| entry.door == Door::Sealed(node)).map(|entry| entry.listener.addr)
+        self.entries.iter().find(|entry| entry.listener == Listener::Sealed(node)).map(|entry| entry.socket.addr)
     }
 
     /// Closes all of them.
@@ -77,14 +77,14 @@ impl Doors {
         self.entries.iter().filter_map(|entry| entry.paused_until).min()
     }
 
-    /// The doors at which an accept failed since the last call.
+    /// The listeners at which an accept failed since the last call.
     pub fn take_failures(&mut self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.failures)
     }
 
-    /// Accepts who waits, at most a turn's worth per door.
-    pub fn accept(&mut self, now: Time, mut welcome: impl FnMut(Door, TcpStream, SocketAddr)) {
-        let Doors { entries, spare, failures } = self;
+    /// Accepts who waits, at most a turn's worth per listener.
+    pub fn accept(&mut self, now: Time, mut welcome: impl FnMut(Listener, TcpStream, SocketAddr)) {
+        let Listeners { entries, spare, failures } = self;
         for entry in entries.iter_mut() {
             if entry.paused_until.is_some_and(|until| now < until) {
                 continue;
@@ -94,19 +94,19 @@ impl Doors {
                 if !entry.is_ready {
                     break;
                 }
-                match entry.listener.socket.accept() {
+                match entry.socket.socket.accept() {
                     Ok((stream, peer)) => {
                         // Fails only on a connection that is gone already.
                         let _ = stream.set_nodelay(true);
-                        welcome(entry.door, stream, crate::contact::canonical(peer));
+                        welcome(entry.listener, stream, crate::contact::canonical(peer));
                     }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => entry.is_ready = false,
                     Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                     Err(e) => {
-                        failures.push(entry.listener.addr);
+                        failures.push(entry.socket.addr);
                         if is_shortage(&e) {
                             // accept4 says EMFILE even when nobody waits, so only who is shed tells that somebody did.
-                            entry.is_ready = shed(&entry.listener, spare);
+                            entry.is_ready = shed(&entry.socket, spare);
                         }
                         entry.paused_until = Some(now.after(ACCEPT_PAUSE_MS));
                         break;
@@ -118,9 +118,9 @@ impl Doors {
 }
 
 /// Turns one waiting client away with the spare descriptor; whether there may have been one.
-fn shed(listener: &Listener, spare: &mut Option<File>) -> bool {
+fn shed(socket: &ListeningSocket, spare: &mut Option<File>) -> bool {
     drop(spare.take());
-    let shed = listener.socket.accept();
+    let shed = socket.socket.accept();
     let nobody_waited = shed.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
     drop(shed);
     *spare = self::spare();

@@ -18,14 +18,14 @@ use crate::kad::overlay::{Ended, LookupId};
 use crate::limits::{JOBS, NODE_ENTRIES, TOKEN_BYTES};
 use crate::time::Time;
 
-/// By what the caller knows an errand.
+/// By what the caller knows an operation.
 pub type Ticket = u64;
-/// Names an errand in progress.
+/// Names an operation in progress.
 pub(super) type JobId = Key;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Errand {
+pub enum Operation {
     /// Ask whether somebody is there. The answer's value is how it sees us.
     Ping(SocketAddr),
     /// Ask one node for those it knows nearest to a target.
@@ -38,11 +38,11 @@ pub enum Errand {
         referrer: SocketAddr,
     },
     /// Find who is announced under a key.
-    Lookup(Id, Own),
+    Lookup(Id, Advertisement),
     /// Announce ourselves under a key with the nodes nearest to it, and find who else is.
-    Announce(Id, Own),
+    Announce(Id, Advertisement),
     /// Take that back.
-    Unannounce(Id, Own),
+    Unannounce(Id, Advertisement),
     /// A user's command, to the nodes nearest to a target: asked on the way there, or as an update of the nearest.
     Query {
         /// The command.
@@ -58,16 +58,16 @@ pub enum Errand {
 
 /// What an announcement says of us, or a lookup.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
-pub struct Own {
+pub struct Advertisement {
     /// The record's port; 0 is that of the socket.
     pub port: u16,
     /// Our address in our own network; in lookups its port may be 0.
     pub local: Option<SocketAddrV4>,
 }
 
-/// What comes of an errand: any number of answers, then its end.
+/// What comes of an operation: any number of answers, then its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum Event {
     /// Somebody has answered.
     Answer(Answer),
     /// It is over.
@@ -81,7 +81,7 @@ pub struct Answer {
     pub id: Option<Id>,
     /// Where it answers from.
     pub addr: SocketAddr,
-    /// Whom it named, to a [`Errand::FindNode`].
+    /// Whom it named, to a [`Operation::FindNode`].
     pub nodes: Vec<Contact>,
     /// The command's own.
     pub value: Option<Vec<u8>>,
@@ -91,7 +91,7 @@ pub struct Answer {
     pub local_peers: Vec<SocketAddrV4>,
 }
 
-/// How an errand ended.
+/// How an operation ended.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// Well.
@@ -116,7 +116,7 @@ enum Shown {
     OfCommits,
 }
 
-/// An errand in progress.
+/// An operation in progress.
 #[derive(Debug)]
 pub(super) struct Job {
     ticket: Ticket,
@@ -154,7 +154,7 @@ impl Job {
         }
     }
 
-    fn about_peers(ticket: Ticket, target: Id, kind: u32, own: Own) -> Job {
+    fn about_peers(ticket: Ticket, target: Id, kind: u32, own: Advertisement) -> Job {
         // Port 0 is written, as node.js does.
         let local_address = own.local.map(encode_local);
         let value = PeersRequest { kind: Some(kind), port: Some(own.port.into()), local_address };
@@ -184,30 +184,30 @@ impl Job {
 }
 
 impl Node {
-    /// Begins an errand, whose news come with `ticket`. `false` if there are too many already.
-    pub fn start(&mut self, ticket: Ticket, errand: Errand, now: Time) -> bool {
+    /// Begins an operation, whose event come with `ticket`. `false` if there are too many already.
+    pub fn start(&mut self, ticket: Ticket, operation: Operation, now: Time) -> bool {
         if self.jobs.len() >= JOBS {
             return false;
         }
         let blank = Job::new(ticket);
-        match errand {
-            Errand::Ping(to) => self.start_calls(blank, [(to, self.ping(), Source::Asked)], now),
-            Errand::FindNode(at, target) => {
+        match operation {
+            Operation::Ping(to) => self.start_calls(blank, [(to, self.ping(), Source::Asked)], now),
+            Operation::FindNode(at, target) => {
                 self.start_calls(blank, [(at, self.about(FIND_NODE, &target), Source::Asked)], now);
             }
-            Errand::HolePunch { peer, referrer } => {
+            Operation::HolePunch { peer, referrer } => {
                 let forwarded = self.forwarded_ping(peer);
                 // The first opens our NAT for the peer (hyperdht.md, section 9.2).
                 let direct = (peer, self.ping(), Source::Asked);
                 self.start_calls(blank, [direct, (referrer, forwarded, Source::Host(peer.ip()))], now);
             }
-            Errand::Lookup(key, own) => self.start_lookup(Job::about_peers(ticket, key, LOOKUP, own), key, now),
-            Errand::Announce(key, own) => self.start_lookup(Job::about_peers(ticket, key, ANNOUNCE, own), key, now),
-            Errand::Unannounce(key, own) => {
+            Operation::Lookup(key, own) => self.start_lookup(Job::about_peers(ticket, key, LOOKUP, own), key, now),
+            Operation::Announce(key, own) => self.start_lookup(Job::about_peers(ticket, key, ANNOUNCE, own), key, now),
+            Operation::Unannounce(key, own) => {
                 let job = Job { shown: Shown::Never, peers: None, ..Job::about_peers(ticket, key, UNANNOUNCE, own) };
                 self.start_lookup(job, key, now);
             }
-            Errand::Query { command, target, value, is_update } => {
+            Operation::Query { command, target, value, is_update } => {
                 let shown = if is_update { Shown::OfCommits } else { Shown::Always };
                 let job = Job { command, target: Some(target), value, is_update, shown, ..blank };
                 self.start_lookup(job, target, now);
@@ -216,7 +216,7 @@ impl Node {
         true
     }
 
-    /// Ends an errand early; nothing more comes of it.
+    /// Ends an operation early; nothing more comes of it.
     pub fn cancel(&mut self, ticket: Ticket, now: Time) {
         let Some(id) = self.jobs.iter().find(|(_, job)| job.ticket == ticket).map(|(id, _)| id) else {
             return;
@@ -263,7 +263,7 @@ impl Node {
         if value.is_some() {
             let id = (!self.identity.is_ephemeral).then_some(self.identity.id);
             let answer = self.read(job, id, own, &Response { value, ..Response::default() });
-            self.outputs.push_back(Output::News { ticket: job.ticket, news: News::Answer(answer) });
+            self.outputs.push_back(Output::Event { ticket: job.ticket, event: Event::Answer(answer) });
         }
     }
 
@@ -302,8 +302,8 @@ impl Node {
 
     fn show(&mut self, id: JobId, node: Option<Id>, from: SocketAddr, response: &Response) {
         if let Some(job) = self.jobs.get(id) {
-            let news = News::Answer(self.read(job, node, from, response));
-            self.outputs.push_back(Output::News { ticket: job.ticket, news });
+            let event = Event::Answer(self.read(job, node, from, response));
+            self.outputs.push_back(Output::Event { ticket: job.ticket, event });
         }
     }
 
@@ -375,8 +375,8 @@ impl Node {
 
     fn finish(&mut self, id: JobId) {
         if let Some(job) = self.jobs.remove(id) {
-            let news = News::Done(job.outcome());
-            self.outputs.push_back(Output::News { ticket: job.ticket, news });
+            let event = Event::Done(job.outcome());
+            self.outputs.push_back(Output::Event { ticket: job.ticket, event });
         }
     }
 }
