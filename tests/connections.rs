@@ -67,7 +67,7 @@ fn two_nodes_that_dial_each_other_at_once_share_one_connection() {
             // A probe from an ephemeral port may pass by; the connection of the pair is one.
             assert_eq!(net.engine().links(), 1, "round {round}: one connection remains");
             assert_eq!(net.engine().connections(), 1, "round {round}: and no other");
-            use dayfly::engine::guard::Counter;
+            use dayfly::guard::Counter;
             simultaneous += net.engine().guard().get(Counter::SimultaneousOpens);
         }
     }

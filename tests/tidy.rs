@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["hash"],
     &["id", "time", "limits", "arena"],
-    &["contact", "wheel"],
+    &["contact", "wheel", "buffer"],
+    &["guard"],
+    &["sources"],
     &["kad"],
     &["dialect"],
     &["engine"],

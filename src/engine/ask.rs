@@ -10,8 +10,8 @@ use crate::dialect::sealed::node::{Failure, Output as NodeOutput};
 use crate::dialect::sealed::request::{Request, Via};
 use crate::dialect::sealed::session::{PendingRequest, Wire};
 use crate::engine::conn::{Conn, Origin, State};
-use crate::engine::guard::Counter;
 use crate::engine::{CallId, ConnId, DialError, Engine, Output, Reply, Requester};
+use crate::guard::Counter;
 use crate::limits::{ERROR_TEXT, LONG_TIMEOUT_MS, NODE_CONNECTIONS, NODE_ENTRIES, REDIAL_MS};
 use crate::time::Time;
 

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
+use crate::buffer::{BufferPool, Inbox, Outbox};
 use crate::dialect::sealed::session::{Session, Wire};
 use crate::engine::Requester;
-use crate::engine::buffer::{BufferPool, Inbox, Outbox};
 use crate::limits::{
     DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, LONG_TIMEOUT_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
     OUTBOX_SOFT_BYTES, STALL_MS, YIELD_MS,

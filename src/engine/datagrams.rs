@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
-use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput, PARAMETERS};
+use crate::dialect::hyperdht::node::{Identity, Node, Output as NodeOutput, PARAMETERS};
 use crate::dialect::hyperdht::operation::Operation;
 use crate::dialect::hyperdht::serve::Handler;
-use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
+use crate::guard::Counter;
 use crate::kad::Parameters;
 use crate::limits::{ANSWER_BYTES, DATAGRAM_OUTBOX_BYTES, DATAGRAM_OUTBOX_KEPT_BYTES};
 use crate::time::Time;
@@ -136,7 +136,7 @@ impl Engine {
                     Body::Request(_) => Counter::Requests,
                     Body::Response(_) => Counter::Answers,
                 });
-                node.on_datagram(from, &datagram, now).map(counter_of)
+                node.on_datagram(from, &datagram, now).map(Counter::from)
             }
             Err(Fault::Size) => Some(Counter::BadSizes),
             Err(Fault::Malformed) => Some(Counter::Malformed),
@@ -216,17 +216,5 @@ impl Engine {
         if !outbox.waiting.is_empty() && !std::mem::replace(is_dirty, true) {
             dirty.push_back(number);
         }
-    }
-}
-
-fn counter_of(breach: Breach) -> Counter {
-    match breach {
-        Breach::UnaskedAnswer => Counter::UnaskedAnswers,
-        Breach::WrongSource => Counter::WrongSources,
-        Breach::LongList => Counter::LongLists,
-        Breach::Malformed => Counter::Malformed,
-        Breach::BadToken => Counter::BadTokens,
-        Breach::TooManyForwards => Counter::ForwardsRefused,
-        Breach::RecordsFull => Counter::RecordsFull,
     }
 }

@@ -2,8 +2,8 @@
 //! knows nothing of what is said on it.
 
 use crate::engine::conn::{Conn, Expiry, Origin, Reading, State};
-use crate::engine::guard::Counter;
 use crate::engine::{ConnId, Engine, Output};
+use crate::guard::Counter;
 use crate::limits::BUFFERED_BYTES;
 use crate::time::Time;
 
@@ -143,7 +143,7 @@ impl Engine {
             self.pool.remove(node, conn.peer, id, conn.is_link);
         }
         if conn.origin == Origin::Inbound {
-            self.guard.left(conn.peer.ip());
+            self.sources.left(conn.peer.ip());
         }
         self.outputs.push_back(Output::Close(id));
         self.closed.push(id);

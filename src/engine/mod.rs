@@ -6,9 +6,7 @@
 //! A turn of the driver: report what happened, call [`Engine::work`] and [`Engine::on_timeout`], drain
 //! [`Engine::poll_output`] and [`Engine::next_dirty`] until both are empty, then [`Engine::sweep`].
 
-pub mod buffer;
 pub mod conn;
-pub mod guard;
 pub mod pool;
 
 mod ask;
@@ -24,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::arena::{Arena, Key};
+use crate::buffer::BufferPool;
 use crate::contact::Contact;
 #[cfg(feature = "hyperdht")]
 use crate::dialect::hyperdht::operation::Event;
@@ -31,13 +30,13 @@ use crate::dialect::sealed::node::Node;
 use crate::dialect::sealed::session::Wire;
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, StoreLimits};
-use crate::engine::buffer::BufferPool;
 use crate::engine::conn::{Conn, Origin, State};
-use crate::engine::guard::{Counter, Guard};
 use crate::engine::pool::Pool;
+use crate::guard::{Counter, Guard};
 use crate::id::Id;
 use crate::kad::requests::RequestId;
 use crate::limits::{CONNECTIONS, DIALLED_SHARE, NODE_CONNECTIONS};
+use crate::sources::Sources;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -158,6 +157,7 @@ pub struct Engine {
     store: Store,
     pool: Pool,
     guard: Guard,
+    sources: Sources,
     buffers: BufferPool,
     wheel: Wheel<ConnId>,
     /// Connections to which a job's outcome is owed, by the job's ticket.
@@ -187,6 +187,7 @@ impl Engine {
             store: Store::new(settings.store, seed),
             pool: Pool::new(seed),
             guard: Guard::default(),
+            sources: Sources::default(),
             buffers: BufferPool::default(),
             wheel: Wheel::new(),
             waiters: Arena::default(),
@@ -286,12 +287,12 @@ impl Engine {
             Listener::Api(node) => (node, Wire::Api),
         };
         // First whether it may come at all, so that who is refused anyway costs nobody a place.
-        if let Err(counter) = self.guard.admit(peer.ip(), now) {
+        if let Err(counter) = self.sources.admit(peer.ip(), now) {
             self.guard.fault(counter, peer, now);
             return None;
         }
         if !self.has_room_for_inbound() && !self.evict_oldest_silent(now) && !self.close_spare_link(now) {
-            self.guard.left(peer.ip());
+            self.sources.left(peer.ip());
             self.guard.fault(Counter::TooManyConnections, peer, now);
             return None;
         }

@@ -4,15 +4,15 @@
 use std::net::SocketAddr;
 
 use crate::arena::Arena;
+use crate::buffer::{BufferPool, Outbox};
 use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::{Answer, Failure, Node};
 use crate::dialect::sealed::session::{Parsed, Session, Wire};
 use crate::dialect::sealed::store::Store;
-use crate::engine::buffer::{BufferPool, Outbox};
 use crate::engine::conn::{Conn, Origin};
-use crate::engine::guard::{Counter, Guard, counter_of};
 use crate::engine::{ConnId, Engine, Output, Requester, Waiter};
+use crate::guard::{Counter, Guard};
 use crate::id::Id;
 use crate::limits::{CANDIDATE_MS, NODE_ENTRIES_STRIKE, TURN_MESSAGES};
 use crate::time::Time;
@@ -98,17 +98,17 @@ impl Engine {
                 }
             }
             Parsed::Dropped { len, breach } => {
-                guard.fault(counter_of(breach), peer, now);
+                guard.fault(breach.into(), peer, now);
                 guard.add(Counter::BytesRefused, inbox.consume(len));
             }
             Parsed::Violation { len, breach, code } => {
-                guard.fault(counter_of(breach), peer, now);
+                guard.fault(breach.into(), peer, now);
                 guard.add(Counter::BytesRefused, inbox.consume(len));
                 outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
                 self.strike(id, now);
             }
             Parsed::Fatal { breach, code } => {
-                guard.fault(counter_of(breach), peer, now);
+                guard.fault(breach.into(), peer, now);
                 if let Some(code) = code {
                     outbox.answers(buffers, now, |out| session.answer(&code.message(), out));
                 }
@@ -124,7 +124,7 @@ impl Engine {
             if conn.session.strike(now) {
                 let peer = conn.peer;
                 self.guard.fault(Counter::StruckOut, peer, now);
-                self.guard.offence(peer.ip(), now);
+                self.sources.offence(peer.ip(), now);
                 self.close_after_flush(id, now);
             }
         }

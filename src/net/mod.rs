@@ -30,8 +30,8 @@ use mio::{Events, Interest, Poll, Token};
 #[cfg(feature = "hyperdht")]
 use crate::dialect::hyperdht::operation::Event;
 use crate::dialect::sealed::request::Request;
-use crate::engine::guard::Counter;
 use crate::engine::{ConnId, DialError, Engine, Listener, Output, Reply};
+use crate::guard::Counter;
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
 use crate::net::clock::Clock;
 #[cfg(feature = "hyperdht")]

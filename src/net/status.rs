@@ -13,7 +13,7 @@ use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 
 use crate::engine::Engine;
-use crate::engine::guard::Counter;
+use crate::guard::Counter;
 use crate::limits::{REPORT_BYTES, STATUS_READERS};
 use crate::time::Time;
 

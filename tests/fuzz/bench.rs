@@ -9,8 +9,8 @@ use dayfly::dialect::sealed::codec::Message;
 use dayfly::dialect::sealed::is_genuine;
 use dayfly::dialect::sealed::request::Request;
 use dayfly::dialect::sealed::session::Wire;
-use dayfly::engine::guard::Counter;
 use dayfly::engine::{CallId, ConnId, DialError, Engine, EngineSettings, Listener, Output, Reply};
+use dayfly::guard::Counter;
 use dayfly::limits::{
     BUFFER_LARGE, BUFFER_SMALL, BUFFERED_BYTES, CONNECTIONS_PER_ADDRESS, JOB_MS, JOBS, LINGER_MS, NODE_CONNECTIONS,
     OUTBOX_HARD_BYTES,

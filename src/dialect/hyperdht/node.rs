@@ -15,6 +15,7 @@ use crate::dialect::hyperdht::serve::Handler;
 use crate::dialect::hyperdht::session::{Call, Session, Source, Unasked};
 use crate::dialect::hyperdht::tokens::Tokens;
 use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
+use crate::guard::Counter;
 use crate::id::Id;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::Overdue;
@@ -74,6 +75,20 @@ pub enum Breach {
     TooManyForwards,
     /// An announcement for which there is no room. It is answered.
     RecordsFull,
+}
+
+impl From<Breach> for Counter {
+    fn from(breach: Breach) -> Counter {
+        match breach {
+            Breach::UnaskedAnswer => Counter::UnaskedAnswers,
+            Breach::WrongSource => Counter::WrongSources,
+            Breach::LongList => Counter::LongLists,
+            Breach::Malformed => Counter::Malformed,
+            Breach::BadToken => Counter::BadTokens,
+            Breach::TooManyForwards => Counter::ForwardsRefused,
+            Breach::RecordsFull => Counter::RecordsFull,
+        }
+    }
 }
 
 /// What a request in flight is for.

@@ -11,6 +11,7 @@ use crate::dialect::sealed::codec::{
 };
 use crate::dialect::sealed::owed::{Access, DeferredRequest, Owing};
 use crate::dialect::sealed::request::Request;
+use crate::guard::Counter;
 use crate::limits::{ASKED, ASKED_BYTES, STRIKE_WINDOW_MS, STRIKES};
 use crate::time::Time;
 
@@ -42,6 +43,21 @@ pub enum Breach {
     WrongAnswer,
     /// Some other protocol.
     ForeignProtocol,
+}
+
+impl From<Breach> for Counter {
+    fn from(breach: Breach) -> Counter {
+        match breach {
+            Breach::BadSize => Counter::BadSizes,
+            Breach::BadChecksum => Counter::BadChecksums,
+            Breach::UnknownType => Counter::UnknownTypes,
+            Breach::Malformed => Counter::Malformed,
+            Breach::UnaskedAnswer => Counter::UnaskedAnswers,
+            Breach::UnaskedError => Counter::UnaskedErrors,
+            Breach::WrongAnswer => Counter::WrongAnswers,
+            Breach::ForeignProtocol => Counter::ForeignProtocols,
+        }
+    }
 }
 
 /// What the bytes of an inbox begin with. `len` is what to consume.
