@@ -29,9 +29,9 @@ Usage: dayfly [node] [options]
        dayfly lookup|announce|unannounce|query|punch [options] ...    (of hyperdht networks)
 Runs a node: a Kademlia DHT whose values live less than ten seconds.
 
-Once it listens, a node prints one line per listener: 'listening DIALECT TRANSPORT ADDRESS [id=HEX]'. Port 0 lets the
-kernel choose. SIGTERM and SIGINT stop it within two seconds, a second one at once. RUST_LOG (error, warn, info, debug) says
-how much it logs to stderr; the default is info.
+Once it listens, a node prints one line per listener: 'listening DIALECT TRANSPORT ADDRESS [id=HEX]'. With port 0 the
+kernel chooses the port. SIGTERM and SIGINT stop the node within two seconds, a second one at once. RUST_LOG (error,
+warn, info, debug) sets how much it logs to stderr; the default is info.
 
 Exit codes: 0 stopped by a signal; 64 usage; 70 internal error; 71 system; 73 can't listen (address in use, no
 permission); 78 configuration; 128 + N ended at once by a second signal N.
