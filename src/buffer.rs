@@ -1,104 +1,146 @@
 //! A connection's inbox and outbox, and the pool their memory comes from and goes back to, so that an idle connection
-//! holds none. Never grows past what really arrived: a length that a stranger claims allocates nothing.
+//! holds none: an empty inbox and an empty outbox are one null pointer each. Never grows past what really arrived: a
+//! length that a stranger claims allocates nothing.
 
-use crate::limits::{BUFFER_LARGE, BUFFER_SMALL, POOLED_BUFFERS};
+use crate::limits::{BUFFER_LARGE, BUFFER_SMALL, POOLED_BYTES};
 use crate::time::Time;
 
 /// Buffers that wait for the next connection that needs one: inboxes of two sizes, and outboxes.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    small: Vec<Box<[u8]>>,
-    large: Vec<Box<[u8]>>,
-    outboxes: Vec<Vec<u8>>,
+    small: Vec<Box<Received>>,
+    large: Vec<Box<Received>>,
+    outboxes: Vec<Box<Queued>>,
+    /// Capacity of the pooled outboxes, in bytes.
+    outbox_bytes: usize,
 }
 
 impl BufferPool {
-    fn take(&mut self, least: usize) -> Box<[u8]> {
+    fn take(&mut self, least: usize) -> Box<Received> {
         let (shelf, size) =
             if least <= BUFFER_SMALL { (&mut self.small, BUFFER_SMALL) } else { (&mut self.large, BUFFER_LARGE) };
-        shelf.pop().unwrap_or_else(|| vec![0; size].into())
+        shelf.pop().unwrap_or_else(|| Box::new(Received { bytes: vec![0; size].into(), head: 0, tail: 0 }))
     }
 
-    /// Takes `buffer` back; one of an odd size, or one too many, is freed.
-    fn give(&mut self, buffer: Box<[u8]>) {
-        let shelf = match buffer.len() {
-            BUFFER_SMALL => &mut self.small,
-            BUFFER_LARGE => &mut self.large,
-            _ => return,
-        };
-        if shelf.len() < POOLED_BUFFERS {
+    /// Takes `buffer` back; what is more than a burst should leave behind is freed.
+    fn give(&mut self, mut buffer: Box<Received>) {
+        let size = buffer.bytes.len();
+        let shelf = if size == BUFFER_SMALL { &mut self.small } else { &mut self.large };
+        if (shelf.len() + 1) * size <= POOLED_BYTES {
+            (buffer.head, buffer.tail) = (0, 0);
             shelf.push(buffer);
         }
+    }
+
+    fn take_outbox(&mut self) -> Box<Queued> {
+        let Some(outbox) = self.outboxes.pop() else {
+            return Box::new(Queued { bytes: Vec::with_capacity(BUFFER_SMALL), ..Queued::default() });
+        };
+        self.outbox_bytes -= outbox.bytes.capacity();
+        outbox
+    }
+
+    fn give_outbox(&mut self, mut outbox: Box<Queued>) {
+        let capacity = outbox.bytes.capacity();
+        if self.outbox_bytes + capacity <= POOLED_BYTES {
+            outbox.bytes.clear();
+            *outbox = Queued { bytes: std::mem::take(&mut outbox.bytes), ..Queued::default() };
+            self.outbox_bytes += capacity;
+            self.outboxes.push(outbox);
+        }
+    }
+
+    /// Bytes of memory that wait here: at most [`POOLED_BYTES`] for each of small inboxes, large inboxes, and outboxes.
+    pub fn bytes(&self) -> usize {
+        self.small.len() * BUFFER_SMALL + self.large.len() * BUFFER_LARGE + self.outbox_bytes
     }
 }
 
 /// Bytes that came and are not handled yet.
 #[derive(Debug, Default)]
-pub struct Inbox {
-    buffer: Box<[u8]>,
+pub struct Inbox(Option<Box<Received>>);
+
+/// Read space, and which part of it is not handled yet.
+#[derive(Debug)]
+struct Received {
+    bytes: Box<[u8]>,
     head: u32,
     tail: u32,
+}
+
+impl Received {
+    fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
 }
 
 impl Inbox {
     /// What is not handled yet.
     pub fn unread(&self) -> &[u8] {
-        &self.buffer[self.head as usize..self.tail as usize]
+        self.0.as_ref().map_or(&[], |received| &received.bytes[received.head as usize..received.tail as usize])
     }
 
     /// Whether everything is handled.
     pub fn is_empty(&self) -> bool {
-        self.head == self.tail
+        self.0.as_ref().is_none_or(|received| received.is_empty())
     }
 
     /// Bytes of memory held.
     pub fn capacity(&self) -> usize {
-        self.buffer.len()
+        self.0.as_ref().map_or(0, |received| received.bytes.len())
     }
 
-    /// Space to read into, never empty: the largest frame fits the largest buffer.
-    pub fn space(&mut self, pool: &mut BufferPool) -> &mut [u8] {
-        if self.buffer.is_empty() {
-            self.buffer = pool.take(BUFFER_SMALL);
-        }
-        let (head, tail) = (self.head as usize, self.tail as usize);
-        if tail == self.buffer.len() {
+    /// Space to read into, never empty; `None` once the largest buffer is full of bytes that nobody has handled.
+    pub fn space(&mut self, pool: &mut BufferPool) -> Option<&mut [u8]> {
+        let received = self.0.get_or_insert_with(|| pool.take(BUFFER_SMALL));
+        let (head, tail) = (received.head as usize, received.tail as usize);
+        if tail == received.bytes.len() {
             if head > 0 {
-                self.buffer.copy_within(head..tail, 0);
+                received.bytes.copy_within(head..tail, 0);
+            } else if tail < BUFFER_LARGE {
+                let mut larger = pool.take(tail + 1);
+                larger.bytes[..tail].copy_from_slice(&received.bytes);
+                pool.give(std::mem::replace(received, larger));
             } else {
-                let mut larger = pool.take(self.buffer.len() + 1);
-                larger[..tail].copy_from_slice(&self.buffer);
-                pool.give(std::mem::replace(&mut self.buffer, larger));
+                return None;
             }
-            (self.head, self.tail) = (0, self.tail - self.head);
+            (received.head, received.tail) = (0, (tail - head) as u32);
         }
-        &mut self.buffer[self.tail as usize..]
+        Some(&mut received.bytes[received.tail as usize..])
     }
 
     /// `n` bytes of [`Inbox::space`] were filled.
     pub fn filled(&mut self, n: usize) {
-        self.tail = (self.tail as usize).saturating_add(n).min(self.buffer.len()) as u32;
+        if let Some(received) = &mut self.0 {
+            received.tail = (received.tail as usize).saturating_add(n).min(received.bytes.len()) as u32;
+        }
     }
 
     /// The first `n` bytes of [`Inbox::unread`] are handled, or all if there are fewer; returns how many they were.
     pub fn consume(&mut self, n: usize) -> usize {
-        let before = self.head;
-        self.head = (self.head as usize).saturating_add(n).min(self.tail as usize) as u32;
-        (self.head - before) as usize
+        let Some(received) = &mut self.0 else {
+            return 0;
+        };
+        let before = received.head;
+        received.head = (received.head as usize).saturating_add(n).min(received.tail as usize) as u32;
+        (received.head - before) as usize
     }
 
     /// Hands the memory back if nothing is left in it.
     pub fn release(&mut self, pool: &mut BufferPool) {
-        if self.is_empty() && !self.buffer.is_empty() {
-            (self.head, self.tail) = (0, 0);
-            pool.give(std::mem::take(&mut self.buffer));
+        if let Some(received) = self.0.take_if(|received| received.is_empty()) {
+            pool.give(received);
         }
     }
 }
 
 /// Bytes that wait to be written, and how many of them are answers; the others are requests of ours.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct Outbox(Option<Box<Queued>>);
+
+/// What an outbox holds while there is something in it.
+#[derive(Debug, Default)]
+struct Queued {
     bytes: Vec<u8>,
     head: u32,
     answer_bytes: u32,
@@ -110,96 +152,100 @@ pub struct Outbox {
     moved_at: Time,
 }
 
+impl Queued {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.head as usize
+    }
+}
+
 impl Outbox {
     /// What is to be written.
     pub fn unwritten(&self) -> &[u8] {
-        &self.bytes[self.head as usize..]
+        self.0.as_ref().map_or(&[], |queued| &queued.bytes[queued.head as usize..])
     }
 
     /// Bytes to be written.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.head as usize
+        self.0.as_ref().map_or(0, |queued| queued.len())
     }
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.is_none()
     }
 
     /// Bytes of memory held.
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.0.as_ref().map_or(0, |queued| queued.bytes.capacity())
     }
 
     /// Queued bytes of answers; a little more than the truth while requests stand between them.
     pub fn answer_bytes(&self) -> usize {
-        self.answer_bytes as usize
+        self.0.as_ref().map_or(0, |queued| queued.answer_bytes as usize)
     }
 
-    /// Whether a write left something over.
-    pub fn is_stuck(&self) -> bool {
-        self.is_stuck
-    }
-
-    /// When it last ceased to be empty, shrank, or began to be stuck: without progress since then it is stalled.
-    pub fn moved_at(&self) -> Time {
-        self.moved_at
+    /// Since when a socket that did not take all of it has made no progress; `None` while nothing is left over.
+    pub fn stuck_since(&self) -> Option<Time> {
+        self.0.as_ref().filter(|queued| queued.is_stuck).map(|queued| queued.moved_at)
     }
 
     /// Lets `encode` append answers.
     pub fn answers(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.answer_bytes += self.append(pool, now, encode) as u32;
-        self.answers_end = self.bytes.len() as u32;
+        self.append(pool, now, true, encode);
     }
 
     /// Lets `encode` append requests of ours.
     pub fn requests(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.append(pool, now, encode);
+        self.append(pool, now, false, encode);
     }
 
-    fn append(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
-        if self.is_empty() {
-            self.moved_at = now;
+    fn append(&mut self, pool: &mut BufferPool, now: Time, are_answers: bool, encode: impl FnOnce(&mut Vec<u8>)) {
+        let queued = self.0.get_or_insert_with(|| {
+            let mut fresh = pool.take_outbox();
+            fresh.moved_at = now;
+            fresh
+        });
+        let before = queued.bytes.len();
+        encode(&mut queued.bytes);
+        if are_answers {
+            queued.answer_bytes += (queued.bytes.len() - before) as u32;
+            queued.answers_end = queued.bytes.len() as u32;
         }
-        if self.bytes.capacity() == 0 {
-            self.bytes = pool.outboxes.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_SMALL));
-        }
-        let before = self.bytes.len();
-        encode(&mut self.bytes);
-        let appended = self.bytes.len() - before;
-        if self.bytes.is_empty() {
+        if queued.len() == 0 {
             self.clear(pool);
         }
-        appended
     }
 
     /// The first `n` bytes of [`Outbox::unwritten`] were written; 0 if the socket took none.
     pub fn written(&mut self, n: usize, pool: &mut BufferPool, now: Time) {
-        if n > 0 || !self.is_stuck {
-            self.moved_at = now;
+        let Some(queued) = &mut self.0 else {
+            return;
+        };
+        queued.head = (queued.head as usize).saturating_add(n).min(queued.bytes.len()) as u32;
+        if queued.len() == 0 {
+            return self.clear(pool);
         }
-        self.is_stuck = true;
-        self.head = (self.head as usize).saturating_add(n).min(self.bytes.len()) as u32;
-        self.answer_bytes = self.answer_bytes.min(self.answers_end.saturating_sub(self.head));
-        if self.is_empty() {
-            self.clear(pool);
-        } else if self.head as usize >= self.bytes.len() / 2 {
-            self.bytes.drain(..self.head as usize);
-            self.answers_end = self.answers_end.saturating_sub(self.head);
-            self.head = 0;
+        if n > 0 || !queued.is_stuck {
+            queued.moved_at = now;
+        }
+        queued.is_stuck = true;
+        queued.answer_bytes = queued.answer_bytes.min(queued.answers_end.saturating_sub(queued.head));
+        if queued.head as usize >= queued.bytes.len() / 2 {
+            queued.bytes.drain(..queued.head as usize);
+            queued.answers_end = queued.answers_end.saturating_sub(queued.head);
+            queued.head = 0;
         }
     }
 
     /// Forgets everything and hands the memory back.
     pub fn clear(&mut self, pool: &mut BufferPool) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        *self = Outbox::default();
-        if (1..=BUFFER_LARGE).contains(&bytes.capacity()) && pool.outboxes.len() < POOLED_BUFFERS {
-            bytes.clear();
-            pool.outboxes.push(bytes);
+        if let Some(queued) = self.0.take() {
+            pool.give_outbox(queued);
         }
     }
 }
+
+const _: () = assert!(size_of::<Inbox>() == size_of::<usize>() && size_of::<Outbox>() == size_of::<usize>());
 
 #[cfg(test)]
 mod tests {
@@ -211,7 +257,7 @@ mod tests {
         let (mut pool, mut inbox) = (BufferPool::default(), Inbox::default());
         let mut sent = 0u8;
         while inbox.unread().len() < FRAME_MAX {
-            let space = inbox.space(&mut pool);
+            let space = inbox.space(&mut pool).expect("the largest frame fits");
             let n = space.len().min(1_000);
             space[..n].fill(sent);
             inbox.filled(n);
@@ -220,7 +266,7 @@ mod tests {
         }
         assert_eq!((inbox.unread()[999], inbox.unread()[1_000], inbox.capacity()), (0, 1, BUFFER_LARGE));
         inbox.consume(FRAME_MAX);
-        assert!(!inbox.space(&mut pool).is_empty());
+        assert!(!inbox.space(&mut pool).unwrap().is_empty());
         inbox.consume(inbox.unread().len());
         inbox.release(&mut pool);
         assert_eq!((inbox.capacity(), pool.small.len(), pool.large.len()), (0, 1, 1));
@@ -232,15 +278,15 @@ mod tests {
         outbox.answers(&mut pool, Time::ZERO, |_| ());
         assert_eq!((outbox.capacity(), pool.outboxes.len()), (0, 1), "nothing to say takes no memory");
         outbox.answers(&mut pool, Time::from_ms(1), |out| out.extend_from_slice(&[1; 30]));
-        assert!(!outbox.is_stuck(), "nobody has tried yet");
+        assert_eq!(outbox.stuck_since(), None, "nobody has tried yet");
         outbox.written(0, &mut pool, Time::from_ms(5));
-        assert!(outbox.is_stuck() && outbox.moved_at() == Time::from_ms(5));
+        assert_eq!(outbox.stuck_since(), Some(Time::from_ms(5)));
         outbox.written(0, &mut pool, Time::from_ms(7));
-        assert_eq!(outbox.moved_at(), Time::from_ms(5), "trying is no progress");
+        assert_eq!(outbox.stuck_since(), Some(Time::from_ms(5)), "trying is no progress");
         outbox.written(10, &mut pool, Time::from_ms(8));
-        assert!(outbox.is_stuck() && outbox.moved_at() == Time::from_ms(8));
+        assert_eq!(outbox.stuck_since(), Some(Time::from_ms(8)));
         outbox.written(20, &mut pool, Time::from_ms(9));
-        assert!(!outbox.is_stuck() && outbox.is_empty());
+        assert!(outbox.stuck_since().is_none() && outbox.is_empty());
     }
 
     #[test]
@@ -250,7 +296,7 @@ mod tests {
         outbox.requests(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[2; 50]));
         assert_eq!((outbox.len(), outbox.answer_bytes()), (80, 30));
         outbox.written(25, &mut pool, Time::from_ms(3));
-        assert_eq!((outbox.len(), outbox.answer_bytes(), outbox.moved_at()), (55, 5, Time::from_ms(3)));
+        assert_eq!((outbox.len(), outbox.answer_bytes(), outbox.stuck_since()), (55, 5, Some(Time::from_ms(3))));
         outbox.requests(&mut pool, Time::ZERO, |out| out.extend_from_slice(&[3; 500]));
         outbox.written(40, &mut pool, Time::from_ms(4));
         assert_eq!((outbox.answer_bytes(), outbox.unwritten()[14], outbox.unwritten()[15]), (0, 2, 3));
@@ -258,5 +304,38 @@ mod tests {
         assert_eq!(outbox.answer_bytes(), 10);
         outbox.written(525, &mut pool, Time::from_ms(5));
         assert_eq!((outbox.is_empty(), outbox.capacity(), outbox.answer_bytes()), (true, 0, 0));
+    }
+
+    /// With 80 KiB of an incomplete frame there was no space left, and the read of nothing was taken for the peer's end.
+    #[test]
+    fn a_full_inbox_has_no_space_instead_of_an_empty_one() {
+        let (mut pool, mut inbox) = (BufferPool::default(), Inbox::default());
+        while let Some(n) = inbox.space(&mut pool).map(|space| space.len()) {
+            assert!(n > 0);
+            inbox.filled(n);
+        }
+        assert_eq!(inbox.unread().len(), BUFFER_LARGE);
+        inbox.consume(1);
+        assert_eq!(inbox.space(&mut pool).map(|space| space.len()), Some(1));
+    }
+
+    /// The pool kept 64 buffers of each kind, ten megabytes, for as long as the process ran.
+    #[test]
+    fn after_a_burst_the_pool_keeps_little() {
+        let mut pool = BufferPool::default();
+        let mut connections: Vec<(Inbox, Outbox)> = (0..1_000).map(|_| Default::default()).collect();
+        for (n, (inbox, outbox)) in connections.iter_mut().enumerate() {
+            while inbox.unread().len() < (n % 2) * FRAME_MAX + 1 {
+                let space = inbox.space(&mut pool).unwrap().len();
+                inbox.filled(space);
+            }
+            outbox.answers(&mut pool, Time::ZERO, |out| out.resize(1 + (n % 2) * FRAME_MAX, 0));
+        }
+        for (inbox, outbox) in &mut connections {
+            inbox.consume(usize::MAX);
+            inbox.release(&mut pool);
+            outbox.clear(&mut pool);
+        }
+        assert!((POOLED_BYTES..=3 * POOLED_BYTES).contains(&pool.bytes()), "{}", pool.bytes());
     }
 }

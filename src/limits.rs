@@ -282,8 +282,10 @@ pub const STOP_MS: u64 = 2_000;
 pub const BUFFER_SMALL: usize = 4 * 1024;
 /// A read buffer that holds the largest frame and the beginning of the next.
 pub const BUFFER_LARGE: usize = 80 * 1024;
-/// Buffers of each size kept for the next connection that needs one.
-pub const POOLED_BUFFERS: usize = 64;
+/// Bytes of buffers kept for the next connection that needs one, for each of three kinds: 80 small inboxes, 4 large
+/// ones, as many outboxes. Each outbox is written right after its inbox is handled, so few are in use at once; what a
+/// burst used beyond this goes back to the allocator.
+pub const POOLED_BYTES: usize = 320 * 1024;
 
 // ---- Logging and status ----
 
@@ -301,7 +303,7 @@ pub const CONFIG_BYTES: u64 = 1024 * 1024;
 const _: () = assert!(K <= K_MAX && K_MAX <= NODE_ENTRIES);
 const _: () = assert!(NODE_ENTRIES <= NODE_ENTRIES_STRIKE);
 const _: () = assert!(VALUE_MAX + 40 + 32 == FRAME_MAX, "the largest PUT is the largest frame");
-const _: () = assert!(BUFFER_LARGE > FRAME_MAX && BUFFER_SMALL < BUFFER_LARGE);
+const _: () = assert!(BUFFER_LARGE > FRAME_MAX && BUFFER_SMALL < BUFFER_LARGE && POOLED_BYTES >= BUFFER_LARGE);
 const _: () = assert!(OUTBOX_SOFT_BYTES > FRAME_MAX && OUTBOX_SOFT_BYTES + ASKED_BYTES < OUTBOX_HARD_BYTES);
 const _: () = assert!(OWED_BYTES > ASKED_BYTES + FRAME_MAX && OWED_ANSWERS > ASKED && ASKED_BYTES > FRAME_MAX);
 const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);

@@ -234,8 +234,8 @@ impl Conn {
         if self.origin == Origin::Single && self.node.is_some() {
             consider(self.since.after(LONG_TIMEOUT_MS), Expiry::Idle);
         }
-        if self.outbox.is_stuck() {
-            consider(self.outbox.moved_at().after(STALL_MS), Expiry::Stalled);
+        if let Some(at) = self.outbox.stuck_since() {
+            consider(at.after(STALL_MS), Expiry::Stalled);
         }
         if let Some(at) = self.session.oldest_pending() {
             consider(at.after(STALL_MS), Expiry::Stalled);

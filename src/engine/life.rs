@@ -38,7 +38,7 @@ impl Engine {
             self.outputs.push_back(Output::ShutdownWrite(id));
         }
         // Who is stuck is written once the socket takes more, which the driver knows.
-        if conn.wants_write() && !conn.is_dirty && !conn.outbox.is_stuck() {
+        if conn.wants_write() && !conn.is_dirty && conn.outbox.stuck_since().is_none() {
             conn.is_dirty = true;
             self.dirty.push_back(id);
         }

@@ -311,7 +311,7 @@ impl Engine {
     pub fn read_space(&mut self, id: ConnId) -> Option<&mut [u8]> {
         let conn = self.conns.get_mut(id).filter(|conn| conn.should_read())?;
         // What comes while it lingers is thrown away; see `received`.
-        Some(conn.inbox.space(&mut self.buffers))
+        conn.inbox.space(&mut self.buffers)
     }
 
     /// `n` bytes were read into [`Engine::read_space`].
