@@ -7,6 +7,10 @@ use crate::time::Time;
 
 /// Buffers that wait for the next connection that needs one: inboxes of two sizes, and outboxes.
 #[derive(Debug, Default)]
+#[allow(
+    clippy::vec_box,
+    reason = "boxes go in and out whole: an idle connection holds a pointer, and nothing is moved"
+)]
 pub struct BufferPool {
     small: Vec<Box<Received>>,
     large: Vec<Box<Received>>,
@@ -88,6 +92,11 @@ impl Inbox {
     /// Bytes of memory held.
     pub fn capacity(&self) -> usize {
         self.0.as_ref().map_or(0, |received| received.bytes.len())
+    }
+
+    /// Whether [`Inbox::space`] has none.
+    pub fn is_full(&self) -> bool {
+        self.unread().len() >= BUFFER_LARGE
     }
 
     /// Space to read into, never empty; `None` once the largest buffer is full of bytes that nobody has handled.

@@ -113,6 +113,8 @@ pub const DIAL_TIMEOUT_MS: u64 = 3_000;
 pub const JOB_MS: u64 = 4_000;
 /// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
 pub const JOB_MARGIN_MS: u64 = 200;
+/// Operations of local users that a service has under way at once.
+pub const OPERATIONS: usize = 1_024;
 /// Jobs of one node at once: of hyperdht, a few KB each. A PUT holds one value; what GETs hold together is bounded by
 /// [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;

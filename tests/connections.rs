@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use common::{Node, Peer, alone, dayfly, eventually, frame, key, network};
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Sealed};
+use dayfly::dialect::sealed::operation::{Operation, Reply};
 use dayfly::dialect::sealed::request::Request;
-use dayfly::engine::{Engine, EngineSettings, Listener, Reply};
+use dayfly::dialect::sealed::service::Service;
+use dayfly::engine::{Engine, EngineSettings, Listener};
 use dayfly::net::Net;
 use dayfly::net::clock::Clock;
 use dayfly::net::socket::{listen, raise_open_files};
@@ -22,10 +24,15 @@ fn node_in_process(seed: u64) -> (Net, SocketAddr) {
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.addr;
     let mut engine = Engine::new(EngineSettings::default(), 7);
-    let number = engine.add_node(addr, seed, clock.now());
+    let number = engine.service_mut::<Service>().add_node(addr, seed, clock.now());
     let mut net = Net::new(engine, clock).unwrap();
     net.add_listener(Listener::Sealed(number), listener).unwrap();
     (net, addr)
+}
+
+/// Has the node of `net` ask `to`.
+fn ask(net: &mut Net, to: SocketAddr, request: Request) -> Option<Reply> {
+    net.operation::<Service, _>(Some(0), Operation { to, request }, 10_000, Some).unwrap()
 }
 
 /// Lets the loop run for a little.
@@ -47,18 +54,18 @@ fn two_nodes_that_dial_each_other_at_once_share_one_connection() {
         let other = barrier.clone();
         let b_side = thread::spawn(move || {
             other.wait();
-            let reply = b.call(Some(0), a_addr, Request::Ping(1), 10_000).unwrap();
+            let reply = ask(&mut b, a_addr, Request::Ping(1));
             run_for(&mut b, 15);
             other.wait();
-            let again = b.call(Some(0), a_addr, Request::FindNode(key(1)), 10_000).unwrap();
+            let again = ask(&mut b, a_addr, Request::FindNode(key(1)));
             run_for(&mut b, 15);
             (b, reply, again)
         });
         barrier.wait();
-        let reply = a.call(Some(0), b_addr, Request::Ping(2), 10_000).unwrap();
+        let reply = ask(&mut a, b_addr, Request::Ping(2));
         run_for(&mut a, 15);
         barrier.wait();
-        let again = a.call(Some(0), b_addr, Request::FindNode(key(2)), 10_000).unwrap();
+        let again = ask(&mut a, b_addr, Request::FindNode(key(2)));
         run_for(&mut a, 15);
         let (b, b_reply, b_again) = b_side.join().unwrap();
         assert_eq!((reply, b_reply), (Some(Reply::Pong), Some(Reply::Pong)), "round {round}");

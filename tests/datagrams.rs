@@ -66,7 +66,7 @@ fn no_datagram_panics_or_makes_it_grow() {
     let mut engine = Engine::new(EngineSettings::default(), 1);
     let identity = Identity { id: Id([0x55; 32]), addr: "30.0.0.1:9".parse().unwrap(), is_ephemeral: false };
     let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
-    engine.add_hyperdht_bootstrap(source(&mut random), now);
+    engine.add_bootstrap(dayfly::dialect::Dialect::Hyperdht, source(&mut random), now);
     let mut asked: VecDeque<(SocketAddr, [u8; 2])> = VecDeque::new();
     let (mut warm_kib, mut sent) = (0, 0_u64);
     for n in 0..count {
@@ -87,8 +87,8 @@ fn no_datagram_panics_or_makes_it_grow() {
                 2 => Operation::HolePunch { peer: source(&mut random), referrer: from },
                 _ => Operation::FindNode(from, key),
             };
-            if let Some(call) = engine.start(listener, operation, now).filter(|_| random.u8(..10) == 0) {
-                engine.cancel(listener, call, now);
+            if let Some(call) = engine.start_datagram(listener, operation, now).filter(|_| random.u8(..10) == 0) {
+                engine.cancel_datagram(listener, call, now);
             }
         }
         if n % 10 == 0 {

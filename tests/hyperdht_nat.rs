@@ -216,7 +216,7 @@ impl Gateway {
         let mut world = self.world.lock().unwrap();
         let now = world.now();
         if let Some(node) = world.dayfly(host) {
-            known.into_iter().for_each(|known| node.add_bootstrap(public(known), now));
+            known.into_iter().for_each(|known| assert!(node.add_bootstrap(public(known), now)));
             world.settle();
             return None;
         }

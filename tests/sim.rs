@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Sealed};
 use dayfly::dialect::sealed::job::Outcome;
+use dayfly::dialect::sealed::service::Service;
 use dayfly::dialect::sealed::settings::Ids;
 use dayfly::engine::EngineSettings;
 use dayfly::id::Id;
@@ -249,7 +250,10 @@ fn byte_level() -> Outcomes {
         let found = swarm.clients[getter].received == frame(&Message::Success { key: key(n), value: b"the same" });
         let now = swarm.now();
         let holds = |machine: &usize| {
-            swarm.machines[*machine].engine.as_ref().is_some_and(|engine| engine.store().get(&key(n), now).is_some())
+            swarm.machines[*machine]
+                .engine
+                .as_ref()
+                .is_some_and(|engine| engine.service::<Service>().store().get(&key(n), now).is_some())
         };
         outcomes.push((found, (0..MACHINES).filter(holds).collect()));
     }

@@ -7,8 +7,10 @@ use getopts::{Matches, Options};
 
 use super::{Outcome, Stop, exit, parse, resolve, tell};
 use crate::dialect::sealed::codec::ErrorCode;
+use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::request::Request;
-use crate::engine::{Engine, EngineSettings, Reply};
+use crate::dialect::sealed::service::Service;
+use crate::engine::{Engine, EngineSettings};
 use crate::net::Net;
 use crate::net::clock::Clock;
 use crate::net::socket::seed;
@@ -89,7 +91,8 @@ impl Client {
         super::node::start_logging("error");
         let failed = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't poll: {e}"));
         let mut net = Net::new(Engine::new(EngineSettings::default(), seed()), Clock::start()).map_err(failed)?;
-        match net.call(None, node, request, self.timeout_ms).map_err(failed)? {
+        let operation = Operation { to: node, request };
+        match net.operation::<Service, _>(None, operation, self.timeout_ms, Some).map_err(failed)? {
             None => Err(Stop::new(exit::TRY_AGAIN, format!("no answer from {node} within {} ms", self.timeout_ms))),
             Some(Reply::Unreachable) => Err(Stop::new(
                 exit::UNAVAILABLE,

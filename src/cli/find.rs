@@ -9,8 +9,8 @@ use super::json::{Object, array};
 use super::{Outcome, Stop, exit, print, print_bytes};
 use crate::contact::Contact;
 use crate::dialect::sealed::key_of;
+use crate::dialect::sealed::operation::Reply;
 use crate::dialect::sealed::request::Request;
-use crate::engine::Reply;
 use crate::id::{Id, to_hex};
 
 const NODE_HELP: &str = "\

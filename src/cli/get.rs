@@ -4,8 +4,8 @@ use super::client::{Client, DEFAULT_NODE, not_found, options, unexpected};
 use super::find::print_value;
 use super::{Outcome, exit};
 use crate::dialect::sealed::key_of;
+use crate::dialect::sealed::operation::Reply;
 use crate::dialect::sealed::request::Request;
-use crate::engine::Reply;
 
 const HELP: &str = "\
 Usage: dayfly get [options] KEY

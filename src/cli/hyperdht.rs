@@ -256,7 +256,7 @@ impl Visit {
         let clock = Clock::start();
         let mut settings = EngineSettings::default();
         // A command keeps no table for long, and at home all may be of one network.
-        settings.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global) && !is_lan;
+        settings.dialects.sealed.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global) && !is_lan;
         let mut engine = Engine::new(settings, seed());
         add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
         let mut net = Net::new(engine, clock).map_err(system)?;
@@ -279,7 +279,7 @@ impl Visit {
     /// Does the same into `found`, which has what was found also where it took too long: how many answered, and how many took
     /// an update.
     pub fn collect(&mut self, operation: Operation, found: &mut Vec<Answer>) -> Result<(usize, usize), Stop> {
-        let outcome = self.net.operation(0, operation, self.timeout_ms, |answer| found.push(answer));
+        let outcome = self.net.hyperdht_operation(0, operation, self.timeout_ms, |answer| found.push(answer));
         let asked: Vec<String> = self.nodes.iter().map(SocketAddr::to_string).collect();
         match outcome.map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
             Some(Outcome::Done { answers, commits }) => Ok((answers, commits)),

@@ -9,9 +9,12 @@ use super::config::{self, Config};
 use super::hyperdht;
 use super::{Outcome, Stop, exit, number, parse, port_of, print, resolve};
 use crate::contact::scope;
+use crate::dialect::Dialect;
 use crate::dialect::sealed::node_id;
-use crate::dialect::sealed::settings::{Ids, Settings};
+use crate::dialect::sealed::service::Service;
+use crate::dialect::sealed::settings::{Ids, ServiceSettings, Settings};
 use crate::dialect::sealed::store::StoreLimits;
+use crate::engine::dialects;
 use crate::engine::{Engine, EngineSettings, Listener};
 use crate::kad::Parameters;
 use crate::limits::{
@@ -19,7 +22,6 @@ use crate::limits::{
     RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::clock::Clock;
-use crate::net::names::Dialect;
 use crate::net::socket::{ListeningSocket, listen, raise_open_files, route_towards, seed};
 use crate::net::{Ended, Net};
 
@@ -202,7 +204,7 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
             ),
         ));
     }
-    Ok(EngineSettings {
+    let sealed = ServiceSettings {
         node: Settings {
             kademlia: Parameters {
                 k: number(matches, "k", K, 1, K_MAX)?,
@@ -220,8 +222,8 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
             entries: number(matches, "store-entries", STORE_ENTRIES, 0, 100_000_000)?,
             value_bytes: number(matches, "max-value-bytes", VALUE_MAX, 0, VALUE_MAX)?,
         },
-        max_connections: max_connections.min(open_files),
-    })
+    };
+    Ok(EngineSettings { dialects: dialects::Settings { sealed }, max_connections: max_connections.min(open_files) })
 }
 
 /// The addresses of the flag `name`, or else the one of the configuration.
@@ -246,7 +248,8 @@ fn advertised(text: &str) -> Result<(IpAddr, Option<u16>), Stop> {
 
 /// The settings in effect, one a line.
 fn describe(plan: &Plan) -> String {
-    let EngineSettings { node, store, max_connections } = plan.engine;
+    let EngineSettings { dialects, max_connections } = plan.engine;
+    let ServiceSettings { node, store } = dialects.sealed;
     let mut lines: Vec<String> = plan.listen.iter().map(|addr| format!("listen = {addr}")).collect();
     lines.extend(plan.api.iter().map(|addr| format!("api = {addr}")));
     lines.extend(plan.advertise.iter().map(|(ip, port)| match port {
@@ -280,7 +283,7 @@ fn serve(plan: &Plan) -> Outcome {
     for addr in &plan.listen {
         let socket = open(*addr)?;
         let contact = contact_address(socket.addr, &plan.advertise, &plan.bootstraps)?;
-        let node = engine.add_node(contact, seed(), clock.now());
+        let node = engine.service_mut::<Service>().add_node(contact, seed(), clock.now());
         announcements += &format!("listening sealed tcp {} id={}\n", socket.addr, node_id(contact));
         listeners.push((Listener::Sealed(node), socket));
     }

@@ -10,8 +10,8 @@ use super::hyperdht;
 use super::json::Object;
 use super::{Outcome, exit, print, resolve};
 use crate::dialect::sealed::node_id;
+use crate::dialect::sealed::operation::Reply;
 use crate::dialect::sealed::request::Request;
-use crate::engine::Reply;
 use crate::net::socket::seed;
 
 const HELP: &str = "\

@@ -6,8 +6,8 @@ use super::client::{Client, DEFAULT_NODE, options, unexpected};
 use super::json::Object;
 use super::{Outcome, Stop, exit, number, print, tell};
 use crate::dialect::sealed::key_of;
+use crate::dialect::sealed::operation::Reply;
 use crate::dialect::sealed::request::Request;
-use crate::engine::Reply;
 use crate::limits::{REPLICATION, REPLICATION_MAX, VALUE_MAX};
 
 const HELP: &str = "\

@@ -1,47 +1,19 @@
-//! One connection without its socket: buffers, conversation, deadlines, and the predicates that say whether it may be
-//! read, written or closed. All backpressure is decided here and nowhere else.
+//! One connection without its socket: buffers, session, deadlines, and the predicates that say whether it may be read,
+//! written or closed. All backpressure is decided here and nowhere else.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::buffer::{BufferPool, Inbox, Outbox};
-use crate::dialect::sealed::session::{Session, Wire};
-use crate::engine::Requester;
+use crate::buffer::{Inbox, Outbox};
+use crate::dialect::Shared;
+use crate::dialect::stream::{ConnId, ConnInfo, Context, Listener, Origin, State};
+use crate::engine::dialects::Session;
 use crate::limits::{
-    DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, LONG_TIMEOUT_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES,
-    OUTBOX_SOFT_BYTES, STALL_MS, YIELD_MS,
+    DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES, OUTBOX_SOFT_BYTES, STALL_MS,
+    STRIKE_WINDOW_MS, STRIKES, YIELD_MS,
 };
 use crate::time::Time;
 use crate::wheel::TimerKey;
-
-/// How a connection came to be.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// The peer dialled us.
-    Inbound,
-    /// We dialled from our listening port: the peer knows us by it.
-    Listening,
-    /// We dialled from our listening port, found the address pair taken, and wait for the peer's own connection.
-    Yielding,
-    /// We dialled from an ephemeral port because the listening one was taken; to be replaced after a while.
-    Fallback,
-    /// We dialled from an ephemeral port for a single request.
-    Single,
-}
-
-/// Where a connection is in its life.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum State {
-    /// Not connected yet. What is sent meanwhile waits in the outbox.
-    Dialling,
-    /// Talking.
-    Open,
-    /// Nothing more is read; closed once the outbox is empty.
-    Closing,
-    /// Our last words are written and our side is shut; the peer may read them before the socket goes.
-    Lingering,
-    /// Gone; the slot is freed at the end of the turn.
-    Closed,
-}
 
 /// What a deadline that has passed means.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -50,15 +22,17 @@ pub enum Expiry {
     Dial,
     /// The peer's own connection did not come.
     Yield,
-    /// No first frame.
+    /// The peer did not say in time what it must say first.
     Silent,
-    /// A frame not complete in time.
+    /// A unit was not complete in time.
     Frame,
-    /// No progress on the outbox, or no answers to requests of ours.
+    /// No progress on the outbox.
     Stalled,
-    /// A connection between nodes that nobody used, or a probe that nobody answered.
+    /// The session's own deadline.
+    Session,
+    /// A connection between nodes that nobody used, or a single request that nobody answered.
     Idle,
-    /// The peer had its time to read our last words.
+    /// The peer had its time to read our last bytes.
     Lingered,
 }
 
@@ -73,39 +47,30 @@ pub enum Reading {
     Resumed,
 }
 
-/// A connection. Kept small, and what only busy ones need out of it: most are idle.
+/// When a peer broke the protocol lately.
+#[derive(Debug, Default)]
+struct Strikes {
+    at: VecDeque<Time>,
+}
+
+/// A connection. Most are idle, so what only busy ones need is behind a pointer: the buffers, and most of a session. The
+/// fields that every event reads (state, session, the two buffers, flags) stand first.
 #[derive(Debug)]
 pub struct Conn {
-    /// The other end.
-    pub peer: SocketAddr,
-    /// Which of our nodes it belongs to; see [`Conn::node`].
-    node: Option<u16>,
-    /// How it came to be.
-    pub origin: Origin,
-    /// Where it is in its life.
-    pub state: State,
+    /// What it is, as services see it.
+    pub info: ConnInfo,
     /// The conversation.
-    pub session: Session<Requester>,
+    pub session: Session,
     /// Bytes that came.
     pub inbox: Inbox,
     /// Bytes to go.
     pub outbox: Outbox,
-    /// When it was opened or dialled, or since when it lingers.
-    pub since: Time,
-    /// When it last carried a request or an answer of ours.
-    pub used_at: Time,
-    /// When the incomplete frame in the inbox began.
-    pub frame_since: Option<Time>,
-    /// Since when it is not read.
-    pub paused_at: Option<Time>,
-    /// The peer will send no more.
-    pub eof: bool,
+    /// The session holds the beginning of a unit, or inner units.
+    pub is_midway: bool,
     /// It carries requests of ours.
     pub is_link: bool,
     /// Another connection leads to its peer; it goes once nothing is under way on it.
     pub is_superseded: bool,
-    /// When its peer was last looked at as a candidate for the routing table.
-    pub candidate_at: Option<Time>,
     /// It is in the list of outboxes to be written.
     pub is_dirty: bool,
     /// It is in the list of inboxes to be handled.
@@ -114,73 +79,88 @@ pub struct Conn {
     pub counted_bytes: u32,
     /// The one timer it has. Activity moves deadlines, not the timer.
     pub timer: Option<TimerKey>,
+    /// When it last carried a unit of the peer's or a message of ours.
+    pub used_at: Time,
+    /// When it was opened or dialled, or since when it lingers.
+    pub since: Time,
+    /// When the incomplete unit began.
+    pub frame_since: Option<Time>,
+    /// Since when it is not read.
+    pub paused_at: Option<Time>,
+    /// None most of the time.
+    strikes: Option<Box<Strikes>>,
 }
 
 impl Conn {
     /// A connection that was just opened or is being dialled.
-    pub fn new(peer: SocketAddr, node: Option<usize>, origin: Origin, wire: Wire, now: Time) -> Conn {
+    pub fn new(peer: SocketAddr, listener: Option<Listener>, origin: Origin, session: Session, now: Time) -> Conn {
+        let state = if origin == Origin::Inbound { State::Open } else { State::Dialling };
         Conn {
-            peer,
-            node: node.map(|node| node as u16),
-            origin,
-            state: if origin == Origin::Inbound { State::Open } else { State::Dialling },
-            session: Session::new(wire),
+            info: ConnInfo { peer, listener, origin, state, eof: false, must_speak: false },
+            session,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            since: now,
-            used_at: now,
-            frame_since: None,
-            paused_at: None,
-            eof: false,
+            is_midway: false,
             is_link: false,
             is_superseded: false,
-            candidate_at: None,
             is_dirty: false,
             is_ready: false,
             counted_bytes: 0,
             timer: None,
+            used_at: now,
+            since: now,
+            frame_since: None,
+            paused_at: None,
+            strikes: None,
         }
     }
 
-    /// Which of our nodes it belongs to; `None` for a client that has none.
-    pub fn node(&self) -> Option<usize> {
-        self.node.map(usize::from)
+    /// Shows it to its service: the session, the rest of it, and the unread bytes.
+    pub fn show<'a>(&'a mut self, id: ConnId, shared: &'a mut Shared) -> (&'a mut Session, Context<'a>, &'a [u8]) {
+        let cx = Context { id, info: &self.info, outbox: &mut self.outbox, shared };
+        (&mut self.session, cx, self.inbox.unread())
     }
 
-    /// Whether the peer does not read its answers: no request of its is started then. Only answers count; if requests of
-    /// ours did, two nodes that store much on each other would both stop.
+    /// Whether the peer does not read its answers; see [`Context::is_held_back`].
     pub fn is_held_back(&self) -> bool {
         self.outbox.answer_bytes() >= OUTBOX_SOFT_BYTES
     }
 
-    /// Whether messages in the inbox may be handled. A peer whose answers we await is read even while it is held back,
-    /// or else two nodes that ask each other for much would both stop; its requests wait then, and there is room for all
+    /// Whether units in the inbox may be handled. A peer whose answers we await is read even while it is held back, or
+    /// else two nodes that ask each other for much would both stop; its requests wait then, and there is room for all
     /// that an honest peer has outstanding.
     pub fn may_handle(&self) -> bool {
         let reads_on = !self.is_held_back() || self.session.awaits();
-        self.state == State::Open && self.session.has_room() && reads_on
+        self.info.state == State::Open && self.session.has_room() && reads_on
     }
 
-    /// Whether a whole frame waits in the inbox, or what can't become one.
-    pub fn has_frame(&self) -> bool {
-        self.session.can_judge(self.inbox.unread())
+    /// Whether there is something to handle: a whole unit, or what can't become one.
+    pub fn has_unit(&self) -> bool {
+        self.has_begun() && self.session.can_judge(self.inbox.unread())
+    }
+
+    /// Whether there is at least the beginning of a unit.
+    pub fn has_begun(&self) -> bool {
+        self.is_midway || !self.inbox.is_empty()
     }
 
     /// Whether the socket should be read. Lingering connections are, so that the kernel need not reset them.
     pub fn should_read(&self) -> bool {
-        let lingers = self.state == State::Lingering;
-        !self.eof && (lingers || (self.may_handle() && !self.is_ready))
+        let lingers = self.info.state == State::Lingering;
+        !self.info.eof && (lingers || (self.may_handle() && !self.is_ready))
     }
 
-    /// Whether a request of ours may be sent; else the contact is busy.
-    pub fn may_ask(&self) -> bool {
-        let is_open = matches!(self.state, State::Open | State::Dialling) && !self.eof;
-        is_open && self.session.may_ask()
+    /// Counts a strike; whether it is one too many.
+    pub fn strike(&mut self, now: Time) -> bool {
+        let Strikes { at: strikes } = &mut **self.strikes.get_or_insert_default();
+        strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
+        strikes.push_back(now);
+        strikes.len() >= STRIKES
     }
 
     /// Whether the socket should be written.
     pub fn wants_write(&self) -> bool {
-        !self.outbox.is_empty() && matches!(self.state, State::Open | State::Closing)
+        !self.outbox.is_empty() && matches!(self.info.state, State::Open | State::Closing)
     }
 
     /// Whether it has queued more than anybody may.
@@ -190,7 +170,7 @@ impl Conn {
 
     /// Whether all is said: the peer will send no more, and has got what it was owed.
     pub fn is_finished(&self) -> bool {
-        self.eof && self.outbox.is_empty() && !self.session.owes() && !self.has_frame()
+        self.info.eof && self.outbox.is_empty() && !self.session.owes() && !self.has_unit()
     }
 
     /// Whether nothing is under way on it.
@@ -200,18 +180,18 @@ impl Conn {
 
     /// Whether it is one of those that go first when slots run out: inbound and silent so far.
     pub fn is_silent(&self) -> bool {
-        self.origin == Origin::Inbound && self.state == State::Open && !self.session.saw_frame()
+        self.info.origin == Origin::Inbound && self.info.state == State::Open && self.session.is_silent()
     }
 
     /// Bytes of memory it holds beside itself.
     pub fn memory_bytes(&self) -> usize {
-        self.inbox.capacity() + self.outbox.capacity() + self.session.owed_bytes()
+        self.inbox.capacity() + self.outbox.capacity() + self.session.bytes()
     }
 
     /// The next deadline and what it means.
     pub fn deadline(&self) -> Option<(Time, Expiry)> {
-        match self.state {
-            State::Dialling if self.origin == Origin::Yielding => {
+        match self.info.state {
+            State::Dialling if self.info.origin == Origin::Yielding => {
                 return Some((self.since.after(YIELD_MS), Expiry::Yield));
             }
             State::Dialling => return Some((self.since.after(DIAL_TIMEOUT_MS), Expiry::Dial)),
@@ -225,36 +205,28 @@ impl Conn {
                 first = Some((at, expiry));
             }
         };
-        if self.is_silent() && self.session.wire() == Wire::Sealed {
+        if self.info.must_speak && self.is_silent() {
             consider(self.since.after(FIRST_FRAME_MS), Expiry::Silent);
         }
         if let Some(at) = self.frame_since.filter(|_| self.paused_at.is_none()) {
             consider(at.after(FRAME_MS), Expiry::Frame);
         }
-        if self.origin == Origin::Single && self.node.is_some() {
-            consider(self.since.after(LONG_TIMEOUT_MS), Expiry::Idle);
+        if self.info.origin == Origin::Single && self.info.listener.is_some() {
+            consider(self.since.after(self.session.single_ms()), Expiry::Idle);
         }
         if let Some(at) = self.outbox.stuck_since() {
             consider(at.after(STALL_MS), Expiry::Stalled);
         }
-        if let Some(at) = self.session.oldest_pending() {
-            consider(at.after(STALL_MS), Expiry::Stalled);
+        if let Some(at) = self.session.deadline() {
+            consider(at, Expiry::Session);
         }
-        if self.is_link && self.is_idle() {
+        if self.is_link && self.is_idle() && !self.session.keeps_alive() {
             consider(self.used_at.after(NODE_IDLE_MS), Expiry::Idle);
         }
         first
     }
 
-    /// Lets settled answers leave while the peer reads them.
-    pub fn release_answers(&mut self, pool: &mut BufferPool, now: Time) {
-        let room = OUTBOX_SOFT_BYTES.saturating_sub(self.outbox.answer_bytes());
-        if room > 0 && self.session.owes() {
-            self.outbox.answers(pool, now, |out| self.session.release(out, room));
-        }
-    }
-
-    /// Starts or ends the time in which it is not read, which no frame's deadline counts.
+    /// Starts or ends the time in which it is not read, which no unit's deadline counts.
     pub fn pause_or_resume(&mut self, now: Time) -> Reading {
         match (self.should_read(), self.paused_at) {
             (false, None) => {
@@ -271,4 +243,4 @@ impl Conn {
     }
 }
 
-const _: () = assert!(size_of::<Conn>() <= 200, "thousands of idle connections cost little");
+const _: () = assert!(size_of::<Conn>() <= 168, "thousands of idle connections cost little");

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
 use crate::dialect::hyperdht::node::{Identity, Node, Output as NodeOutput, PARAMETERS};
-use crate::dialect::hyperdht::operation::Operation;
+use crate::dialect::hyperdht::operation::{Event, Operation};
 use crate::dialect::hyperdht::serve::Handler;
-use crate::engine::{CallId, Engine, Output};
+use crate::engine::{CallId, Engine};
 use crate::guard::Counter;
 use crate::kad::Parameters;
 use crate::limits::{ANSWER_BYTES, DATAGRAM_OUTBOX_BYTES, DATAGRAM_OUTBOX_KEPT_BYTES};
@@ -31,6 +31,7 @@ pub(super) struct Listeners {
     listeners: Vec<Listener>,
     /// Listeners with something to send, which the driver has not been told of.
     dirty: VecDeque<usize>,
+    events: VecDeque<(CallId, Event)>,
 }
 
 impl Listeners {
@@ -83,25 +84,46 @@ impl Outbox {
 impl Engine {
     /// Adds a hyperdht node; returns the number of its listener. `secrets` make its tokens, `seed` its random choices.
     pub fn add_hyperdht(&mut self, identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> usize {
-        let counts_networks = self.settings.node.kademlia.counts_networks;
+        let counts_networks = self.settings.dialects.sealed.node.kademlia.counts_networks;
         let node = Node::new(identity, Parameters { counts_networks, ..PARAMETERS }, secrets, seed, now);
         let due = node.next_deadline();
         self.datagrams.listeners.push(Listener { node, outbox: Outbox::default(), due, is_dirty: false });
         self.datagrams.listeners.len() - 1
     }
 
-    /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there; a warning if there is none.
-    pub fn add_hyperdht_bootstrap(&mut self, addr: SocketAddr, now: Time) {
-        let mut of_family = 0;
+    /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there; whether one took it.
+    pub(super) fn add_hyperdht_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
+        let mut is_taken = false;
         for listener in &mut self.datagrams.listeners {
             if listener.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
-                listener.node.add_bootstrap(addr, now);
+                is_taken |= listener.node.add_bootstrap(addr, now);
                 listener.due = listener.node.next_deadline();
-                of_family += 1;
             }
         }
-        if of_family == 0 {
-            log::warn!("bootstrap_of_another_family address={addr}");
+        is_taken
+    }
+
+    /// temporary
+    pub fn next_datagram_event(&mut self) -> Option<(CallId, Event)> {
+        self.datagrams.events.pop_front()
+    }
+
+    /// What the nodes behind datagram listeners have; nothing where there are none.
+    pub(super) fn report_datagrams(&self, lines: &mut Vec<String>) {
+        for (number, node) in self.hyperdht_nodes().enumerate() {
+            let overlay = node.overlay();
+            let own = overlay.own();
+            let texts = [("address", own.addr.to_string()), ("id", own.id.to_string())];
+            lines.extend(texts.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
+            let numbers = [
+                ("contacts", overlay.table().len() as u64),
+                ("records", node.records().len() as u64),
+                ("jobs", node.jobs() as u64),
+                ("lookups", overlay.lookups_in_flight() as u64),
+                ("requests_in_flight", node.requests_in_flight() as u64),
+            ];
+            let rows = numbers.into_iter().chain(overlay.tallies().rows());
+            lines.extend(rows.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
         }
     }
 
@@ -126,13 +148,13 @@ impl Engine {
 
     /// A datagram came from `from`.
     pub fn datagram(&mut self, listener: usize, from: SocketAddr, bytes: &[u8], now: Time) {
-        self.guard.count(Counter::DatagramsRead);
+        self.shared.guard.count(Counter::DatagramsRead);
         let Some(Listener { node, .. }) = self.datagrams.listeners.get_mut(listener) else {
             return;
         };
         let breach = match Datagram::decode(bytes) {
             Ok(datagram) => {
-                self.guard.count(match datagram.body {
+                self.shared.guard.count(match datagram.body {
                     Body::Request(_) => Counter::Requests,
                     Body::Response(_) => Counter::Answers,
                 });
@@ -142,14 +164,14 @@ impl Engine {
             Err(Fault::Malformed) => Some(Counter::Malformed),
         };
         if let Some(counter) = breach {
-            self.guard.fault(counter, from, now);
+            self.shared.guard.fault(counter, from, now);
         }
         self.settle_listener(listener, now);
     }
 
     /// Has the hyperdht node behind a listener do something; its [`Output::Event`] come with the number returned. `None` if
     /// it has too much to do already, or there is no such listener.
-    pub fn start(&mut self, listener: usize, operation: Operation, now: Time) -> Option<CallId> {
+    pub fn start_datagram(&mut self, listener: usize, operation: Operation, now: Time) -> Option<CallId> {
         self.next_call += 1;
         let started = self.datagrams.listeners.get_mut(listener)?.node.start(self.next_call, operation, now);
         self.settle_listener(listener, now);
@@ -157,7 +179,7 @@ impl Engine {
     }
 
     /// Ends an operation early; nothing more comes of it.
-    pub fn cancel(&mut self, listener: usize, call: CallId, now: Time) {
+    pub fn cancel_datagram(&mut self, listener: usize, call: CallId, now: Time) {
         if let Some(Listener { node, .. }) = self.datagrams.listeners.get_mut(listener) {
             node.cancel(call, now);
             self.settle_listener(listener, now);
@@ -182,7 +204,7 @@ impl Engine {
     pub fn datagram_sent(&mut self, listener: usize, failed: bool) {
         if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
             listener.outbox.drop_first();
-            self.guard.count(if failed { Counter::DatagramsUnsent } else { Counter::DatagramsSent });
+            self.shared.guard.count(if failed { Counter::DatagramsUnsent } else { Counter::DatagramsSent });
         }
     }
 
@@ -198,7 +220,7 @@ impl Engine {
 
     /// Does what a node wants done, and sees when it is to be woken.
     fn settle_listener(&mut self, number: usize, now: Time) {
-        let Listeners { listeners, dirty } = &mut self.datagrams;
+        let Listeners { listeners, dirty, events } = &mut self.datagrams;
         let Some(Listener { node, outbox, due, is_dirty }) = listeners.get_mut(number) else {
             return;
         };
@@ -206,10 +228,10 @@ impl Engine {
             match output {
                 NodeOutput::Send { to, datagram } => {
                     if !outbox.push(to, &datagram) {
-                        self.guard.count(Counter::DatagramsUnsent);
+                        self.shared.guard.count(Counter::DatagramsUnsent);
                     }
                 }
-                NodeOutput::Event { ticket, event } => self.outputs.push_back(Output::Event(ticket, event)),
+                NodeOutput::Event { ticket, event } => events.push_back((ticket, event)),
             }
         }
         *due = node.next_deadline();

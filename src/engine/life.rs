@@ -1,62 +1,136 @@
 //! The life of a connection: what follows from every change to it, its timer, its memory, its end. Part of the engine;
 //! knows nothing of what is said on it.
+//!
+//! Two transitions, each of which does what can follow from it and no more: [`Engine::after_change`] when bytes came, a
+//! message of ours was put onto the connection, or anything unusual happened; [`Engine::after_output`] when the socket
+//! took bytes.
 
-use crate::engine::conn::{Conn, Expiry, Origin, Reading, State};
+use crate::dialect::stream::{Close, CloseReason, Origin, State};
+use crate::engine::conn::{Conn, Expiry, Reading};
 use crate::engine::{ConnId, Engine, Output};
 use crate::guard::Counter;
-use crate::limits::BUFFERED_BYTES;
+use crate::limits::{BUFFERED_BYTES, LINGER_MS};
 use crate::time::Time;
 
 impl Engine {
-    /// Brings a connection in line with what just happened to it: closes it if it is finished or overfull, has leftover
-    /// messages handled, pauses or resumes reading, moves its timer, counts its memory. Called after every change.
-    pub(super) fn settle(&mut self, id: ConnId, now: Time) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        if conn.state == State::Closed {
+    /// The connection changed in any way but that its socket took bytes.
+    pub(super) fn after_change(&mut self, id: ConnId, now: Time) {
+        self.let_owed_leave(id, now);
+        if self.end_if_done(id, now) {
             return;
         }
-        if conn.state == State::Open && conn.session.has_waiting() && !conn.is_held_back() {
-            self.start_waiting(id, now);
+        self.list(id);
+        self.pace_reading(id, now);
+        self.arm(id, now);
+        self.count_memory(id, now);
+    }
+
+    /// The socket took bytes, or would not.
+    pub(super) fn after_output(&mut self, id: ConnId, now: Time) {
+        let has_owed = self.let_owed_leave(id, now);
+        if self.end_if_done(id, now) {
+            return;
         }
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some(conn) = self.conns.get(id) else {
             return;
         };
-        conn.release_answers(&mut self.buffers, now);
+        if has_owed || conn.paused_at.is_some() {
+            // What the peer has read makes room for what it asks.
+            self.list(id);
+            self.pace_reading(id, now);
+            self.arm(id, now);
+        } else if conn.is_link || !conn.outbox.is_empty() {
+            self.arm(id, now);
+        }
+        self.count_memory(id, now);
+    }
+
+    /// Has the session move what it owes into the outbox; whether it owed anything.
+    fn let_owed_leave(&mut self, id: ConnId, now: Time) -> bool {
+        let Engine { conns, services, shared, .. } = self;
+        let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state != State::Closed && conn.session.owes())
+        else {
+            return false;
+        };
+        let (session, mut cx, _) = conn.show(id, shared);
+        services.on_writable(session, &mut cx, now);
+        true
+    }
+
+    /// Closes a connection that is overfull or finished, and shuts down our side of one that has said all; whether
+    /// nothing else is to be done about it.
+    fn end_if_done(&mut self, id: ConnId, now: Time) -> bool {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.info.state != State::Closed) else {
+            return true;
+        };
         if conn.is_overfull() {
-            self.guard.fault(Counter::SlowReaders, conn.peer, now);
-            return self.close(id, now);
+            self.shared.guard.fault(Counter::SlowReaders, conn.info.peer, now);
+            self.close(id, CloseReason::Died, now);
+            return true;
         }
-        let is_unwanted = (self.stopping || conn.is_superseded) && conn.state != State::Dialling;
-        if conn.is_finished() || (is_unwanted && conn.is_idle()) {
-            return self.close(id, now);
+        let is_unwanted = self.is_stopping || conn.is_superseded;
+        if !is_unwanted && !conn.info.eof && conn.info.state != State::Closing {
+            return false;
         }
-        if conn.state == State::Closing && conn.outbox.is_empty() && !conn.session.owes() {
-            conn.state = State::Lingering;
+        if conn.is_finished() {
+            self.close(id, CloseReason::Died, now);
+            return true;
+        }
+        if conn.info.state == State::Closing && conn.outbox.is_empty() && !conn.session.owes() {
+            conn.info.state = State::Lingering;
             conn.since = now;
             self.outputs.push_back(Output::ShutdownWrite(id));
+        } else if is_unwanted && conn.info.state == State::Open && conn.is_idle() && !conn.has_unit() {
+            return self.retire(id, now);
         }
-        // Who is stuck is written once the socket takes more, which the driver knows.
+        false
+    }
+
+    /// Ends an idle connection that is not wanted any more: with time for the peer to read our last bytes if they left
+    /// just now, as a close with unread bytes in the kernel would reset the connection. Whether it is closed.
+    fn retire(&mut self, id: ConnId, now: Time) -> bool {
+        let Some(conn) = self.conns.get(id) else {
+            return true;
+        };
+        let has_just_spoken = now.since(conn.used_at) < LINGER_MS;
+        if self.is_stopping && has_just_spoken {
+            self.end(id, Close::Flushed, CloseReason::Closed, now);
+        } else {
+            self.close(id, CloseReason::Closed, now);
+        }
+        true
+    }
+
+    /// Puts the connection into the lists of what is to be written and handled.
+    fn list(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        // One that is stuck is written once the socket takes more, which the driver knows.
         if conn.wants_write() && !conn.is_dirty && conn.outbox.stuck_since().is_none() {
             conn.is_dirty = true;
             self.dirty.push_back(id);
         }
-        if !conn.is_ready && conn.has_frame() && conn.may_handle() {
+        if !conn.is_ready && conn.has_unit() && conn.may_handle() {
             conn.is_ready = true;
             self.ready.push_back(id);
         }
-        conn.inbox.release(&mut self.buffers);
+    }
+
+    /// Hands an empty inbox's memory back, and pauses or resumes reading.
+    fn pace_reading(&mut self, id: ConnId, now: Time) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.inbox.release(&mut self.shared.buffers);
         match conn.pause_or_resume(now) {
             Reading::AsBefore => {}
-            Reading::Paused if conn.state == State::Open && conn.is_held_back() => {
-                self.guard.count(Counter::ReadPauses)
+            Reading::Paused if conn.info.state == State::Open && conn.is_held_back() => {
+                self.shared.guard.count(Counter::ReadPauses)
             }
             Reading::Paused => {}
             Reading::Resumed => self.outputs.push_back(Output::Resume(id)),
         }
-        self.arm(id, now);
-        self.count_memory(id, now);
     }
 
     /// Arms the connection's timer unless it fires early enough already.
@@ -86,9 +160,9 @@ impl Engine {
         conn.counted_bytes = bytes as u32;
         if self.buffered_bytes > BUFFERED_BYTES {
             let heaviest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
-            if let Some((id, peer)) = heaviest.map(|(id, conn)| (id, conn.peer)) {
-                self.guard.fault(Counter::MemoryLimit, peer, now);
-                self.close(id, now);
+            if let Some((id, peer)) = heaviest.map(|(id, conn)| (id, conn.info.peer)) {
+                self.shared.guard.fault(Counter::MemoryLimit, peer, now);
+                self.close(id, CloseReason::Shortage, now);
             }
         }
     }
@@ -100,6 +174,7 @@ impl Engine {
         };
         let counter = match expiry {
             Expiry::Yield => return self.fall_back(id, now),
+            Expiry::Session => return self.expire_session(id, now),
             Expiry::Dial => Some(Counter::DialsFailed),
             Expiry::Silent if conn.inbox.is_empty() => Some(Counter::SilentConnections),
             Expiry::Silent | Expiry::Frame if conn.session.looks_foreign(conn.inbox.unread()) => {
@@ -110,44 +185,74 @@ impl Engine {
             Expiry::Idle | Expiry::Lingered => None,
         };
         if let Some(counter) = counter {
-            self.guard.fault(counter, conn.peer, now);
+            self.shared.guard.fault(counter, conn.info.peer, now);
         }
-        self.close(id, now);
+        self.close(id, CloseReason::Died, now);
     }
 
-    /// Says the last words of a connection and then closes it: nothing more is read or handled.
-    pub(super) fn close_after_flush(&mut self, id: ConnId, now: Time) {
-        if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Open) {
-            conn.state = State::Closing;
-            self.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
-            conn.session.drop_waiting();
+    fn expire_session(&mut self, id: ConnId, now: Time) {
+        let Engine { conns, services, shared, .. } = self;
+        let Some(conn) = conns.get_mut(id) else {
+            return;
+        };
+        let (session, mut cx, _) = conn.show(id, shared);
+        match services.on_deadline(session, &mut cx, now) {
+            Some(how) => self.end(id, how, CloseReason::Died, now),
+            None => {
+                debug_assert!(conn.session.deadline().is_none_or(|at| at > now), "afterwards it lies ahead");
+                self.after_change(id, now);
+            }
+        }
+    }
+
+    /// Ends a connection. Nothing more is read or handled; what was asked on it has failed at once.
+    pub(super) fn end(&mut self, id: ConnId, how: Close, why: CloseReason, now: Time) {
+        let is_open = self.conns.get(id).is_some_and(|conn| conn.info.state == State::Open);
+        if how == Close::Now || !is_open {
+            return self.close(id, why, now);
+        }
+        self.lose(id, why, now);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.info.state = State::Closing;
+            self.shared.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
+            conn.session.drop_pending();
+            conn.is_midway = false;
             conn.frame_since = None;
         }
-        self.settle(id, now);
+        self.after_change(id, now);
     }
 
     /// Closes a connection now.
-    pub(super) fn close(&mut self, id: ConnId, now: Time) {
-        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state != State::Closed) else {
+    pub(super) fn close(&mut self, id: ConnId, why: CloseReason, now: Time) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.info.state != State::Closed) else {
             return;
         };
-        conn.state = State::Closed;
-        self.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
-        conn.inbox.release(&mut self.buffers);
-        conn.outbox.clear(&mut self.buffers);
+        conn.info.state = State::Closed;
+        self.shared.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
+        conn.inbox.release(&mut self.shared.buffers);
+        conn.outbox.clear(&mut self.shared.buffers);
         self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes) as usize;
         if let Some(timer) = conn.timer.take() {
             self.wheel.cancel(timer);
         }
-        if let Some(node) = conn.node() {
-            self.pool.remove(node, conn.peer, id, conn.is_link);
+        if let Some(listener) = conn.info.listener {
+            self.pool.remove(listener, conn.info.peer, id, conn.is_link);
         }
-        if conn.origin == Origin::Inbound {
-            self.sources.left(conn.peer.ip());
+        if conn.info.origin == Origin::Inbound {
+            self.shared.sources.left(conn.info.peer.ip());
         }
         self.outputs.push_back(Output::Close(id));
         self.closed.push(id);
-        self.drop_pending(id, now);
+        self.lose(id, why, now);
+    }
+
+    /// The peer will say no more on this connection.
+    pub(super) fn lose(&mut self, id: ConnId, why: CloseReason, now: Time) {
+        let Engine { conns, services, shared, .. } = self;
+        if let Some(conn) = conns.get_mut(id) {
+            let (session, mut cx, _) = conn.show(id, shared);
+            services.on_lost(session, &mut cx, why, now);
+        }
     }
 
     pub(super) fn remember_silent(&mut self, id: ConnId) {
@@ -166,8 +271,8 @@ impl Engine {
     pub(super) fn evict_oldest_silent(&mut self, now: Time) -> bool {
         while let Some(id) = self.silent.pop_front() {
             if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent() && conn.is_idle()) {
-                self.guard.fault(Counter::Evicted, conn.peer, now);
-                self.close(id, now);
+                self.shared.guard.fault(Counter::Evicted, conn.info.peer, now);
+                self.close(id, CloseReason::Shortage, now);
                 return true;
             }
         }

@@ -7,61 +7,32 @@
 //! [`Engine::poll_output`] and [`Engine::next_dirty`] until both are empty, then [`Engine::sweep`].
 
 pub mod conn;
+pub mod dialects;
 pub mod pool;
 
-mod ask;
 #[cfg(feature = "hyperdht")]
 mod datagrams;
+mod dial;
 mod life;
-mod serve;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use crate::arena::{Arena, Key};
-use crate::buffer::BufferPool;
-use crate::contact::Contact;
-#[cfg(feature = "hyperdht")]
-use crate::dialect::hyperdht::operation::Event;
-use crate::dialect::sealed::node::Node;
-use crate::dialect::sealed::session::Wire;
-use crate::dialect::sealed::settings::Settings;
-use crate::dialect::sealed::store::{Store, StoreLimits};
-use crate::engine::conn::{Conn, Origin, State};
+use crate::arena::Arena;
+pub use crate::dialect::CallId;
+use crate::dialect::stream::{CloseReason, Context, Origin, State};
+pub use crate::dialect::stream::{ConnId, Listener};
+use crate::dialect::{Dialect, Shared};
+use crate::engine::conn::Conn;
+use crate::engine::dialects::{InEngine, Services, Session, Settings};
 use crate::engine::pool::Pool;
 use crate::guard::{Counter, Guard};
-use crate::id::Id;
-use crate::kad::requests::RequestId;
 use crate::limits::{CONNECTIONS, DIALLED_SHARE, NODE_CONNECTIONS};
-use crate::sources::Sources;
 use crate::time::Time;
 use crate::wheel::Wheel;
-
-/// Names a connection; outlives it safely.
-pub type ConnId = Key;
-/// Names a call of a client's.
-pub type CallId = u64;
-
-/// Who gets the answer to a request of ours.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Requester {
-    /// The node with this number.
-    Node(usize, RequestId),
-    /// A client.
-    Caller(CallId),
-}
-
-/// What a listening address serves.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Listener {
-    /// The sealed dialect, for the node with this number.
-    Sealed(usize),
-    /// The VoidPhone API, a client's listener to the node with this number.
-    Api(usize),
-}
 
 /// Why a dial failed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -77,33 +48,16 @@ pub enum DialError {
     ToItself,
 }
 
-/// What a client gets for a call.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reply {
-    /// PONG.
-    Pong,
-    /// The contacts of a NODE whose ids belong to their addresses, at most 20.
-    Nodes(Vec<Contact>),
-    /// VALUE, or SUCCESS: with the value to a GET, empty to a PUT.
-    Success(Arc<[u8]>),
-    /// FAILURE.
-    Missing,
-    /// ERROR: code and text.
-    Error(u32, String),
-    /// There was no connection, or it ended before the answer came.
-    Unreachable,
-}
-
 /// What the driver is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Connect to `to`, from the listening address of node `from` or else from an ephemeral port; report with
+    /// Connect to `to`, from the address of the listener `from` or else from an ephemeral port; report with
     /// [`Engine::dialled`] or [`Engine::dial_failed`].
     Dial {
         /// The connection that is to be.
         conn: ConnId,
-        /// Whose listening address to dial from.
-        from: Option<usize>,
+        /// Whose address to dial from.
+        from: Option<Listener>,
         /// Where to.
         to: SocketAddr,
     },
@@ -113,37 +67,21 @@ pub enum Output {
     ShutdownWrite(ConnId),
     /// Close the socket.
     Close(ConnId),
-    /// A call was answered.
-    Replied(CallId, Reply),
-    /// An operation has come to something.
-    #[cfg(feature = "hyperdht")]
-    Event(CallId, Event),
 }
 
 /// What a person may set of an engine.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// Of each node.
-    pub node: Settings,
-    /// Of the store that the nodes share.
-    pub store: StoreLimits,
+    /// Of the dialects.
+    pub dialects: Settings,
     /// Connections in all.
     pub max_connections: usize,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        EngineSettings { node: Settings::default(), store: StoreLimits::default(), max_connections: CONNECTIONS }
+        EngineSettings { dialects: Settings::default(), max_connections: CONNECTIONS }
     }
-}
-
-/// Where the outcome of a job goes.
-#[derive(Copy, Clone, Debug)]
-struct Waiter {
-    conn: ConnId,
-    /// Among the connection's answers.
-    place: u64,
-    key: Id,
 }
 
 /// All nodes of a process and their connections.
@@ -151,28 +89,23 @@ struct Waiter {
 pub struct Engine {
     settings: EngineSettings,
     conns: Arena<Conn>,
-    nodes: Vec<Node>,
+    services: Services,
     #[cfg(feature = "hyperdht")]
     datagrams: datagrams::Listeners,
-    store: Store,
     pool: Pool,
-    guard: Guard,
-    sources: Sources,
-    buffers: BufferPool,
+    shared: Shared,
     wheel: Wheel<ConnId>,
-    /// Connections to which a job's outcome is owed, by the job's ticket.
-    waiters: Arena<Waiter>,
     outputs: VecDeque<Output>,
     /// Connections whose outbox is to be written.
     dirty: VecDeque<ConnId>,
-    /// Connections whose inbox holds messages that were left over when their turn was used up.
+    /// Connections whose inbox holds units that were left over when their turn was used up.
     ready: VecDeque<ConnId>,
     /// Inbound connections in the order they came, to find the oldest silent one.
     silent: VecDeque<ConnId>,
     closed: Vec<ConnId>,
     buffered_bytes: usize,
     next_call: CallId,
-    stopping: bool,
+    is_stopping: bool,
 }
 
 impl Engine {
@@ -181,16 +114,12 @@ impl Engine {
         Engine {
             settings,
             conns: Arena::default(),
-            nodes: Vec::new(),
+            services: Services::new(settings.dialects, seed),
             #[cfg(feature = "hyperdht")]
             datagrams: datagrams::Listeners::default(),
-            store: Store::new(settings.store, seed),
             pool: Pool::new(seed),
-            guard: Guard::default(),
-            sources: Sources::default(),
-            buffers: BufferPool::default(),
+            shared: Shared::default(),
             wheel: Wheel::new(),
-            waiters: Arena::default(),
             outputs: VecDeque::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
@@ -198,54 +127,80 @@ impl Engine {
             closed: Vec::new(),
             buffered_bytes: 0,
             next_call: 0,
-            stopping: false,
+            is_stopping: false,
         }
     }
 
-    /// Adds a node that others reach at `addr`; returns its number. `seed` decides its random choices.
-    pub fn add_node(&mut self, addr: SocketAddr, seed: u64, now: Time) -> usize {
-        self.nodes.push(Node::new(addr, self.settings.node, seed, now));
-        self.nodes.len() - 1
+    // ---- dialects ----
+
+    /// The service of a dialect.
+    pub fn service<D: InEngine>(&self) -> &D {
+        D::of(self)
     }
 
-    /// Lets every node of `addr`'s family bootstrap from whoever listens there.
-    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
-        for node in &mut self.nodes {
-            if node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
-                node.add_bootstrap(addr, now);
-            }
+    /// The service of a dialect, to add nodes to.
+    pub fn service_mut<D: InEngine>(&mut self) -> &mut D {
+        D::of_mut(self).0
+    }
+
+    /// Starts an operation of a local user from a listener of the dialect, or as a client that has none; its events come
+    /// from [`Engine::next_event`] by the name returned. `None`: there is too much to do already, or no such listener.
+    pub fn start<D: InEngine>(&mut self, listener: Option<u16>, operation: D::Operation, now: Time) -> Option<CallId> {
+        self.next_call += 1;
+        let call = self.next_call;
+        let (service, shared) = D::of_mut(self);
+        service.start(listener, call, operation, shared, now).then_some(call)
+    }
+
+    /// Ends an operation early; nothing more comes of it.
+    pub fn cancel<D: InEngine>(&mut self, call: CallId, now: Time) {
+        D::of_mut(self).0.cancel(call, now);
+    }
+
+    /// What came of an operation since the last call; the last event says how it ended.
+    pub fn next_event<D: InEngine>(&mut self, call: CallId) -> Option<D::Event> {
+        D::of_mut(self).0.next_event(call)
+    }
+
+    /// Lets every node of the dialect and of `addr`'s family bootstrap from whoever listens there. Warns where no node
+    /// takes it: there is none of its family, or it has enough of them.
+    pub fn add_bootstrap(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) {
+        let is_taken = self.services.add_bootstrap(dialect, addr, now);
+        #[cfg(feature = "hyperdht")]
+        let is_taken = is_taken.or_else(|| Some(self.add_hyperdht_bootstrap(addr, now)));
+        if is_taken == Some(false) {
+            log::warn!("bootstrap_not_taken dialect={} address={addr}", dialect.name());
         }
     }
 
-    /// Gives a node a life before the simulation began: it has heard from `contacts`, and others have named it.
-    #[cfg(feature = "sim")]
-    pub fn remember(&mut self, node: usize, contacts: &[Contact], now: Time) {
-        self.nodes[node].remember(contacts, now);
-    }
-
-    /// The nodes, by number.
-    pub fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    /// What the nodes hold.
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// What the engine and its dialects have to say for the status report: lines of `name value`.
+    pub fn report(&self, lines: &mut Vec<String>) {
+        let own = [
+            ("connections", self.connections()),
+            ("node_connections", self.links()),
+            ("buffered_bytes", self.buffered_bytes),
+        ];
+        lines.extend(own.map(|(name, value)| format!("{name} {value}")));
+        let counters = Counter::ALL.iter().map(|counter| (counter.name(), self.guard().get(*counter)));
+        lines.extend(counters.map(|(name, value)| format!("{name} {value}")));
+        self.services.report(lines);
+        #[cfg(feature = "hyperdht")]
+        self.report_datagrams(lines);
     }
 
     /// What was counted.
     pub fn guard(&self) -> &Guard {
-        &self.guard
+        &self.shared.guard
     }
 
     /// Counts something that only the driver sees and logs itself.
     pub fn count(&mut self, counter: Counter) {
-        self.guard.count(counter);
+        self.shared.guard.count(counter);
     }
 
     /// Counts and logs something that only the driver sees.
     pub fn fault(&mut self, counter: Counter, peer: SocketAddr, now: Time) {
-        self.guard.fault(counter, peer, now);
+        self.shared.guard.fault(counter, peer, now);
     }
 
     /// Connections, those being dialled included.
@@ -282,28 +237,43 @@ impl Engine {
 
     /// A connection was accepted at `listener`. `None`: refuse it by closing the socket.
     pub fn accepted(&mut self, listener: Listener, peer: SocketAddr, now: Time) -> Option<ConnId> {
-        let (node, wire) = match listener {
-            Listener::Sealed(node) => (node, Wire::Sealed),
-            Listener::Api(node) => (node, Wire::Api),
-        };
-        // First whether it may come at all, so that who is refused anyway costs nobody a place.
-        if let Err(counter) = self.sources.admit(peer.ip(), now) {
-            self.guard.fault(counter, peer, now);
+        // First whether it may come at all, so that one that is refused anyway costs nobody a place.
+        if let Err(counter) = self.shared.sources.admit(peer.ip(), now) {
+            self.shared.guard.fault(counter, peer, now);
             return None;
         }
         if !self.has_room_for_inbound() && !self.evict_oldest_silent(now) && !self.close_spare_link(now) {
-            self.sources.left(peer.ip());
-            self.guard.fault(Counter::TooManyConnections, peer, now);
+            self.shared.sources.left(peer.ip());
+            self.shared.guard.fault(Counter::TooManyConnections, peer, now);
             return None;
         }
-        self.guard.count(Counter::Accepted);
-        let id = self.conns.insert(Conn::new(peer, Some(node), Origin::Inbound, wire, now));
-        if wire == Wire::Sealed {
+        self.shared.guard.count(Counter::Accepted);
+        let session = self.services.accepted(listener);
+        let mut conn = Conn::new(peer, Some(listener), Origin::Inbound, session, now);
+        conn.info.must_speak = Services::is_for_nodes(listener);
+        let id = self.conns.insert(conn);
+        if Services::is_for_nodes(listener) {
             self.remember_silent(id);
-            self.share(node, peer, id, now);
         }
-        self.settle(id, now);
+        if Services::knows_by_address(listener) {
+            self.share(listener, peer, id, now);
+        }
+        self.open(id, now);
+        self.after_change(id, now);
         Some(id)
+    }
+
+    /// The connection stands: its service may say something first.
+    fn open(&mut self, id: ConnId, now: Time) {
+        self.show(id, |services, session, cx| services.on_open(session, cx, now));
+    }
+
+    /// Shows a connection to its service, if it still has its slot.
+    fn show(&mut self, id: ConnId, call: impl FnOnce(&mut Services, &mut Session, &mut Context<'_>)) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            let (session, mut cx, _) = conn.show(id, &mut self.shared);
+            call(&mut self.services, session, &mut cx);
+        }
     }
 
     /// Where to read bytes for this connection, or `None` if it is not to be read now. Report with
@@ -311,7 +281,7 @@ impl Engine {
     pub fn read_space(&mut self, id: ConnId) -> Option<&mut [u8]> {
         let conn = self.conns.get_mut(id).filter(|conn| conn.should_read())?;
         // What comes while it lingers is thrown away; see `received`.
-        conn.inbox.space(&mut self.buffers)
+        conn.inbox.space(&mut self.shared.buffers)
     }
 
     /// `n` bytes were read into [`Engine::read_space`].
@@ -319,14 +289,14 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        self.guard.add(Counter::BytesRead, n);
-        if conn.state == State::Open {
+        self.shared.guard.add(Counter::BytesRead, n);
+        if conn.info.state == State::Open {
             conn.inbox.filled(n);
             self.handle_inbox(id, now);
         } else {
-            self.guard.add(Counter::BytesRefused, n);
+            self.shared.guard.add(Counter::BytesRefused, n);
         }
-        self.settle(id, now);
+        self.after_change(id, now);
     }
 
     /// The peer will send no more.
@@ -334,21 +304,21 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        conn.eof = true;
-        if conn.state == State::Lingering {
-            return self.close(id, now);
+        conn.info.eof = true;
+        if conn.info.state == State::Lingering {
+            return self.close(id, CloseReason::Died, now);
         }
-        self.drop_pending(id, now);
-        self.settle(id, now);
+        self.lose(id, CloseReason::Died, now);
+        self.after_change(id, now);
     }
 
     /// The connection broke.
     pub fn broken(&mut self, id: ConnId, now: Time) {
         if let Some(conn) = self.conns.get(id) {
-            if conn.state != State::Lingering {
-                self.guard.fault(Counter::Resets, conn.peer, now);
+            if conn.info.state != State::Lingering {
+                self.shared.guard.fault(Counter::Resets, conn.info.peer, now);
             }
-            self.close(id, now);
+            self.close(id, CloseReason::Died, now);
         }
     }
 
@@ -360,8 +330,8 @@ impl Engine {
     /// The first `n` bytes of [`Engine::to_write`] were written; 0 if the socket took none.
     pub fn wrote(&mut self, id: ConnId, n: usize, now: Time) {
         if let Some(conn) = self.conns.get_mut(id) {
-            conn.outbox.written(n, &mut self.buffers, now);
-            self.settle(id, now);
+            conn.outbox.written(n, &mut self.shared.buffers, now);
+            self.after_output(id, now);
         }
     }
 
@@ -383,7 +353,7 @@ impl Engine {
     /// The next thing to do; call until `None`.
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         if self.outputs.is_empty() {
-            self.pump(now);
+            self.pump_all(now);
         }
         self.outputs.pop_front()
     }
@@ -402,15 +372,14 @@ impl Engine {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.is_ready = false;
                 self.handle_inbox(id, now);
-                self.settle(id, now);
+                self.after_change(id, now);
             }
         }
     }
 
     /// When [`Engine::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
-        let nodes = self.nodes.iter().map(Node::next_deadline);
-        let own = nodes.chain(self.wheel.next_deadline()).chain(self.store.next_deadline());
+        let own = self.services.next_deadline().into_iter().chain(self.wheel.next_deadline());
         #[cfg(feature = "hyperdht")]
         let own = own.chain(self.datagrams.deadline());
         own.min()
@@ -428,18 +397,13 @@ impl Engine {
             conn.timer.take_if(|timer| self.wheel.get(*timer).is_none());
             match conn.deadline() {
                 Some((at, expiry)) if at <= now => self.expire(id, expiry, now),
-                _ => self.settle(id, now),
+                _ => self.after_change(id, now),
             }
         }
-        self.store.expire(now);
-        for node in &mut self.nodes {
-            if node.next_deadline() <= now {
-                node.on_timeout(now);
-            }
-        }
+        self.services.on_timeout(&mut self.shared, now);
         #[cfg(feature = "hyperdht")]
         self.wake_listeners(now);
-        self.pump(now);
+        self.pump_all(now);
     }
 
     /// Frees the slots of connections that were closed. Call at the end of a turn, once their sockets are gone.
@@ -452,18 +416,22 @@ impl Engine {
         }
     }
 
-    /// Begins to stop: connections are closed as soon as they are idle.
+    /// Begins to stop: whole units that were read are still handled, connections say goodbye, and each is closed once it
+    /// is idle.
     pub fn stop(&mut self, now: Time) {
-        self.stopping = true;
+        self.is_stopping = true;
         let all: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
         for id in all {
-            self.settle(id, now);
+            self.show(id, |services, session, cx| services.on_shutdown(session, cx, now));
+            self.after_change(id, now);
         }
     }
 
-    /// Whether all that was owed is sent, so that a stopping process may end.
+    /// Whether all that was owed is sent and read, so that a stopping process may end.
     pub fn is_quiet(&self) -> bool {
-        self.conns.iter().all(|(_, conn)| !conn.session.owes() && !conn.wants_write())
+        self.conns.iter().all(|(_, conn)| {
+            !conn.session.owes() && !conn.wants_write() && !conn.is_ready && conn.info.state != State::Lingering
+        })
     }
 
     /// Panics unless lists and sums agree with the connections. For debug builds and tests; between turns.
@@ -471,7 +439,7 @@ impl Engine {
         let (mut bytes, mut unread) = (0, 0);
         for (id, conn) in self.conns.iter() {
             unread += conn.inbox.unread().len() as u64;
-            assert_ne!(conn.state, State::Closed, "closed connections are swept");
+            assert_ne!(conn.info.state, State::Closed, "closed connections are swept");
             assert_eq!(conn.is_dirty, self.dirty.contains(&id));
             assert_eq!(conn.is_ready, self.ready.contains(&id));
             assert!(conn.inbox.is_empty() || conn.inbox.capacity() > 0);
@@ -485,8 +453,9 @@ impl Engine {
         }
         assert_eq!(self.buffered_bytes, bytes);
         let [read, handled, refused] =
-            [Counter::BytesRead, Counter::BytesHandled, Counter::BytesRefused].map(|c| self.guard.get(c));
+            [Counter::BytesRead, Counter::BytesHandled, Counter::BytesRefused].map(|c| self.shared.guard.get(c));
         assert_eq!(read, handled + refused + unread, "every byte is accounted for");
+        self.services.check_invariants();
         self.wheel.check_invariants();
     }
 }

@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use hashbrown::HashTable;
 
 use crate::arena::{Arena, Key};
+use crate::dialect::stream::Listener;
 use crate::engine::conn::Conn;
 use crate::hash::seeded;
 
-/// Connections by the node of ours they belong to and the peer's address.
+/// Connections by our listener and the peer's address.
 #[derive(Debug)]
 pub struct Pool {
     by_peer: HashTable<Key>,
@@ -27,22 +28,22 @@ impl Pool {
         Pool { by_peer: HashTable::new(), seed, links: Vec::new() }
     }
 
-    /// The connection between our node and `peer`.
-    pub fn find(&self, conns: &Arena<Conn>, node: usize, peer: SocketAddr) -> Option<Key> {
-        self.by_peer.find(self.hash(node, peer), |key| leads(conns, *key, node, peer)).copied()
+    /// The connection that our listener shares with `peer`.
+    pub fn find(&self, conns: &Arena<Conn>, listener: Listener, peer: SocketAddr) -> Option<Key> {
+        self.by_peer.find(self.hash(listener, peer), |key| leads(conns, *key, listener, peer)).copied()
     }
 
-    /// `conn` is from now on the connection between our node and `peer`; an older one serves out its time unnamed.
-    pub fn set(&mut self, conns: &Arena<Conn>, node: usize, peer: SocketAddr, conn: Key) {
-        let hash = self.hash(node, peer);
-        if let Some(key) = self.by_peer.find_mut(hash, |key| leads(conns, *key, node, peer)) {
+    /// `conn` is from now on the connection that our listener shares with `peer`; an older one serves out its time unnamed.
+    pub fn set(&mut self, conns: &Arena<Conn>, listener: Listener, peer: SocketAddr, conn: Key) {
+        let hash = self.hash(listener, peer);
+        if let Some(key) = self.by_peer.find_mut(hash, |key| leads(conns, *key, listener, peer)) {
             *key = conn;
             return;
         }
         let seed = self.seed;
         let rehash = |key: &Key| {
-            let named = conns.get(*key).and_then(|conn| Some((conn.node()?, conn.peer)));
-            named.map_or(0, |(node, peer)| hash_of(seed, node, peer))
+            let named = conns.get(*key).and_then(|conn| Some((conn.info.listener?, conn.info.peer)));
+            named.map_or(0, |(listener, peer)| hash_of(seed, listener, peer))
         };
         self.by_peer.insert_unique(hash, conn, rehash);
     }
@@ -60,8 +61,8 @@ impl Pool {
     }
 
     /// `conn` is gone. To be said before its slot is freed.
-    pub fn remove(&mut self, node: usize, peer: SocketAddr, conn: Key, is_link: bool) {
-        if let Ok(entry) = self.by_peer.find_entry(self.hash(node, peer), |key| *key == conn) {
+    pub fn remove(&mut self, listener: Listener, peer: SocketAddr, conn: Key, is_link: bool) {
+        if let Ok(entry) = self.by_peer.find_entry(self.hash(listener, peer), |key| *key == conn) {
             entry.remove();
         }
         if is_link {
@@ -69,49 +70,52 @@ impl Pool {
         }
     }
 
-    fn hash(&self, node: usize, peer: SocketAddr) -> u64 {
-        hash_of(self.seed, node, peer)
+    fn hash(&self, listener: Listener, peer: SocketAddr) -> u64 {
+        hash_of(self.seed, listener, peer)
     }
 }
 
-fn leads(conns: &Arena<Conn>, key: Key, node: usize, peer: SocketAddr) -> bool {
-    conns.get(key).is_some_and(|conn| conn.peer == peer && conn.node() == Some(node))
+fn leads(conns: &Arena<Conn>, key: Key, listener: Listener, peer: SocketAddr) -> bool {
+    conns.get(key).is_some_and(|conn| conn.info.peer == peer && conn.info.listener == Some(listener))
 }
 
-fn hash_of(seed: u64, node: usize, peer: SocketAddr) -> u64 {
-    seeded(seed, |hasher| (node, peer).hash(hasher))
+fn hash_of(seed: u64, listener: Listener, peer: SocketAddr) -> u64 {
+    seeded(seed, |hasher| (listener, peer).hash(hasher))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::sealed::session::Wire;
-    use crate::engine::conn::Origin;
+
+    use crate::dialect::stream::Origin;
+    use crate::engine::dialects::{Services, Settings};
     use crate::time::Time;
 
     #[test]
     fn each_pair_finds_its_newest_connection_however_many_there_are() {
         let (mut conns, mut pool) = (Arena::default(), Pool::new(7));
+        let of = Listener::Sealed;
         let peer = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
-        let open = |conns: &mut Arena<Conn>, pool: &mut Pool, node: usize, n: u16| {
-            let key = conns.insert(Conn::new(peer(n), Some(node), Origin::Inbound, Wire::Sealed, Time::ZERO));
-            pool.set(conns, node, peer(n), key);
+        let open = |conns: &mut Arena<Conn>, pool: &mut Pool, listener: Listener, n: u16| {
+            let session = Services::new(Settings::default(), 7).accepted(listener);
+            let key = conns.insert(Conn::new(peer(n), Some(listener), Origin::Inbound, session, Time::ZERO));
+            pool.set(conns, listener, peer(n), key);
             key
         };
-        let first: Vec<Key> = (0..2_000).map(|n| open(&mut conns, &mut pool, usize::from(n % 2), n)).collect();
-        let second = open(&mut conns, &mut pool, 0, 8);
+        let first: Vec<Key> = (0..2_000).map(|n| open(&mut conns, &mut pool, of(n % 2), n)).collect();
+        let second = open(&mut conns, &mut pool, of(0), 8);
         for (n, key) in (0..2_000).zip(&first).filter(|(n, _)| *n != 8) {
-            assert_eq!(pool.find(&conns, usize::from(n % 2), peer(n)), Some(*key));
-            assert_eq!(pool.find(&conns, usize::from(1 - n % 2), peer(n)), None, "another node's");
+            assert_eq!(pool.find(&conns, of(n % 2), peer(n)), Some(*key));
+            assert_eq!(pool.find(&conns, of(1 - n % 2), peer(n)), None, "another node's");
         }
-        assert_eq!(pool.find(&conns, 0, peer(8)), Some(second));
-        pool.remove(0, peer(8), first[8], false);
-        assert_eq!(pool.find(&conns, 0, peer(8)), Some(second), "the older one was no longer named");
+        assert_eq!(pool.find(&conns, of(0), peer(8)), Some(second));
+        pool.remove(of(0), peer(8), first[8], false);
+        assert_eq!(pool.find(&conns, of(0), peer(8)), Some(second), "the older one was no longer named");
         pool.add_link(second);
-        pool.remove(0, peer(8), second, true);
-        assert_eq!((pool.find(&conns, 0, peer(8)), pool.links()), (None, &[][..]));
+        pool.remove(of(0), peer(8), second, true);
+        assert_eq!((pool.find(&conns, of(0), peer(8)), pool.links()), (None, &[][..]));
         for (n, key) in (0..2_000).zip(first) {
-            pool.remove(usize::from(n % 2), peer(n), key, false);
+            pool.remove(of(n % 2), peer(n), key, false);
         }
         assert!(pool.by_peer.is_empty(), "who is gone leaves nothing behind");
     }

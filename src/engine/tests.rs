@@ -4,10 +4,14 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::contact::Contact;
 use crate::dialect::Codec;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes, Sealed};
 use crate::dialect::sealed::contact_at;
+use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::request::Request;
+use crate::dialect::sealed::service::Service;
+use crate::id::Id;
 use crate::limits::{
     BAN_MS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS, NODE_IDLE_MS,
     OUTBOX_SOFT_BYTES, OWED_JOBS, STALL_MS, TURN_MESSAGES,
@@ -18,16 +22,18 @@ struct Bench {
     engine: Engine,
     now: Time,
     /// What it wanted done since last asked, apart from closing.
-    dials: Vec<(ConnId, Option<usize>, SocketAddr)>,
+    dials: Vec<(ConnId, Option<Listener>, SocketAddr)>,
     closed: Vec<ConnId>,
+    calls: Vec<CallId>,
     replies: Vec<Reply>,
 }
 
 impl Bench {
     fn new(own: &str, settings: EngineSettings) -> Bench {
         let mut engine = Engine::new(settings, 7);
-        engine.add_node(own.parse().unwrap(), 1, Time::ZERO);
-        Bench { engine, now: Time::ZERO, dials: Vec::new(), closed: Vec::new(), replies: Vec::new() }
+        engine.service_mut::<Service>().add_node(own.parse().unwrap(), 1, Time::ZERO);
+        let (dials, closed, calls, replies) = Default::default();
+        Bench { engine, now: Time::ZERO, dials, closed, calls, replies }
     }
 
     fn accept(&mut self, peer: &str) -> Option<ConnId> {
@@ -64,15 +70,18 @@ impl Bench {
         }
     }
 
+    /// Has the node ask `to` on behalf of a client.
+    fn call(&mut self, to: SocketAddr, request: Request) {
+        let call = self.engine.start::<Service>(Some(0), Operation { to, request }, self.now);
+        self.calls.push(call.expect("there is room for it"));
+    }
+
     fn settle(&mut self) {
         for _ in 0..10_000 {
             while let Some(output) = self.engine.poll_output(self.now) {
                 match output {
                     Output::Dial { conn, from, to } => self.dials.push((conn, from, to)),
                     Output::Close(id) => self.closed.push(id),
-                    Output::Replied(_, reply) => self.replies.push(reply),
-                    #[cfg(feature = "hyperdht")]
-                    Output::Event(..) => {}
                     Output::Resume(_) | Output::ShutdownWrite(_) => {}
                 }
             }
@@ -82,7 +91,8 @@ impl Bench {
                     self.engine.wrote(id, 0, self.now);
                 }
                 self.engine.sweep();
-                return;
+                let replies = self.calls.iter().filter_map(|call| self.engine.next_event::<Service>(*call));
+                return self.replies.extend(replies);
             }
             self.engine.work(self.now);
         }
@@ -202,7 +212,7 @@ fn limited(max_connections: usize) -> Bench {
 
 /// Asks a node of which nothing is known yet, over a connection that is dialled for that if there is room.
 fn call(bench: &mut Bench, port: u16) {
-    bench.engine.call(Some(0), ([127, 0, 0, 1], port).into(), Request::Ping(7), bench.now);
+    bench.call(([127, 0, 0, 1], port).into(), Request::Ping(7));
     bench.settle();
 }
 
@@ -375,13 +385,13 @@ fn a_turn_is_bounded_and_what_is_left_over_is_handled_in_the_next() {
 #[test]
 fn owed_answers_hold_back_later_ones_and_never_more_than_64() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     let id = bench.accept("127.0.0.1:1").unwrap();
     let gets: Vec<u8> = (0..100).flat_map(|n| frame(&Message::Get { key: target(n) })).collect();
     bench.feed(id, &gets, usize::MAX);
     bench.feed(id, &ping(1), usize::MAX);
     assert!(bench.take(id).is_empty(), "the PONG waits behind what is owed");
-    assert_eq!(bench.engine.nodes()[0].jobs(), OWED_JOBS);
+    assert_eq!(bench.engine.service::<Service>().nodes()[0].jobs(), OWED_JOBS);
     bench.pass(20_000);
     // The one contact is silent, so FAILURE, or BUSY once too much waits for it; each in its place.
     let mut rest = &bench.take(id)[..];
@@ -397,7 +407,7 @@ fn owed_answers_hold_back_later_ones_and_never_more_than_64() {
 #[test]
 fn a_get_sees_the_put_before_it_and_not_the_one_after() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     let id = bench.accept("127.0.0.1:1").unwrap();
     let put = |value| frame(&Message::Put { ttl_s: 9, replication: 3, key: target(1), value });
     let get = frame(&Message::Get { key: target(1) });
@@ -412,7 +422,7 @@ fn a_get_sees_the_put_before_it_and_not_the_one_after() {
 #[test]
 fn large_answers_behind_a_slow_one_leave_as_fast_as_they_are_read() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     let id = bench.accept("127.0.0.1:1").unwrap();
     let value = vec![7; 60_000];
     let put = Message::Put { ttl_s: 9, replication: 1, key: target(1), value: &value };
@@ -435,7 +445,7 @@ fn two_nodes_that_ask_each_other_for_much_do_not_both_stop_reading() {
     let put = Message::Put { ttl_s: 9, replication: 1, key: target(1), value: &value };
     bench.feed(theirs, &frame(&put), usize::MAX);
     bench.take(theirs);
-    bench.engine.call(Some(0), "127.0.0.1:7000".parse().unwrap(), Request::Ping(5), bench.now);
+    bench.call("127.0.0.1:7000".parse().unwrap(), Request::Ping(5));
     bench.settle();
     // They ask for more than we may queue, and read nothing: their own answer must get through all the same.
     bench.feed(theirs, &frame(&Message::FindValue { key: target(1) }).repeat(10), usize::MAX);
@@ -450,7 +460,7 @@ fn two_nodes_that_ask_each_other_for_much_do_not_both_stop_reading() {
 fn a_value_can_be_got_as_soon_as_one_holder_has_it() {
     let mut bench = bench("127.0.0.1:6500");
     for port in [7_000, 7_001] {
-        bench.engine.add_bootstrap(([127, 0, 0, 1], port).into(), bench.now);
+        bench.engine.add_bootstrap(Dialect::Sealed, ([127, 0, 0, 1], port).into(), bench.now);
     }
     // One holds values, the other answers everything but a PUT.
     let peers = |to: SocketAddr, asked: &Message<'_>| match asked {
@@ -480,18 +490,18 @@ fn a_value_can_be_got_as_soon_as_one_holder_has_it() {
 #[test]
 fn an_answer_is_due_four_seconds_after_the_request_came_however_long_it_waited() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     let id = bench.accept("127.0.0.1:1").unwrap();
     let gets: Vec<u8> = (0..200).flat_map(|n| frame(&Message::Get { key: target(n) })).collect();
     bench.feed(id, &gets, usize::MAX);
     bench.pass(4_000);
-    assert!(bench.engine.nodes()[0].jobs() == 0 && bench.take(id).len() >= 200 * 40);
+    assert!(bench.engine.service::<Service>().nodes()[0].jobs() == 0 && bench.take(id).len() >= 200 * 40);
 }
 
 #[test]
 fn the_last_error_comes_after_what_was_owed_and_is_not_lost() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     let id = bench.accept("127.0.0.1:1").unwrap();
     bench.feed(id, &frame(&Message::Get { key: target(1) }), usize::MAX);
     bench.feed(id, &strike().repeat(3), usize::MAX);
@@ -518,10 +528,10 @@ fn a_candidate_that_accepts_and_says_nothing_is_let_go() {
 #[test]
 fn our_own_want_of_descriptors_is_not_held_against_a_contact() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     bench.pass(1);
     bench.play_peers(|_, _| Some(frame(&Message::Node(Nodes::Contacts(&[])))));
-    let contacts = |bench: &Bench| bench.engine.nodes()[0].overlay().table().len();
+    let contacts = |bench: &Bench| bench.engine.service::<Service>().nodes()[0].overlay().table().len();
     assert_eq!(contacts(&bench), 1);
     let (link, ..) = bench.dials[0];
     bench.engine.eof(link, bench.now);
@@ -544,9 +554,9 @@ fn our_own_want_of_descriptors_is_not_held_against_a_contact() {
 fn a_dial_that_finds_its_address_taken_uses_the_peers_connection() {
     let mut bench = bench("127.0.0.1:6500");
     let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
-    bench.engine.call(Some(0), peer, Request::Ping(5), bench.now);
+    bench.call(peer, Request::Ping(5));
     bench.settle();
-    let [(dial, Some(0), to)] = bench.dials[..] else { panic!("dialled from the listening port") };
+    let [(dial, Some(Listener::Sealed(0)), to)] = bench.dials[..] else { panic!("dialled from the listening port") };
     assert_eq!(to, peer);
     let theirs = bench.accept("127.0.0.1:7000").unwrap();
     bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
@@ -560,7 +570,7 @@ fn a_dial_that_finds_its_address_taken_uses_the_peers_connection() {
 #[test]
 fn a_peers_connection_that_comes_a_little_later_is_used_too() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.call(Some(0), "127.0.0.1:7000".parse().unwrap(), Request::Ping(5), bench.now);
+    bench.call("127.0.0.1:7000".parse().unwrap(), Request::Ping(5));
     bench.settle();
     let dial = bench.dials[0].0;
     bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
@@ -574,7 +584,7 @@ fn a_peers_connection_that_comes_a_little_later_is_used_too() {
 fn where_the_peer_has_no_connection_an_ephemeral_port_serves_for_a_while() {
     let mut bench = bench("127.0.0.1:6500");
     let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
-    bench.engine.call(Some(0), peer, Request::Ping(5), bench.now);
+    bench.call(peer, Request::Ping(5));
     bench.settle();
     let dial = bench.dials[0].0;
     bench.engine.dial_failed(dial, DialError::AddressTaken, bench.now);
@@ -585,13 +595,13 @@ fn where_the_peer_has_no_connection_an_ephemeral_port_serves_for_a_while() {
     bench.engine.dialled(dial, bench.now);
     assert_eq!(bench.take(dial), ping(5));
     bench.pass(500);
-    bench.engine.call(Some(0), peer, Request::Ping(6), bench.now);
+    bench.call(peer, Request::Ping(6));
     bench.settle();
     assert_eq!(bench.take(dial), ping(6), "it serves");
     bench.pass(600);
-    bench.engine.call(Some(0), peer, Request::Ping(7), bench.now);
+    bench.call(peer, Request::Ping(7));
     bench.settle();
-    assert_eq!(bench.dials[2].1, Some(0), "after a second the listening port is tried again");
+    assert_eq!(bench.dials[2].1, Some(Listener::Sealed(0)), "after a second the listening port is tried again");
     bench.feed(dial, &[pong(5), pong(6)].concat(), usize::MAX);
     assert_eq!((bench.replies.len(), bench.closed.as_slice()), (2, &[dial][..]), "and the stopgap ends, answered");
 }
@@ -601,7 +611,7 @@ fn a_request_on_a_reused_connection_that_dies_is_sent_once_more() {
     let mut bench = bench("127.0.0.1:6500");
     let peer: SocketAddr = "127.0.0.1:7000".parse().unwrap();
     let theirs = bench.accept("127.0.0.1:7000").unwrap();
-    bench.engine.call(Some(0), peer, Request::Ping(5), bench.now);
+    bench.call(peer, Request::Ping(5));
     bench.settle();
     assert_eq!(bench.take(theirs), ping(5));
     bench.engine.broken(theirs, bench.now);
@@ -627,7 +637,7 @@ fn what_leaves_the_order_in_doubt_ends_the_connection_and_all_that_was_asked() {
         let theirs = bench.accept("127.0.0.1:7000").unwrap();
         bench.feed(theirs, &ping(1), usize::MAX);
         bench.take(theirs);
-        bench.engine.call(Some(0), "127.0.0.1:7000".parse().unwrap(), Request::Ping(5), bench.now);
+        bench.call("127.0.0.1:7000".parse().unwrap(), Request::Ping(5));
         bench.settle();
         bench.take(theirs);
         bench.feed(theirs, &bytes, usize::MAX);
@@ -641,7 +651,7 @@ fn connections_to_nodes_are_256_the_least_recently_used_goes_and_idle_ones_end()
     let mut bench = bench("9.9.9.9:6500");
     let peer = |n: usize| -> SocketAddr { ([8, 8, (n / 200) as u8, (n % 200) as u8], 6500).into() };
     for n in 0..300 {
-        bench.engine.call(Some(0), peer(n), Request::Ping(n as u32), bench.now);
+        bench.call(peer(n), Request::Ping(n as u32));
         bench.settle();
         let (id, ..) = bench.dials[n];
         bench.engine.dialled(id, bench.now);
@@ -658,7 +668,7 @@ fn connections_to_nodes_are_256_the_least_recently_used_goes_and_idle_ones_end()
 #[test]
 fn a_dial_that_leads_nowhere_fails() {
     let mut bench = bench("9.9.9.9:6500");
-    bench.engine.call(Some(0), "8.8.8.8:1".parse().unwrap(), Request::Ping(1), bench.now);
+    bench.call("8.8.8.8:1".parse().unwrap(), Request::Ping(1));
     bench.settle();
     bench.pass(DIAL_TIMEOUT_MS + 100);
     assert_eq!((bench.replies.as_slice(), bench.engine.connections()), (&[Reply::Unreachable][..], 0));
@@ -682,7 +692,7 @@ fn our_own_ping_come_back_ends_the_connection() {
 #[test]
 fn lists_beyond_reason_are_a_strike_and_only_20_are_looked_at() {
     let mut bench = bench("127.0.0.1:6500");
-    bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
     bench.pass(1);
     let (dial, ..) = bench.dials[0];
     bench.engine.dialled(dial, bench.now);
@@ -705,7 +715,7 @@ proptest! {
         ops in prop::collection::vec((0u8..12, any::<u16>(), prop::collection::vec(any::<u8>(), 0..60)), 1..150)
     ) {
         let mut bench = bench("127.0.0.1:6500");
-        bench.engine.add_bootstrap("127.0.0.1:7000".parse().unwrap(), bench.now);
+        bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
         let honest = bench.accept("127.0.0.1:50000").unwrap();
         let mut conns = Vec::new();
         for (op, n, bytes) in ops {

@@ -11,7 +11,6 @@ use mio::{Interest, Registry, Token};
 use crate::dialect::hyperdht::operation::{Answer, Event, Operation, Outcome};
 use crate::engine::{CallId, Engine};
 use crate::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_TURN};
-use crate::net::signals::Signals;
 use crate::net::{DATAGRAM_LISTENERS, Net};
 use crate::time::Time;
 
@@ -145,18 +144,13 @@ impl Net {
 
     /// Begins an operation at a listener; `None` if there are too many.
     pub fn start(&mut self, listener: usize, operation: Operation) -> Option<CallId> {
-        let call = self.engine.start(listener, operation, self.clock.now());
+        let call = self.engine.start_datagram(listener, operation, self.clock.now());
         self.finish_turn();
         call
     }
 
-    /// What has come of operations since the last call.
-    pub fn next_event(&mut self) -> Option<(CallId, Event)> {
-        self.event.pop_front()
-    }
-
     /// Runs an operation to its end and shows each answer; `None` if it was cut off after `timeout_ms` or by a signal.
-    pub fn operation(
+    pub fn hyperdht_operation(
         &mut self,
         listener: usize,
         operation: Operation,
@@ -169,7 +163,7 @@ impl Net {
         };
         let signals = self.signal_count();
         loop {
-            while let Some((of, event)) = self.next_event() {
+            while let Some((of, event)) = self.engine.next_datagram_event() {
                 match event {
                     Event::Answer(answer) if of == call => show(answer),
                     Event::Done(outcome) if of == call => return Ok(Some(outcome)),
@@ -177,28 +171,15 @@ impl Net {
                 }
             }
             if self.clock.now() >= give_up_at || self.signal_count() > signals {
-                self.engine.cancel(listener, call, self.clock.now());
+                self.engine.cancel_datagram(listener, call, self.clock.now());
                 return Ok(None);
             }
             self.turn(Some(give_up_at))?;
         }
     }
 
-    /// Serves for `ms`, or until a signal has come: whether one has.
-    pub fn serve_for(&mut self, ms: u64) -> io::Result<bool> {
-        let until = self.clock.now().after(ms);
-        while self.clock.now() < until && !self.is_signalled() {
-            self.turn(Some(until))?;
-        }
-        Ok(self.is_signalled())
-    }
-
-    /// Whether a signal has asked to stop.
-    pub fn is_signalled(&self) -> bool {
-        self.signal_count() > 0
-    }
-
-    fn signal_count(&self) -> usize {
-        self.signals.as_ref().map_or(0, Signals::count)
+    /// temporary
+    pub fn next_event(&mut self) -> Option<(CallId, Event)> {
+        self.engine.next_datagram_event()
     }
 }

@@ -47,9 +47,9 @@ impl Listeners {
         Ok(())
     }
 
-    /// The listening address of sealed node `node`.
-    pub fn address_of(&self, node: usize) -> Option<SocketAddr> {
-        self.entries.iter().find(|entry| entry.listener == Listener::Sealed(node)).map(|entry| entry.socket.addr)
+    /// The address of `listener`, from which its dials come.
+    pub fn address_of(&self, listener: Listener) -> Option<SocketAddr> {
+        self.entries.iter().find(|entry| entry.listener == listener).map(|entry| entry.socket.addr)
     }
 
     /// Closes all of them.

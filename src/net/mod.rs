@@ -27,17 +27,16 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-#[cfg(feature = "hyperdht")]
-use crate::dialect::hyperdht::operation::Event;
-use crate::dialect::sealed::request::Request;
-use crate::engine::{ConnId, DialError, Engine, Listener, Output, Reply};
+use crate::dialect::Dialect;
+use crate::engine::dialects::InEngine;
+use crate::engine::{ConnId, DialError, Engine, Listener, Output};
 use crate::guard::Counter;
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
 use crate::net::clock::Clock;
 #[cfg(feature = "hyperdht")]
 use crate::net::datagrams::DatagramListeners;
 use crate::net::listeners::Listeners;
-use crate::net::names::{Dialect, Names};
+use crate::net::names::Names;
 use crate::net::signals::Signals;
 use crate::net::status::StatusListener;
 use crate::time::Time;
@@ -98,12 +97,9 @@ pub struct Net {
     listeners: Listeners,
     #[cfg(feature = "hyperdht")]
     datagrams: DatagramListeners,
-    #[cfg(feature = "hyperdht")]
-    event: VecDeque<(u64, Event)>,
     names: Names,
     status: StatusListener,
     signals: Option<Signals>,
-    replies: VecDeque<(u64, Reply)>,
     stop_at: Option<Time>,
 }
 
@@ -124,12 +120,9 @@ impl Net {
             listeners: Listeners::new(),
             #[cfg(feature = "hyperdht")]
             datagrams,
-            #[cfg(feature = "hyperdht")]
-            event: VecDeque::new(),
             names,
             status: StatusListener::default(),
             signals: None,
-            replies: VecDeque::new(),
             stop_at: None,
         })
     }
@@ -163,16 +156,8 @@ impl Net {
     /// Bootstraps from `host:port`, resolving the host off the loop if it is a name.
     pub fn add_bootstrap(&mut self, dialect: Dialect, address: &str) {
         match address.parse() {
-            Ok(addr) => self.bootstrap_from(dialect, addr, self.clock.now()),
+            Ok(addr) => self.engine.add_bootstrap(dialect, addr, self.clock.now()),
             Err(_) => self.names.add(dialect, address),
-        }
-    }
-
-    fn bootstrap_from(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) {
-        match dialect {
-            Dialect::Sealed => self.engine.add_bootstrap(addr, now),
-            #[cfg(feature = "hyperdht")]
-            Dialect::Hyperdht => self.engine.add_hyperdht_bootstrap(addr, now),
         }
     }
 
@@ -181,7 +166,7 @@ impl Net {
         loop {
             self.turn(None)?;
             let now = self.clock.now();
-            let signals = self.signals.as_ref().map_or(0, Signals::count);
+            let signals = self.signal_count();
             if signals > 0 && self.stop_at.is_none() {
                 log::info!("stopping");
                 self.listeners.close();
@@ -198,27 +183,57 @@ impl Net {
         }
     }
 
-    /// Asks `to`, as node `from` or as a client, and runs until the answer has come; `None` if none has after
-    /// `timeout_ms`.
-    pub fn call(
+    /// Runs an operation of dialect `D` from one of its listeners, or as a client that has none, until `show`, which gets
+    /// each event, returns something; `None` if it could not be started, or was cut off after `timeout_ms` or by a
+    /// signal. Events of other operations stay where they are.
+    ///
+    /// Errors: polling failed.
+    pub fn operation<D: InEngine, R>(
         &mut self,
-        from: Option<usize>,
-        to: SocketAddr,
-        request: Request,
+        listener: Option<u16>,
+        operation: D::Operation,
         timeout_ms: u64,
-    ) -> io::Result<Option<Reply>> {
+        mut show: impl FnMut(D::Event) -> Option<R>,
+    ) -> io::Result<Option<R>> {
         let give_up_at = self.clock.now().after(timeout_ms);
-        let call = self.engine.call(from, to, request, self.clock.now());
+        let signals = self.signal_count();
+        let Some(call) = self.engine.start::<D>(listener, operation, self.clock.now()) else {
+            return Ok(None);
+        };
         self.finish_turn();
         loop {
-            if let Some(at) = self.replies.iter().position(|(id, _)| *id == call) {
-                return Ok(self.replies.remove(at).map(|(_, reply)| reply));
+            while let Some(event) = self.engine.next_event::<D>(call) {
+                if let Some(end) = show(event) {
+                    self.engine.cancel::<D>(call, self.clock.now());
+                    return Ok(Some(end));
+                }
             }
-            if self.clock.now() >= give_up_at {
+            if self.clock.now() >= give_up_at || self.signal_count() > signals {
+                self.engine.cancel::<D>(call, self.clock.now());
                 return Ok(None);
             }
             self.turn(Some(give_up_at))?;
         }
+    }
+
+    /// Serves for `ms`, or until a signal has come: whether one has.
+    ///
+    /// Errors: polling failed.
+    pub fn serve_for(&mut self, ms: u64) -> io::Result<bool> {
+        let until = self.clock.now().after(ms);
+        while self.clock.now() < until && !self.is_signalled() {
+            self.turn(Some(until))?;
+        }
+        Ok(self.is_signalled())
+    }
+
+    /// Whether a signal has asked to stop.
+    pub fn is_signalled(&self) -> bool {
+        self.signal_count() > 0
+    }
+
+    fn signal_count(&self) -> usize {
+        self.signals.as_ref().map_or(0, Signals::count)
     }
 
     /// One turn: wait for events (at most until `until`), take in what happened, do what is to be done.
@@ -265,7 +280,7 @@ impl Net {
                 SIGNALS => self.signals.iter_mut().for_each(Signals::drain),
                 NAMES => {
                     let (known, unresolved) = self.names.take_resolved(now);
-                    known.into_iter().for_each(|(dialect, addr)| self.bootstrap_from(dialect, addr, now));
+                    known.into_iter().for_each(|(dialect, addr)| self.engine.add_bootstrap(dialect, addr, now));
                     (0..unresolved).for_each(|_| self.engine.count(Counter::NamesUnresolved));
                 }
                 STATUS => self.status.serve(&status::report(&self.engine, now)),
@@ -320,8 +335,8 @@ impl Net {
         }
     }
 
-    fn dial(&mut self, id: ConnId, from: Option<usize>, to: SocketAddr, now: Time) {
-        let local = from.and_then(|node| self.listeners.address_of(node));
+    fn dial(&mut self, id: ConnId, from: Option<Listener>, to: SocketAddr, now: Time) {
+        let local = from.and_then(|listener| self.listeners.address_of(listener));
         let dialled = socket::dial(local, to).and_then(|stream| keep(&mut self.sockets, &self.poll, id, stream, true));
         if let Err(e) = dialled {
             self.dial_failed(id, &e, now);
@@ -486,9 +501,6 @@ impl Net {
                 }
             }
             Output::Close(id) => self.drop_socket(id),
-            Output::Replied(call, reply) => self.replies.push_back((call, reply)),
-            #[cfg(feature = "hyperdht")]
-            Output::Event(call, event) => self.event.push_back((call, event)),
         }
     }
 }

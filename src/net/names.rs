@@ -7,18 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mio::{Registry, Token, Waker};
 
+use crate::dialect::Dialect;
 use crate::limits::{BOOTSTRAPS, RESOLVE_RETRY_MS};
 use crate::time::Time;
-
-/// Which nodes are to bootstrap from a name.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Dialect {
-    /// Those of the sealed dialect.
-    Sealed,
-    /// Those of the hyperdht dialect.
-    #[cfg(feature = "hyperdht")]
-    Hyperdht,
-}
 
 type Name = (Dialect, String);
 type Resolved = (Name, io::Result<Vec<SocketAddr>>);
@@ -38,12 +29,14 @@ impl Names {
         Ok(Names { waiting: Vec::new(), running: 0, retry_at: None, resolved: Arc::default(), waker })
     }
 
-    /// Adds `host:port` to be resolved.
+    /// Adds `host:port` to be resolved; warns where there are too many already.
     pub fn add(&mut self, dialect: Dialect, name: &str) {
-        if self.waiting.len() < BOOTSTRAPS {
-            self.waiting.push((dialect, name.to_string()));
-            self.retry_at = Some(Time::ZERO);
+        if self.waiting.len() + self.running >= BOOTSTRAPS {
+            log::warn!("bootstrap_not_taken dialect={} name={name} limit={BOOTSTRAPS}", dialect.name());
+            return;
         }
+        self.waiting.push((dialect, name.to_string()));
+        self.retry_at = Some(Time::ZERO);
     }
 
     /// When [`Names::retry`] has something to do.

@@ -13,7 +13,6 @@ use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 
 use crate::engine::Engine;
-use crate::guard::Counter;
 use crate::limits::{REPORT_BYTES, STATUS_READERS};
 use crate::time::Time;
 
@@ -74,68 +73,14 @@ fn is_trusted(stream: &impl AsFd) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
 
-/// The report: figures by name, then every counter.
+/// The report: figures and counters by name, then what each dialect says of itself.
 pub(super) fn report(engine: &Engine, now: Time) -> String {
     let mut lines = vec![
         format!("version {}", env!("CARGO_PKG_VERSION")),
         format!("pid {}", std::process::id()),
         format!("uptime_ms {}", now.as_ms()),
     ];
-    let mut add = |name: &str, value: u64| lines.push(format!("{name} {value}"));
-    let nodes = engine.nodes();
-    let overlays = || nodes.iter().map(|node| node.overlay());
-    add("contacts", overlays().map(|o| o.table().len() as u64).sum());
-    add("lookups", overlays().map(|o| o.lookups_in_flight() as u64).sum());
-    add("jobs", nodes.iter().map(|node| node.jobs() as u64).sum());
-    add("connections", engine.connections() as u64);
-    add("node_connections", engine.links() as u64);
-    add("buffered_bytes", engine.buffered_bytes() as u64);
-    add("store_entries", engine.store().len() as u64);
-    add("store_bytes", engine.store().bytes() as u64);
-    for counter in Counter::ALL {
-        add(counter.name(), engine.guard().get(*counter));
-    }
-    let tally = |of: fn(&crate::kad::overlay::Tallies) -> u64| overlays().map(|o| of(&o.tallies())).sum();
-    add("martian_contacts", tally(|t| t.martians));
-    add("id_mismatches", nodes.iter().map(|node| node.id_mismatches()).sum());
-    add("too_many_of_network", tally(|t| t.too_many_of_network));
-    add("lookups_ran_out", tally(|t| t.lookups_ran_out));
-    add("bootstraps_failed", tally(|t| t.bootstraps_failed));
-    add("probes_failed", tally(|t| t.probes_failed));
-    add("contacts_lost", tally(|t| t.contacts_lost));
-    for (number, overlay) in overlays().enumerate() {
-        let own = overlay.own();
-        lines.push(format!("node.{number}.address {}", own.addr));
-        lines.push(format!("node.{number}.id {}", own.id));
-        lines.push(format!("node.{number}.contacts {}", overlay.table().len()));
-    }
-    #[cfg(feature = "hyperdht")]
-    add_hyperdht(engine, &mut lines);
+    engine.report(&mut lines);
     lines.push(String::new());
     lines.join("\n")
-}
-
-/// What the nodes behind datagram listeners have; nothing where there are none.
-#[cfg(feature = "hyperdht")]
-fn add_hyperdht(engine: &Engine, lines: &mut Vec<String>) {
-    for (number, node) in engine.hyperdht_nodes().enumerate() {
-        let overlay = node.overlay();
-        let (own, tallies) = (overlay.own(), overlay.tallies());
-        let texts = [("address", own.addr.to_string()), ("id", own.id.to_string())];
-        lines.extend(texts.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
-        let numbers = [
-            ("contacts", overlay.table().len() as u64),
-            ("records", node.records().len() as u64),
-            ("jobs", node.jobs() as u64),
-            ("lookups", overlay.lookups_in_flight() as u64),
-            ("requests_in_flight", node.requests_in_flight() as u64),
-            ("martian_contacts", tallies.martians),
-            ("too_many_of_network", tallies.too_many_of_network),
-            ("lookups_ran_out", tallies.lookups_ran_out),
-            ("bootstraps_failed", tallies.bootstraps_failed),
-            ("probes_failed", tallies.probes_failed),
-            ("contacts_lost", tallies.contacts_lost),
-        ];
-        lines.extend(numbers.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
-    }
 }

@@ -18,7 +18,8 @@ use crate::time::Time;
 
 /// Runs `options` at the byte level. Of what goes wrong it knows [`Options::dead`] only.
 pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
-    let settings = EngineSettings { node: options.settings, ..EngineSettings::default() };
+    let mut settings = EngineSettings::default();
+    settings.dialects.sealed.node = options.settings;
     let weather = Weather { delays: options.delays, ..Weather::fair() };
     let mut swarm = Swarm::new(settings, weather, options.seed);
     swarm.is_checked = false;

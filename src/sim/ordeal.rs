@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::dialect::Codec;
 use crate::dialect::sealed::codec::{Message, Sealed};
+use crate::dialect::sealed::service::Service;
 use crate::engine::EngineSettings;
 use crate::id::Id;
 use crate::limits::{DIAL_TIMEOUT_MS, LIFETIME_MAX_MS};
@@ -75,8 +76,8 @@ impl Ordeal {
         let mut random = fastrand::Rng::with_seed(seed);
         let weather = Weather::drawn(&mut random);
         let mut settings = EngineSettings { max_connections: random.usize(CONNECTIONS), ..EngineSettings::default() };
-        settings.store.bytes = random.usize(2_000..200_000);
-        settings.node.kademlia.paths = random.usize(1..=4);
+        settings.dialects.sealed.store.bytes = random.usize(2_000..200_000);
+        settings.dialects.sealed.node.kademlia.paths = random.usize(1..=4);
         let stands_still = weather.gaps > 0.0 || weather.partitions > 0.0;
         let sends_again = weather.lost_connects > 0.0 || weather.late_bytes > 0.0 || weather.resets > 0.0;
         let slowest_copy_ms = match (stands_still, sends_again || weather.churn > 0.0) {
@@ -333,7 +334,7 @@ impl Ordeal {
     /// Panics if somebody lists a machine that can't be dialled.
     fn check_listed(&self) {
         for (number, machine) in self.swarm.machines.iter().enumerate() {
-            let nodes = machine.engine.iter().flat_map(|engine| engine.nodes());
+            let nodes = machine.engine.iter().flat_map(|engine| engine.service::<Service>().nodes());
             for entry in nodes.flat_map(|node| node.overlay().table().entries()) {
                 let listed = number_of(entry.contact.addr);
                 let hidden = listed.filter(|listed| self.swarm.machines[*listed].behind_nat);
@@ -362,13 +363,13 @@ impl Ordeal {
             let Some(engine) = &machine.engine else {
                 return "down".to_string();
             };
-            let overlay = engine.nodes()[0].overlay();
+            let overlay = engine.service::<Service>().nodes()[0].overlay();
             let known = overlay.table().entries().filter_map(|entry| number_of(entry.contact.addr));
             let (known, counts, nat) = (known.collect::<Vec<_>>(), overlay.counts_itself(), machine.behind_nat);
             let (links, conns) = (engine.links(), engine.connections());
             format!(
                 "knows {known:?} counts_itself {counts} nat {nat} links {links} conns {conns} held {}",
-                engine.store().len()
+                engine.service::<Service>().store().len()
             )
         });
         let machines = machines.collect::<Vec<_>>().join("; ");

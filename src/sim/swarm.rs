@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
+use crate::dialect::Dialect;
 use crate::dialect::sealed::contact_at;
+use crate::dialect::sealed::service::Service;
 use crate::engine::{ConnId, Engine, EngineSettings, Output};
 use crate::guard::Counter;
 use crate::limits::BUFFERED_BYTES;
@@ -199,7 +201,7 @@ impl Swarm {
     /// Starts a machine that is down, with nothing in its memory.
     pub fn start(&mut self, number: usize) {
         let mut engine = Engine::new(self.settings, self.random.u64(..));
-        engine.add_node(address_of(number), self.random.u64(..), self.now);
+        engine.service_mut::<Service>().add_node(address_of(number), self.random.u64(..), self.now);
         self.machines[number].engine = Some(engine);
         self.machines[number].bytes_read = 0;
         self.turn(number);
@@ -209,7 +211,7 @@ impl Swarm {
     pub fn join(&mut self, number: usize, known: usize) {
         let now = self.now;
         if let Some(engine) = &mut self.machines[number].engine {
-            engine.add_bootstrap(address_of(known), now);
+            engine.add_bootstrap(Dialect::Sealed, address_of(known), now);
             self.turn(number);
         }
     }
@@ -219,7 +221,7 @@ impl Swarm {
         let contacts: Vec<Contact> = others.iter().map(|other| contact_at(address_of(*other as usize))).collect();
         let now = self.now;
         if let Some(engine) = &mut self.machines[number].engine {
-            engine.remember(0, &contacts, now);
+            engine.service_mut::<Service>().remember(0, &contacts, now);
             self.turn(number);
         }
     }
@@ -465,7 +467,6 @@ impl Swarm {
                 }
             }
             Output::Close(conn) => self.close(number, conn),
-            Output::Replied(..) | Output::Event(..) => {}
         }
     }
 
@@ -474,12 +475,12 @@ impl Swarm {
         let machine = &self.machines[number];
         if let Some(engine) = &machine.engine {
             engine.check_invariants();
-            engine.store().check_invariants();
-            engine.nodes().iter().for_each(|node| node.overlay().table().check_invariants());
-            let most_stored = if self.canary == Canary::Hoards { 0 } else { self.settings.store.bytes };
+            engine.service::<Service>().store().check_invariants();
+            engine.service::<Service>().nodes().iter().for_each(|node| node.overlay().table().check_invariants());
+            let most_stored = if self.canary == Canary::Hoards { 0 } else { self.settings.dialects.sealed.store.bytes };
             let within = engine.buffered_bytes() <= BUFFERED_BYTES
                 && engine.connections() <= self.settings.max_connections
-                && engine.store().bytes() <= most_stored;
+                && engine.service::<Service>().store().bytes() <= most_stored;
             assert!(within, "machine {number} stays within its bounds");
             assert_eq!(
                 engine.guard().get(Counter::BytesRead),

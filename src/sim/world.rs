@@ -10,8 +10,9 @@ use crate::contact::Contact;
 use crate::dialect::sealed::codec::{Message, Nodes};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::{Answer, Output};
-use crate::dialect::sealed::request::{Request, Via};
+use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Ids;
+use crate::dialect::stream::Via;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
 use crate::sim::check::{Canary, Checks};
@@ -448,7 +449,7 @@ impl World {
                 _ => {}
             }
         }
-        let is_ephemeral = via == Via::Ephemeral;
+        let is_ephemeral = via == Via::Single;
         // A broken node sends it again, or to everybody.
         let others = match (self.options.canary, &message) {
             (Canary::AsksTwice, Request::FindValue(_)) => vec![to],

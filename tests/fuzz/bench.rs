@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use dayfly::contact::{admissible, source};
+use dayfly::dialect::Dialect;
 use dayfly::dialect::sealed::codec::Message;
 use dayfly::dialect::sealed::is_genuine;
+use dayfly::dialect::sealed::operation::{Operation, Reply};
 use dayfly::dialect::sealed::request::Request;
+use dayfly::dialect::sealed::service::Service;
 use dayfly::dialect::sealed::session::Wire;
-use dayfly::engine::{CallId, ConnId, DialError, Engine, EngineSettings, Listener, Output, Reply};
+use dayfly::engine::{CallId, ConnId, DialError, Engine, EngineSettings, Listener, Output};
 use dayfly::guard::Counter;
 use dayfly::limits::{
     BUFFER_LARGE, BUFFER_SMALL, BUFFERED_BYTES, CONNECTIONS_PER_ADDRESS, JOB_MS, JOBS, LINGER_MS, NODE_CONNECTIONS,
@@ -83,6 +86,15 @@ impl Peer {
     }
 }
 
+/// The number of the node that a listener leads to.
+fn number_of(listener: Listener) -> usize {
+    match listener {
+        Listener::Sealed(node) | Listener::Api(node) => node.into(),
+        #[allow(unreachable_patterns, reason = "not every build speaks more dialects")]
+        other => unreachable!("no listener of this test: {other:?}"),
+    }
+}
+
 /// The engine and its world.
 pub struct Bench {
     pub engine: Engine,
@@ -115,7 +127,7 @@ impl Bench {
     pub fn new(own: &[SocketAddr], settings: EngineSettings) -> Bench {
         let mut engine = Engine::new(settings, 7);
         for (addr, seed) in own.iter().zip(1..) {
-            engine.add_node(*addr, seed, Time::ZERO);
+            engine.service_mut::<Service>().add_node(*addr, seed, Time::ZERO);
         }
         let (ping, pong) = (Message::Ping { nonce: HONEST_NONCE }, Message::Pong { nonce: HONEST_NONCE });
         let mut bench = Bench {
@@ -165,11 +177,8 @@ impl Bench {
         assert!(has_its_share || !is_refused, "refused at {of_source} connections");
         assert!(!has_its_share || id.is_none(), "accepted at {of_source} connections");
         if let Some(id) = id {
-            let (node, wire) = match listener {
-                Listener::Sealed(node) => (node, Wire::Sealed),
-                Listener::Api(node) => (node, Wire::Api),
-            };
-            self.add_peer(id, addr, Stage::Connected, wire, Some(node));
+            let wire = if matches!(listener, Listener::Api(_)) { Wire::Api } else { Wire::Sealed };
+            self.add_peer(id, addr, Stage::Connected, wire, Some(number_of(listener)));
         }
         self.settle();
         id
@@ -277,9 +286,10 @@ impl Bench {
     }
 
     /// A client asks something through the engine.
-    pub fn call(&mut self, from: Option<usize>, to: SocketAddr, request: Request) {
+    pub fn call(&mut self, from: Option<u16>, to: SocketAddr, request: Request) {
         self.told.push(to);
-        let call = self.engine.call(from, to, request.clone(), self.now);
+        let operation = Operation { to, request: request.clone() };
+        let call = self.engine.start::<Service>(from, operation, self.now).expect("there is room for it");
         assert!(self.calls.insert(call, request).is_none(), "no two calls share a name");
         self.settle();
     }
@@ -287,7 +297,7 @@ impl Bench {
     /// The engine learns of a node to bootstrap from.
     pub fn add_bootstrap(&mut self, addr: SocketAddr) {
         self.told.push(addr);
-        self.engine.add_bootstrap(addr, self.now);
+        self.engine.add_bootstrap(Dialect::Sealed, addr, self.now);
         self.settle();
     }
 
@@ -390,21 +400,33 @@ impl Bench {
                 self.engine.sweep();
             }
             if !self.engine.has_work() {
-                return;
+                return self.take_replies();
             }
             self.engine.work(self.now);
         }
         panic!("the engine never comes to rest");
     }
 
+    fn take_replies(&mut self) {
+        let engine = &mut self.engine;
+        self.calls.retain(|call, request| match engine.next_event::<Service>(*call) {
+            Some(reply) => {
+                assert!(is_reply_to(request, &reply), "{reply:?} to {request:?}");
+                false
+            }
+            None => true,
+        });
+    }
+
     fn obey(&mut self, output: Output) {
         self.effort += 1;
         self.has_closed |= matches!(output, Output::Close(_));
         match output {
-            #[cfg(feature = "hyperdht")]
-            Output::Event(..) => unreachable!("there are no operations"),
             Output::Dial { conn, from, to } => self.start_dial(conn, from, to),
             Output::Resume(id) => self.resumed.push(id),
+            Output::ShutdownWrite(id) if self.honest == Some(id) => {
+                assert!(self.is_stopping, "the honest client is never turned away");
+            }
             Output::ShutdownWrite(id) => {
                 let peer = self.peer(id).expect("who is shut is connected");
                 assert!(!std::mem::replace(&mut peer.is_shut, true), "shut twice");
@@ -418,16 +440,12 @@ impl Bench {
                 let at = self.peers.iter().position(|peer| peer.id == id).expect("closed once, and only what there is");
                 self.peers.remove(at);
             }
-            Output::Replied(call, reply) => {
-                let request = self.calls.remove(&call).expect("replied once, and only to a call");
-                assert!(is_reply_to(&request, &reply), "{reply:?} to {request:?}");
-            }
         }
     }
 
     /// The engine wants a connection dialled: a new one, or one that yielded and now falls back.
-    fn start_dial(&mut self, conn: ConnId, from: Option<usize>, to: SocketAddr) {
-        let nodes = from.map_or(0..self.own.len(), |node| node..node + 1);
+    fn start_dial(&mut self, conn: ConnId, from: Option<Listener>, to: SocketAddr) {
+        let nodes = from.map(number_of).map_or(0..self.own.len(), |node| node..node + 1);
         let may_dial = |own: &SocketAddr| admissible(own.ip(), to) && *own != to;
         let is_told = self.told.contains(&to);
         assert!(is_told || self.own[nodes].iter().any(may_dial), "dialled {to}, which is no contact");
@@ -438,7 +456,7 @@ impl Bench {
                 assert_eq!(from, None, "a stopgap leaves the listening port alone");
                 peer.stage = stage;
             }
-            None => self.add_peer(conn, to, stage, Wire::Sealed, from),
+            None => self.add_peer(conn, to, stage, Wire::Sealed, from.map(number_of)),
         }
     }
 
@@ -470,7 +488,7 @@ impl Bench {
         let most = connections.min(NODE_CONNECTIONS + accepted);
         assert!(links <= most, "{links} of {connections} connections are to nodes");
         assert!(self.engine.buffered_bytes() <= BUFFERED_BYTES);
-        assert!(self.engine.nodes().iter().all(|node| node.jobs() <= JOBS));
+        assert!(self.engine.service::<Service>().nodes().iter().all(|node| node.jobs() <= JOBS));
         for peer in &self.peers {
             let unwritten = self.engine.to_write(peer.id).len();
             assert_eq!(unwritten, peer.heard, "what is to be written was announced");
@@ -496,8 +514,8 @@ impl Bench {
 
     /// No value is held past its time, nor more than the store may hold.
     fn check_store(&mut self) {
-        let store = self.engine.store();
-        let limits = self.settings.store;
+        let store = self.engine.service::<Service>().store();
+        let limits = self.settings.dialects.sealed.store;
         assert!(store.len() <= limits.entries && store.bytes() <= limits.bytes);
         for (index, key) in self.maker.keys.iter().enumerate() {
             let Some(value) = store.get(key, self.now) else {
@@ -535,6 +553,8 @@ impl Bench {
     pub fn finish(&mut self) {
         self.drain_all();
         let patience_ms = if self.has_taken_in() { JOB_MS + 100 + self.chained * CHAIN_MS } else { 20 * JOB_MS };
+        // A stopping engine lets the peer read what it said last.
+        let patience_ms = patience_ms + if self.is_stopping { LINGER_MS } else { 0 };
         let start = self.now;
         while !self.is_quiet() {
             assert!(self.now.since(start) <= patience_ms, "an answer is due within four seconds");
@@ -549,7 +569,7 @@ impl Bench {
             assert!(!peer.is_shut && !peer.eof && !peer.talk.is_lost, "what is over is closed: {peer:?}");
         }
         self.pass(12_000);
-        assert!(self.engine.store().is_empty(), "what is put lives less than ten seconds");
+        assert!(self.engine.service::<Service>().store().is_empty(), "what is put lives less than ten seconds");
         if !self.calls.is_empty() {
             self.pass(35_000);
         }
@@ -563,7 +583,7 @@ impl Bench {
     fn check_idle(&self) {
         let most = (BUFFER_SMALL + BUFFER_LARGE) * self.engine.connections();
         assert!(self.engine.buffered_bytes() <= most, "{} bytes are held", self.engine.buffered_bytes());
-        for node in self.engine.nodes() {
+        for node in self.engine.service::<Service>().nodes() {
             let lookups = node.overlay().lookups_in_flight();
             assert!(lookups <= LOOKUPS, "{lookups} lookups never ended");
         }
@@ -588,11 +608,13 @@ impl Bench {
 
     fn is_quiet(&self) -> bool {
         let is_read = self.peers.iter().all(|peer| peer.sent.is_empty());
-        is_read && self.engine.is_quiet() && self.engine.nodes().iter().all(|node| node.jobs() == 0)
+        is_read
+            && self.engine.is_quiet()
+            && self.engine.service::<Service>().nodes().iter().all(|node| node.jobs() == 0)
     }
 
     fn check_tables(&self) {
-        for (node, own) in self.engine.nodes().iter().zip(&self.own) {
+        for (node, own) in self.engine.service::<Service>().nodes().iter().zip(&self.own) {
             let table = node.overlay().table();
             table.check_invariants();
             for entry in table.entries() {

@@ -56,12 +56,12 @@ impl World {
                     4 => Operation::Query { command: "x".into(), target: key, value: None, is_update: true },
                     _ => Operation::Ping(source(cursor)),
                 };
-                let call = self.engine.start(self.listener, operation, self.now);
+                let call = self.engine.start_datagram(self.listener, operation, self.now);
                 if let Some(call) = call.filter(|_| cursor.below(4) == 0) {
-                    self.engine.cancel(self.listener, call, self.now);
+                    self.engine.cancel_datagram(self.listener, call, self.now);
                 }
             }
-            2 => self.engine.add_hyperdht_bootstrap(source(cursor), self.now),
+            2 => self.engine.add_bootstrap(dayfly::dialect::Dialect::Hyperdht, source(cursor), self.now),
             kind => {
                 let (mut from, len) = (source(cursor), usize::from(cursor.byte()));
                 let mut bytes: Vec<u8> = (0..len).map(|_| cursor.byte()).collect();

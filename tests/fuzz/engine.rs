@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use dayfly::dialect::sealed::codec::{FRAME_MIN, kind, kind_of};
 use dayfly::dialect::sealed::request::Request;
 use dayfly::dialect::sealed::session::Wire;
-use dayfly::dialect::sealed::settings::Settings;
+use dayfly::dialect::sealed::settings::{ServiceSettings, Settings};
 use dayfly::dialect::sealed::store::StoreLimits;
+use dayfly::engine::dialects;
 use dayfly::engine::{ConnId, DialError, EngineSettings, Listener};
 use dayfly::kad::Parameters;
 
@@ -91,7 +92,7 @@ impl World {
     fn open(&mut self, is_api: bool, cursor: &mut Cursor<'_>) {
         let n = cursor.byte();
         let node = usize::from(n / 2) % self.bench.nodes();
-        let listener = if is_api { Listener::Api(node) } else { Listener::Sealed(node) };
+        let listener = if is_api { Listener::Api(node as u16) } else { Listener::Sealed(node as u16) };
         let addr = client(self.bench.own(node).ip(), n);
         // A whole host full of them, once in a while.
         for more in 0..if n == u8::MAX { FLOOD } else { 1 } {
@@ -179,7 +180,7 @@ impl World {
             3 => self.bench.dial_failed(id, DialError::AddressTaken),
             4 => {
                 // The peer's own connection is what took it.
-                self.bench.accept(Listener::Sealed(usize::from(result / 8) % self.bench.nodes()), addr);
+                self.bench.accept(Listener::Sealed((usize::from(result / 8) % self.bench.nodes()) as u16), addr);
                 self.bench.dial_failed(id, DialError::AddressTaken);
             }
             5 => self.bench.dial_failed(id, DialError::Shortage),
@@ -260,7 +261,7 @@ impl World {
             }
             _ => return self.bench.add_bootstrap(anywhere(own, whom)),
         };
-        let (from, to) = ((what & 16 == 0).then_some(node), anywhere(own, whom));
+        let (from, to) = ((what & 16 == 0).then_some(node as u16), anywhere(own, whom));
         // More than one connection may carry, but not more connections than are worth their time.
         for _ in 0..if whom < 8 && from.is_some() { 130 } else { 1 } {
             self.bench.call(from, to, request.clone());
@@ -301,5 +302,6 @@ fn settings(how: u8) -> EngineSettings {
     };
     let (replication, quorum) = (1 + usize::from(how / 16 % 2) * 2, 1 + usize::from(how / 32 % 2));
     let node = Settings { kademlia, replication, quorum, ..Settings::default() };
-    EngineSettings { node, store, max_connections: if how < 64 { 6 } else { 300 } }
+    let dialects = dialects::Settings { sealed: ServiceSettings { node, store } };
+    EngineSettings { dialects, max_connections: if how < 64 { 6 } else { 300 } }
 }

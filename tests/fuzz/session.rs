@@ -4,8 +4,9 @@
 use dayfly::dialect::sealed::codec::{ErrorCode, FrameError, Message, is_answer, kind, kind_of};
 use dayfly::dialect::sealed::request::Request;
 use dayfly::dialect::sealed::session::{Breach, Parsed, PendingRequest, Session, Wire};
+use dayfly::dialect::stream::Session as _;
 use dayfly::id::Id;
-use dayfly::limits::{OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
+use dayfly::limits::{OWED_BYTES, OWED_JOBS};
 use dayfly::time::Time;
 
 use super::codecs::{any_kind, decode, encode, frame_len, plain_frame, sealed_frame};
@@ -47,7 +48,6 @@ struct Model {
     asked: Vec<(u32, Request)>,
     asks: u32,
     saw_frame: bool,
-    strikes: Vec<Time>,
     now: Time,
 }
 
@@ -78,7 +78,6 @@ impl Model {
             asked: Vec::new(),
             asks: 0,
             saw_frame: false,
-            strikes: Vec::new(),
             now: Time::ZERO,
         }
     }
@@ -97,7 +96,7 @@ impl Model {
             10 => self.ask(cursor),
             11 | 12 => self.read_answer(cursor),
             13 => self.read_any(cursor),
-            14 => self.strike(cursor),
+            14 => self.pass(cursor),
             _ => self.give_up(cursor),
         }
     }
@@ -143,7 +142,7 @@ impl Model {
         });
         let has_room = self.running() < OWED_JOBS;
         let Some(held) = self.session.next_startable() else {
-            let is_full = self.session.owed_bytes() >= OWED_BYTES;
+            let is_full = self.session.bytes() >= OWED_BYTES;
             assert!(startable.is_none() || !has_room || is_full, "{startable:?} could start");
             return false;
         };
@@ -272,7 +271,7 @@ impl Model {
         else {
             return;
         };
-        assert_eq!(self.session.frame_len(bytes), Some(len), "the frame is consumed, no more and no less");
+        assert_eq!(frame_len(self.wire, bytes), Ok(Some(len)), "the frame is consumed, no more and no less");
         if let Verdict::Answer(_) = want {
             self.asked.remove(0);
         }
@@ -312,18 +311,16 @@ impl Model {
         }
     }
 
-    fn strike(&mut self, cursor: &mut Cursor<'_>) {
+    /// Time passes.
+    fn pass(&mut self, cursor: &mut Cursor<'_>) {
         self.now = self.now.after(u64::from(cursor.word()));
-        self.strikes.push(self.now);
-        let recent = self.strikes.iter().filter(|at| self.now.since(**at) < STRIKE_WINDOW_MS).count();
-        assert_eq!(self.session.strike(self.now), recent >= STRIKES);
     }
 
     /// The connection's end, in its two halves.
     fn give_up(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.byte() % 8 {
             0 => {
-                self.session.drop_waiting();
+                self.session.drop_pending();
                 for slot in self.slots.iter_mut().filter(|slot| matches!(slot.stage, Stage::Waiting { .. })) {
                     slot.stage = Stage::Settled(Vec::new());
                     slot.access = None;
@@ -406,7 +403,7 @@ impl Model {
             }
             while self.start(&mut zeros) {}
         }
-        assert!(!self.session.owes() && self.session.owed_bytes() == 0, "nothing is owed");
+        assert!(!self.session.owes() && self.session.bytes() == 0, "nothing is owed");
         assert!(self.slots.is_empty() && self.left.is_empty(), "everything was answered");
         self.check();
     }

@@ -178,9 +178,9 @@ impl Node {
         self.session.in_flight()
     }
 
-    /// Bootstraps from whoever listens on `addr`.
-    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
-        self.overlay.add_bootstrap_at(addr, now);
+    /// Bootstraps from whoever listens on `addr`; whether there was room to remember it.
+    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
+        self.overlay.add_bootstrap_at(addr, now)
     }
 
     /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one operation to

@@ -4,9 +4,10 @@
 use crate::contact::Contact;
 use crate::dialect::sealed::job::{GetJob, Holding, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
 use crate::dialect::sealed::node::{Alarm, Node, Output, Purpose};
-use crate::dialect::sealed::request::{Request, Via};
+use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
+use crate::dialect::stream::Via;
 use crate::id::{Id, Metric};
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ended, LookupId};

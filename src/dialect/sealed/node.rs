@@ -10,9 +10,10 @@ use crate::contact::Contact;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
 use crate::dialect::sealed::contact_at;
 use crate::dialect::sealed::job::{Job, JobId, Outcome, Put, Ticket};
-use crate::dialect::sealed::request::{Request, Via};
+use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
+use crate::dialect::stream::{Failure, Via};
 use crate::id::Id;
 use crate::kad::OverlayPolicy;
 use crate::kad::lookup::Goal;
@@ -60,15 +61,6 @@ pub enum Answer<'a> {
     Now(Message<'a>),
     /// The outcome of a job, once it has ended: [`Output::Done`] with the request's ticket.
     Later,
-}
-
-/// Why a request of ours failed.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Failure {
-    /// The contact could not be reached, or broke the protocol.
-    Contact,
-    /// We have too much in flight to it; that says nothing about its health.
-    Busy,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -146,9 +138,9 @@ impl Node {
         self.overlay.confirm_reachable();
     }
 
-    /// Bootstraps from whoever listens on `addr`.
-    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) {
-        self.overlay.add_bootstrap(contact_at(addr), now);
+    /// Bootstraps from whoever listens on `addr`; whether there was room to remember it.
+    pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
+        self.overlay.add_bootstrap(contact_at(addr), now)
     }
 
     /// Whether a PING of this node's own with this nonce is in flight: who sends it to us is ourselves.
@@ -324,12 +316,12 @@ impl Node {
             }
             Ask::CheckReachability { contact } => {
                 let message = Request::FindNode(self.overlay.own().id);
-                (contact, Purpose::Reachability, message, Via::Ephemeral)
+                (contact, Purpose::Reachability, message, Via::Single)
             }
             Ask::Probe { contact, verify } => {
                 let nonce = self.overlay.random().u32(..);
                 self.nonces.push(nonce);
-                let via = if verify { Via::Ephemeral } else { Via::Shared };
+                let via = if verify { Via::Single } else { Via::Shared };
                 (contact, Purpose::Probe { nonce, verify }, Request::Ping(nonce), via)
             }
         };

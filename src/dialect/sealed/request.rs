@@ -1,4 +1,4 @@
-//! Requests of ours, and how they must travel. Owned values, unlike the messages they become; knows nothing of answers.
+//! Requests of ours. Owned values, unlike the messages they become; knows nothing of answers.
 
 use std::sync::Arc;
 
@@ -42,13 +42,4 @@ impl Request {
             }
         }
     }
-}
-
-/// How a request must travel.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Via {
-    /// Over the one connection that this pair of nodes shares, dialled from the listening port if need be.
-    Shared,
-    /// Over a new connection from an ephemeral port: only who listens on the address can answer.
-    Ephemeral,
 }

@@ -11,8 +11,9 @@ use crate::dialect::sealed::codec::{
 };
 use crate::dialect::sealed::owed::{Access, DeferredRequest, Owing};
 use crate::dialect::sealed::request::Request;
+use crate::dialect::stream::{self, Session as _};
 use crate::guard::Counter;
-use crate::limits::{ASKED, ASKED_BYTES, STRIKE_WINDOW_MS, STRIKES};
+use crate::limits::{ASKED, ASKED_BYTES, STALL_MS};
 use crate::time::Time;
 
 /// Which of the dialect's two wires a connection carries.
@@ -119,18 +120,19 @@ pub struct PendingRequest<A> {
     pub on_reused: bool,
 }
 
+impl<A> PendingRequest<A> {
+    /// A request made at `now`, not sent yet.
+    pub fn new(requester: A, request: Request, now: Time) -> PendingRequest<A> {
+        PendingRequest { requester, request, at: now, on_reused: false }
+    }
+}
+
 /// Requests of ours on one connection that await their answers.
 #[derive(Debug)]
 struct PendingRequests<A> {
     /// With the bytes of each.
     asked: VecDeque<(PendingRequest<A>, usize)>,
     bytes: usize,
-}
-
-/// What a peer did wrong lately.
-#[derive(Debug, Default)]
-struct Strikes {
-    at: VecDeque<Time>,
 }
 
 /// The state of one connection's conversation. Small while nothing is under way, as most connections are idle.
@@ -142,43 +144,19 @@ pub struct Session<A> {
     owing: Option<Box<Owing>>,
     /// None until something was asked.
     asking: Option<Box<PendingRequests<A>>>,
-    strikes: Option<Box<Strikes>>,
+    /// When its peer was last looked at as a candidate for the routing table.
+    pub(super) candidate_at: Option<Time>,
 }
 
 impl<A> Session<A> {
     /// A conversation that has not begun.
     pub fn new(wire: Wire) -> Session<A> {
-        Session { wire, saw_frame: false, owing: None, asking: None, strikes: None }
+        Session { wire, saw_frame: false, owing: None, asking: None, candidate_at: None }
     }
 
     /// Which wire it is.
     pub fn wire(&self) -> Wire {
         self.wire
-    }
-
-    /// Whether a whole frame has come.
-    pub fn saw_frame(&self) -> bool {
-        self.saw_frame
-    }
-
-    /// Bytes queued behind owed answers.
-    pub fn owed_bytes(&self) -> usize {
-        self.owing.as_ref().map_or(0, |owing| owing.bytes())
-    }
-
-    /// Whether any answer is owed.
-    pub fn owes(&self) -> bool {
-        self.owing.is_some()
-    }
-
-    /// Whether more requests may be taken in.
-    pub fn has_room(&self) -> bool {
-        self.owing.as_ref().is_none_or(|owing| owing.has_room())
-    }
-
-    /// Whether an answer of the peer is awaited.
-    pub fn awaits(&self) -> bool {
-        self.asking.as_ref().is_some_and(|asking| !asking.asked.is_empty())
     }
 
     /// Whether more requests of ours may be sent.
@@ -189,24 +167,6 @@ impl<A> Session<A> {
     /// Whether requests wait to be started.
     pub fn has_waiting(&self) -> bool {
         self.owing.as_ref().is_some_and(|owing| owing.has_waiting())
-    }
-
-    /// How many bytes the frame that `bytes` begin with has; `None` while that cannot be told, or if none can begin so.
-    pub fn frame_len(&self, bytes: &[u8]) -> Option<usize> {
-        self.measure(bytes).ok().flatten()
-    }
-
-    /// Whether `bytes` begin with a whole frame, or with what no frame can begin with: there is something to be said of them.
-    pub fn can_judge(&self, bytes: &[u8]) -> bool {
-        match self.measure(bytes) {
-            Ok(len) => len.is_some_and(|len| len <= bytes.len()),
-            Err(_) => true,
-        }
-    }
-
-    /// Whether `bytes`, an incomplete first frame, look like another protocol (faults.md, row 5).
-    pub fn looks_foreign(&self, bytes: &[u8]) -> bool {
-        self.wire == Wire::Sealed && !self.saw_frame && bytes.len() >= HEADER && is_foreign(bytes)
     }
 
     /// Judges what `bytes` begin with, in the order size, checksum, type, body.
@@ -286,14 +246,6 @@ impl<A> Session<A> {
         }
     }
 
-    /// Counts a strike; whether it is one too many.
-    pub fn strike(&mut self, now: Time) -> bool {
-        let strikes = &mut self.strikes.get_or_insert_default().at;
-        strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
-        strikes.push_back(now);
-        strikes.len() >= STRIKES
-    }
-
     // ---- answers we owe ----
 
     /// Whether `request` must wait: too many jobs are owed already, or an earlier request of the same key is not done
@@ -305,18 +257,13 @@ impl<A> Session<A> {
 
     /// Takes in the frame of a request that came at `now` and must wait.
     pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
-        let silent = self.is_silent(request);
+        let silent = self.answers_with_silence(request);
         self.owing.get_or_insert_default().wait(frame, Access::of(request), silent, now);
     }
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
     pub fn next_startable(&mut self) -> Option<DeferredRequest> {
         self.owing.as_mut()?.next_startable()
-    }
-
-    /// Forgets the requests that wait: they will not be started any more.
-    pub fn drop_waiting(&mut self) {
-        self.owing.iter_mut().for_each(|owing| owing.drop_waiting());
     }
 
     /// Answers a request that just came: into `outbox` at once, or behind the answers that are owed.
@@ -329,7 +276,7 @@ impl<A> Session<A> {
 
     /// Owes the answer to the request that just came; returns its place.
     pub fn owe(&mut self, request: &Message<'_>) -> u64 {
-        let silent = self.is_silent(request);
+        let silent = self.answers_with_silence(request);
         self.owing.get_or_insert_default().owe(Access::of(request), silent)
     }
 
@@ -352,7 +299,7 @@ impl<A> Session<A> {
     }
 
     /// The API's PUT is never answered.
-    fn is_silent(&self, request: &Message<'_>) -> bool {
+    fn answers_with_silence(&self, request: &Message<'_>) -> bool {
         self.wire == Wire::Api && matches!(request, Message::Put { .. })
     }
 
@@ -368,19 +315,57 @@ impl<A> Session<A> {
         asking.asked.push_back((asked, bytes));
     }
 
-    /// When the oldest request that awaits its answer was sent.
-    pub fn oldest_pending(&self) -> Option<Time> {
-        self.asking.as_ref()?.asked.front().map(|(asked, _)| asked.at)
-    }
-
     /// Takes all requests that await an answer, because none will come.
     pub fn take_pending(&mut self) -> Vec<PendingRequest<A>> {
         let asked = self.asking.take().map(|asking| asking.asked);
         asked.into_iter().flatten().map(|(asked, _)| asked).collect()
     }
+}
 
-    /// Panics unless the sums are right. For debug builds and tests.
-    pub fn check_invariants(&self) {
+impl<A> stream::Session for Session<A> {
+    fn is_silent(&self) -> bool {
+        !self.saw_frame
+    }
+
+    fn can_judge(&self, bytes: &[u8]) -> bool {
+        match self.measure(bytes) {
+            Ok(len) => len.is_some_and(|len| len <= bytes.len()),
+            Err(_) => true,
+        }
+    }
+
+    /// faults.md, row 5.
+    fn looks_foreign(&self, bytes: &[u8]) -> bool {
+        self.wire == Wire::Sealed && !self.saw_frame && bytes.len() >= HEADER && is_foreign(bytes)
+    }
+
+    fn has_room(&self) -> bool {
+        self.owing.as_ref().is_none_or(|owing| owing.has_room())
+    }
+
+    fn owes(&self) -> bool {
+        self.owing.is_some()
+    }
+
+    fn awaits(&self) -> bool {
+        self.asking.as_ref().is_some_and(|asking| !asking.asked.is_empty())
+    }
+
+    /// What is queued behind owed answers.
+    fn bytes(&self) -> usize {
+        self.owing.as_ref().map_or(0, |owing| owing.bytes())
+    }
+
+    /// When the oldest request that awaits its answer has stalled.
+    fn deadline(&self) -> Option<Time> {
+        self.asking.as_ref()?.asked.front().map(|(asked, _)| asked.at.after(STALL_MS))
+    }
+
+    fn drop_pending(&mut self) {
+        self.owing.iter_mut().for_each(|owing| owing.drop_waiting());
+    }
+
+    fn check_invariants(&self) {
         if let Some(owing) = &self.owing {
             assert!(!owing.is_empty(), "what is no longer owed takes no memory");
             owing.check_invariants();

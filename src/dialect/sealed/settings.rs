@@ -1,7 +1,8 @@
-//! What may be set of a node of the sealed dialect, and what it is if nobody sets it. Values only.
+//! What may be set of the sealed dialect, and what it is if nobody sets it. Values only.
 
 use crate::contact::Contact;
 use crate::dialect::sealed::is_genuine;
+use crate::dialect::sealed::store::StoreLimits;
 use crate::kad::Parameters;
 use crate::limits::{GET_TRIES, REPLICATION};
 
@@ -51,4 +52,13 @@ impl Default for Settings {
             ids: Ids::Bound,
         }
     }
+}
+
+/// What a person may set of all nodes of the dialect in one process.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// Of each node.
+    pub node: Settings,
+    /// Of the store that the nodes share.
+    pub store: StoreLimits,
 }

@@ -91,6 +91,30 @@ pub struct Tallies {
     pub contacts_lost: u64,
 }
 
+impl Tallies {
+    /// Adds the counts of another node.
+    pub fn add(&mut self, other: &Tallies) {
+        self.martians += other.martians;
+        self.too_many_of_network += other.too_many_of_network;
+        self.lookups_ran_out += other.lookups_ran_out;
+        self.bootstraps_failed += other.bootstraps_failed;
+        self.probes_failed += other.probes_failed;
+        self.contacts_lost += other.contacts_lost;
+    }
+
+    /// The counts with their names on the status page.
+    pub fn rows(&self) -> [(&'static str, u64); 6] {
+        [
+            ("martian_contacts", self.martians),
+            ("too_many_of_network", self.too_many_of_network),
+            ("lookups_ran_out", self.lookups_ran_out),
+            ("bootstraps_failed", self.bootstraps_failed),
+            ("probes_failed", self.probes_failed),
+            ("contacts_lost", self.contacts_lost),
+        ]
+    }
+}
+
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Owner {
     /// The dialect's node, which knows it by this key; its end is reported.
@@ -229,18 +253,15 @@ impl Overlay {
         &mut self.random
     }
 
-    /// Adds a contact to bootstrap from, and does so now unless the node is part of a network already.
-    pub fn add_bootstrap(&mut self, contact: Contact, now: Time) {
-        if contact.id != self.own.id {
-            self.add(Bootstrap::Contact(contact), now);
-        }
+    /// Adds a contact to bootstrap from, and does so now unless the node is part of a network already; whether there was
+    /// room to remember it.
+    pub fn add_bootstrap(&mut self, contact: Contact, now: Time) -> bool {
+        contact.id == self.own.id || self.add(Bootstrap::Contact(contact), now)
     }
 
     /// Does the same with an address, of which nobody knows who listens there.
-    pub fn add_bootstrap_at(&mut self, addr: SocketAddr, now: Time) {
-        if addr != self.own.addr {
-            self.add(Bootstrap::Address(addr), now);
-        }
+    pub fn add_bootstrap_at(&mut self, addr: SocketAddr, now: Time) -> bool {
+        addr == self.own.addr || self.add(Bootstrap::Address(addr), now)
     }
 
     /// Adds an address that lookups begin at while nobody else is known. Does not look for the network of its own
@@ -249,7 +270,7 @@ impl Overlay {
         self.note(Bootstrap::Address(addr));
     }
 
-    /// Takes note of where to begin; whether it is new and there is room.
+    /// Takes note of where to begin; whether it is new and there was room.
     fn note(&mut self, bootstrap: Bootstrap) -> bool {
         let is_noted = !self.bootstraps.contains(&bootstrap) && self.bootstraps.len() < BOOTSTRAPS;
         if is_noted {
@@ -258,10 +279,13 @@ impl Overlay {
         is_noted
     }
 
-    fn add(&mut self, bootstrap: Bootstrap, now: Time) {
-        if self.note(bootstrap) && !self.table.has_confirmed() {
+    fn add(&mut self, bootstrap: Bootstrap, now: Time) -> bool {
+        let is_known = self.bootstraps.contains(&bootstrap);
+        let is_noted = self.note(bootstrap);
+        if is_noted && !self.table.has_confirmed() {
             self.bootstrap_at = Some(now);
         }
+        is_known || is_noted
     }
 
     /// Whether this node counts itself among the nodes closest to a key: others can find it, or there are no others.

@@ -8,6 +8,7 @@ use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::codec::{Message, Nodes, Sealed};
 use dayfly::dialect::sealed::contact_at;
 use dayfly::dialect::sealed::store::{Store, StoreLimits};
+use dayfly::dialect::sealed::service::Service;
 use dayfly::engine::{ConnId, Engine, EngineSettings, Listener};
 use dayfly::id::Id;
 use dayfly::kad::Parameters;
@@ -150,9 +151,9 @@ struct Conversation {
 impl Conversation {
     fn new(contacts: u16) -> Conversation {
         let mut engine = Engine::new(EngineSettings::default(), 7);
-        let node = engine.add_node(([127, 0, 0, 1], 6500).into(), 7, Time::ZERO);
+        let node = engine.service_mut::<Service>().add_node(([127, 0, 0, 1], 6500).into(), 7, Time::ZERO);
         let known: Vec<Contact> = (0..contacts).map(|n| contact_at(([127, 0, 0, 1], 7_000 + n).into())).collect();
-        engine.remember(node, &known, Time::ZERO);
+        engine.service_mut::<Service>().remember(node, &known, Time::ZERO);
         let peer = ([127, 0, 0, 1], 50_000).into();
         let conn = engine.accepted(Listener::Sealed(node), peer, Time::ZERO).expect("there is room");
         Conversation { engine, conn }

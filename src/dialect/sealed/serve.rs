@@ -1,0 +1,222 @@
+//! Requests of peers to the nodes of the sealed dialect: answered now, owed while a job runs, or deferred. Part of the
+//! service; decides nothing about what a request means.
+
+use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
+use crate::dialect::sealed::job::{Outcome, Put, Ticket};
+use crate::dialect::sealed::node::Answer;
+use crate::dialect::sealed::service::{Requester, Service, Waiter, node_of};
+use crate::dialect::sealed::session::{Session, Wire};
+use crate::dialect::stream::{Close, Context, Origin, Session as _, State, Verdict};
+use crate::guard::Counter;
+use crate::id::Id;
+use crate::limits::{CANDIDATE_MS, OUTBOX_SOFT_BYTES};
+use crate::time::Time;
+
+impl Service {
+    /// Takes in a request: `frame` whole, and what it says.
+    pub(super) fn on_request(
+        &mut self,
+        session: &mut Session<Requester>,
+        cx: &mut Context<'_>,
+        frame: &[u8],
+        message: &Message<'_>,
+        now: Time,
+    ) -> Verdict {
+        cx.shared.guard.count(Counter::Requests);
+        if self.is_from_ourselves(cx, message) {
+            cx.shared.guard.fault(Counter::SelfConnections, cx.info.peer, now);
+            return Verdict::Close(Close::Now);
+        }
+        self.note_candidate(session, cx, message, now);
+        if cx.is_held_back() || session.must_wait(message) {
+            session.wait(message, frame, now);
+        } else {
+            self.serve(session, cx, Asked { place: None, since: now }, message, now);
+        }
+        Verdict::Handled(frame.len())
+    }
+
+    /// Whether the request is a PING of our own that came back: the connection leads to ourselves.
+    fn is_from_ourselves(&self, cx: &Context<'_>, message: &Message<'_>) -> bool {
+        match (message, node_of(cx.info.listener)) {
+            (Message::Ping { nonce }, Some(node)) => self.nodes[usize::from(node)].is_own_ping(*nonce),
+            _ => false,
+        }
+    }
+
+    /// Has the node look at the source of a request that only nodes send.
+    fn note_candidate(&mut self, session: &mut Session<Requester>, cx: &Context<'_>, message: &Message<'_>, now: Time) {
+        let is_due = session.candidate_at.is_none_or(|at| now.since(at) >= CANDIDATE_MS);
+        if !is_due || cx.info.origin != Origin::Inbound {
+            return;
+        }
+        let (Message::FindNode { .. } | Message::FindValue { .. }, Some(node)) = (message, node_of(cx.info.listener))
+        else {
+            return;
+        };
+        session.candidate_at = Some(now);
+        self.nodes[usize::from(node)].on_candidate(cx.info.peer, now);
+        self.stir(node);
+    }
+
+    /// Answers a request, or owes the answer.
+    fn serve(
+        &mut self,
+        session: &mut Session<Requester>,
+        cx: &mut Context<'_>,
+        asked: Asked,
+        message: &Message<'_>,
+        now: Time,
+    ) {
+        let peer = cx.info.peer;
+        let Some(number) = node_of(cx.info.listener) else {
+            // A client has nothing to offer.
+            let answer = ErrorCode::Busy.message();
+            return cx.answer(now, |out| asked.answer(session, Some(&answer), out));
+        };
+        // What is answered from what is known changes nothing.
+        if !matches!(message, Message::Ping { .. } | Message::FindNode { .. } | Message::FindValue { .. }) {
+            self.stir(number);
+        }
+        let node = &mut self.nodes[usize::from(number)];
+        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: asked.since };
+        let answer = match (session.wire(), message) {
+            (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
+                // The API's PUT always goes through the network, and is never answered.
+                let (replication, source) = (usize::from(*replication), peer.ip());
+                let put = Put { key: *key, value, ttl_s: *ttl_s, replication, source };
+                node.start_put(put, ticket, now).then_some(Answer::Later)
+            }
+            _ => Some(node.on_request(peer, message, &mut self.store, ticket, now)),
+        };
+        let key = key_of(message);
+        let answer = match answer {
+            Some(Answer::Later) => {
+                let place = asked.place.unwrap_or_else(|| session.owe(message));
+                self.waiters.insert(Waiter { conn: cx.id, place, key });
+                return;
+            }
+            Some(Answer::Now(answer)) => {
+                if let Some(counter) = refusal(&answer) {
+                    cx.shared.guard.fault(counter, peer, now);
+                }
+                match (session.wire(), answer) {
+                    (Wire::Api, Message::Error { .. }) => Some(Message::Failure { key }),
+                    (_, answer) => Some(answer),
+                }
+            }
+            None => {
+                cx.shared.guard.fault(Counter::Busy, peer, now);
+                None
+            }
+        };
+        cx.answer(now, |out| asked.answer(session, answer.as_ref(), out));
+    }
+
+    /// Starts the requests that waited and need not any more, as long as the peer reads its answers.
+    pub(super) fn start_deferred(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
+        while cx.info.state == State::Open && !cx.is_held_back() {
+            let Some(deferred) = session.next_startable() else {
+                break;
+            };
+            if let Some(message) = message_in(&deferred.frame, session.wire()) {
+                let asked = Asked { place: Some(deferred.place), since: deferred.since };
+                self.serve(session, cx, asked, &message, now);
+            }
+            release(session, cx, now);
+        }
+        release(session, cx, now);
+    }
+
+    /// A job has ended: its answer takes its place, and requests that waited for it may start.
+    pub(super) fn pay(
+        session: &mut Session<Requester>,
+        cx: &mut Context<'_>,
+        place: u64,
+        key: Id,
+        outcome: &Outcome,
+        now: Time,
+    ) {
+        if *outcome == Outcome::Busy {
+            cx.shared.guard.fault(Counter::Busy, cx.info.peer, now);
+        }
+        let answer = match (outcome, session.wire()) {
+            (Outcome::Stored | Outcome::Unreachable, Wire::Api) => None,
+            (Outcome::Busy, Wire::Sealed) => Some(ErrorCode::Busy.message()),
+            (Outcome::Busy, Wire::Api) => Some(Message::Failure { key }),
+            (Outcome::Stored, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
+            (Outcome::Unreachable, Wire::Sealed) => Some(ErrorCode::Unreachable.message()),
+            (Outcome::Found(value), _) => Some(Message::Success { key, value }),
+            (Outcome::Missing, _) => Some(Message::Failure { key }),
+        };
+        session.settle(place, answer.as_ref());
+    }
+}
+
+/// A request that is being served: where its answer goes, and when it came.
+#[derive(Copy, Clone)]
+struct Asked {
+    /// The place it was given when it had to wait; `None` for a request that just came.
+    place: Option<u64>,
+    since: Time,
+}
+
+impl Asked {
+    /// Puts an answer, or silence, where it belongs.
+    fn answer(self, session: &mut Session<Requester>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
+        match (self.place, answer) {
+            (Some(place), answer) => session.settle(place, answer),
+            (None, Some(answer)) => session.answer(answer, out),
+            (None, None) => {}
+        }
+    }
+}
+
+/// Lets settled answers leave while the peer reads them.
+fn release(session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
+    let room = OUTBOX_SOFT_BYTES.saturating_sub(cx.outbox.answer_bytes());
+    if room > 0 && session.owes() {
+        cx.answer(now, |out| session.release(out, room));
+    }
+}
+
+/// The message in a frame that was judged good before it had to wait.
+fn message_in(frame: &[u8], wire: Wire) -> Option<Message<'_>> {
+    let trailer = match wire {
+        Wire::Sealed => TRAILER,
+        Wire::Api => 0,
+    };
+    decode_body(kind_of(frame), &frame[HEADER..frame.len() - trailer]).ok()
+}
+
+/// The key that a request is about; zero where it is about none.
+fn key_of(message: &Message<'_>) -> Id {
+    match message {
+        Message::Put { key, .. }
+        | Message::Get { key }
+        | Message::FindNode { key }
+        | Message::FindValue { key }
+        | Message::Success { key, .. }
+        | Message::Failure { key } => *key,
+        Message::Ping { .. }
+        | Message::Pong { .. }
+        | Message::Error { .. }
+        | Message::Node(_)
+        | Message::Value { .. }
+        | Message::ValueWithChecksum { .. } => Id::default(),
+    }
+}
+
+/// The counter of an ERROR that refuses a request for want of room or right.
+fn refusal(answer: &Message<'_>) -> Option<Counter> {
+    let Message::Error { code, .. } = answer else {
+        return None;
+    };
+    match ErrorCode::from_code(*code)? {
+        ErrorCode::Full => Some(Counter::StoreFull),
+        ErrorCode::TooLarge => Some(Counter::ValuesTooLarge),
+        ErrorCode::Refused => Some(Counter::PutsRefused),
+        ErrorCode::Busy => Some(Counter::Busy),
+        ErrorCode::Checksum | ErrorCode::Malformed | ErrorCode::UnknownType | ErrorCode::Unreachable => None,
+    }
+}

@@ -1,0 +1,407 @@
+//! All nodes of the sealed dialect in one process: frames from an inbox to the node, answers into the outbox, the outcome
+//! of jobs to whom they are owed, requests of ours and what became of them. Never sees more than one connection at a
+//! time; requests of peers are served in `serve.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use crate::arena::Arena;
+#[cfg(feature = "sim")]
+use crate::contact::Contact;
+use crate::dialect::sealed::codec::Message;
+use crate::dialect::sealed::job::Outcome;
+use crate::dialect::sealed::node::{Node, Output as NodeOutput};
+use crate::dialect::sealed::operation::{Operation, Reply};
+use crate::dialect::sealed::session::{Parsed, PendingRequest, Session, Wire};
+use crate::dialect::sealed::settings::ServiceSettings;
+use crate::dialect::sealed::store::Store;
+use crate::dialect::stream::{
+    self, Action, Close, CloseReason, ConnId, Context, Failure, Listener, Session as _, State, To, Verdict, Via,
+};
+use crate::dialect::{CallId, Operations, Shared};
+use crate::guard::Counter;
+use crate::id::Id;
+use crate::kad::requests::RequestId;
+use crate::limits::{LISTENERS, LONG_TIMEOUT_MS, NODE_ENTRIES_STRIKE, OPERATIONS};
+use crate::time::Time;
+
+/// Who gets the answer to a request of ours.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Requester {
+    /// The node with this number.
+    Node(u16, RequestId),
+    /// A local user's operation.
+    Operation(CallId),
+}
+
+/// What goes onto a connection.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A request of ours.
+    Request(PendingRequest<Requester>),
+    /// The outcome of a job, which is owed at `place`.
+    Outcome {
+        /// Among the connection's answers.
+        place: u64,
+        /// Of the request.
+        key: Id,
+        /// How the job ended.
+        outcome: Outcome,
+    },
+    /// What the job at this place writes can be read from now on.
+    Unblock(u64),
+}
+
+/// Where the outcome of a job goes.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Waiter {
+    pub conn: ConnId,
+    /// Among the connection's answers.
+    pub place: u64,
+    pub key: Id,
+}
+
+/// The nodes of this dialect, their common store, and what is owed to whom.
+#[derive(Debug)]
+pub struct Service {
+    settings: ServiceSettings,
+    pub(super) nodes: Vec<Node>,
+    pub(super) store: Store,
+    /// Connections to which a job's outcome is owed, by the job's ticket.
+    pub(super) waiters: Arena<Waiter>,
+    actions: VecDeque<Action<Outgoing>>,
+    /// Operations that have not ended, and replies that were not fetched yet.
+    operations: BTreeMap<CallId, Option<Reply>>,
+    /// Nodes, a bit each, to which something happened since they were last polled.
+    stirred: u64,
+    /// The next deadline of the nodes and the store; kept, because each turn of the loop asks for it.
+    due: Option<Time>,
+}
+
+const _: () = assert!(LISTENERS <= u64::BITS as usize, "a bit for each node");
+
+impl Service {
+    /// A service without nodes. `seed` keeps what strangers choose from colliding in the store's index.
+    pub fn new(settings: ServiceSettings, seed: u64) -> Service {
+        Service {
+            settings,
+            nodes: Vec::new(),
+            store: Store::new(settings.store, seed),
+            waiters: Arena::default(),
+            actions: VecDeque::new(),
+            operations: BTreeMap::new(),
+            stirred: 0,
+            due: None,
+        }
+    }
+
+    /// Adds a node that others reach at `addr`; returns its number, which is also its listener's. `seed` decides its
+    /// random choices.
+    ///
+    /// Panics beyond [`LISTENERS`] nodes.
+    pub fn add_node(&mut self, addr: SocketAddr, seed: u64, now: Time) -> u16 {
+        assert!(self.nodes.len() < LISTENERS, "at most {LISTENERS} listeners");
+        let number = self.nodes.len() as u16;
+        self.nodes.push(Node::new(addr, self.settings.node, seed, now));
+        self.stir(number);
+        number
+    }
+
+    /// Gives a node a life before the simulation began: it has heard from `contacts`, and others have named it.
+    #[cfg(feature = "sim")]
+    pub fn remember(&mut self, node: u16, contacts: &[Contact], now: Time) {
+        self.nodes[usize::from(node)].remember(contacts, now);
+        self.stir(node);
+    }
+
+    /// The nodes, by number.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// What the nodes hold.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Something happened to a node, or to the store through it: it may want something done, and sooner.
+    pub(super) fn stir(&mut self, node: u16) {
+        self.stirred |= 1 << node;
+    }
+
+    fn fail(&mut self, requester: Requester, why: Failure, shared: &mut Shared, now: Time) {
+        shared.guard.count(Counter::RequestsFailed);
+        match requester {
+            Requester::Node(node, request) => {
+                self.nodes[usize::from(node)].on_failure(request, why, now);
+                self.stir(node);
+            }
+            Requester::Operation(call) => self.conclude(call, Reply::Unreachable),
+        }
+    }
+
+    /// An operation has ended, unless it was cancelled before.
+    fn conclude(&mut self, call: CallId, reply: Reply) {
+        if let Some(ended) = self.operations.get_mut(&call) {
+            *ended = Some(reply);
+        }
+    }
+
+    fn on_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        len: usize,
+        requester: Requester,
+        message: &Message<'_>,
+        now: Time,
+    ) -> Verdict {
+        cx.shared.guard.count(Counter::Answers);
+        match requester {
+            Requester::Node(node, request) => {
+                self.nodes[usize::from(node)].on_answer(request, message, now);
+                self.stir(node);
+            }
+            Requester::Operation(call) => self.conclude(call, Reply::of(message).unwrap_or(Reply::Unreachable)),
+        }
+        if matches!(message, Message::Node(nodes) if nodes.iter().nth(NODE_ENTRIES_STRIKE).is_some()) {
+            cx.shared.guard.fault(Counter::LongLists, cx.info.peer, now);
+            return Verdict::Violation(len);
+        }
+        Verdict::Handled(len)
+    }
+
+    fn action_of(&mut self, node: u16, output: NodeOutput, now: Time) -> Option<Action<Outgoing>> {
+        let (conn, message) = match output {
+            NodeOutput::FirstCopy { ticket } => {
+                let &Waiter { conn, place, .. } = self.waiters.get(ticket.waiter)?;
+                (conn, Outgoing::Unblock(place))
+            }
+            NodeOutput::Done { ticket, outcome } => {
+                let Waiter { conn, place, key } = self.waiters.remove(ticket.waiter)?;
+                (conn, Outgoing::Outcome { place, key, outcome })
+            }
+            NodeOutput::Send { request, to, message, via } => {
+                let requester = Requester::Node(node, request);
+                return Some(ask(Some(node), to, via, PendingRequest::new(requester, message, now)));
+            }
+        };
+        Some(Action::Send { to: To::Conn(conn), message })
+    }
+
+    fn first_deadline(&self) -> Option<Time> {
+        self.nodes.iter().map(Node::next_deadline).chain(self.store.next_deadline()).min()
+    }
+}
+
+impl Operations for Service {
+    type Operation = Operation;
+    type Event = Reply;
+
+    fn start(&mut self, listener: Option<u16>, call: CallId, operation: Operation, _: &mut Shared, now: Time) -> bool {
+        let is_known = listener.is_none_or(|node| usize::from(node) < self.nodes.len());
+        if !is_known || self.operations.len() >= OPERATIONS {
+            return false;
+        }
+        self.operations.insert(call, None);
+        let via = if listener.is_some() { Via::Shared } else { Via::Single };
+        let pending = PendingRequest::new(Requester::Operation(call), operation.request, now);
+        self.actions.push_back(ask(listener, operation.to, via, pending));
+        true
+    }
+
+    fn cancel(&mut self, call: CallId, _: Time) {
+        self.operations.remove(&call);
+    }
+
+    fn next_event(&mut self, call: CallId) -> Option<Reply> {
+        let reply = self.operations.get_mut(&call)?.take()?;
+        self.operations.remove(&call);
+        Some(reply)
+    }
+}
+
+impl stream::Service for Service {
+    type Session = Session<Requester>;
+    type Outgoing = Outgoing;
+    const KNOWN_BY_ADDRESS: bool = true;
+    const SINGLE_MS: u64 = LONG_TIMEOUT_MS;
+
+    fn accepted(&mut self, listener: Listener) -> Session<Requester> {
+        Session::new(if matches!(listener, Listener::Api(_)) { Wire::Api } else { Wire::Sealed })
+    }
+
+    fn dialled(&mut self) -> Session<Requester> {
+        Session::new(Wire::Sealed)
+    }
+
+    fn on_bytes(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, bytes: &[u8], now: Time) -> Verdict {
+        let (len, breach, code) = match session.read(bytes) {
+            Parsed::Incomplete => return Verdict::Incomplete,
+            Parsed::Request { len, message } => return self.on_request(session, cx, &bytes[..len], &message, now),
+            Parsed::Answer { len, asked, message } => return self.on_answer(cx, len, asked.requester, &message, now),
+            Parsed::Dropped { len, breach } => {
+                cx.shared.guard.fault(breach.into(), cx.info.peer, now);
+                return Verdict::Dropped(len);
+            }
+            Parsed::Violation { len, breach, code } => (Some(len), breach, Some(code)),
+            Parsed::Fatal { breach, code } => (None, breach, code),
+        };
+        cx.shared.guard.fault(Counter::from(breach), cx.info.peer, now);
+        if let Some(code) = code {
+            cx.answer(now, |out| session.answer(&code.message(), out));
+        }
+        match (len, code) {
+            (Some(len), _) => Verdict::Violation(len),
+            (None, Some(_)) => Verdict::Close(Close::Flushed),
+            (None, None) => Verdict::Close(Close::Now),
+        }
+    }
+
+    fn send(&mut self, message: Outgoing, session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
+        match message {
+            Outgoing::Request(pending) if cx.info.may_ask() && session.may_ask() => {
+                let pending = PendingRequest { on_reused: cx.info.state == State::Open, ..pending };
+                cx.request(now, |out| session.ask(pending, out));
+            }
+            Outgoing::Request(pending) => self.fail(pending.requester, Failure::Busy, cx.shared, now),
+            Outgoing::Outcome { place, key, outcome } => Service::pay(session, cx, place, key, &outcome, now),
+            Outgoing::Unblock(place) => session.unblock(place),
+        }
+    }
+
+    fn on_unsent(&mut self, message: Outgoing, why: Failure, shared: &mut Shared, now: Time) {
+        match message {
+            Outgoing::Request(pending) => self.fail(pending.requester, why, shared, now),
+            // Whoever asked is gone.
+            Outgoing::Outcome { .. } | Outgoing::Unblock(_) => {}
+        }
+    }
+
+    fn on_writable(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
+        self.start_deferred(session, cx, now);
+    }
+
+    /// A request of ours has stalled.
+    fn on_deadline(&mut self, _: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) -> Option<Close> {
+        cx.shared.guard.fault(Counter::SlowReaders, cx.info.peer, now);
+        Some(Close::Now)
+    }
+
+    /// What was asked on a connection that was in use already, so that its death says nothing about the contact, is asked
+    /// once more on a fresh one; all else has failed.
+    fn on_lost(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, why: CloseReason, now: Time) {
+        session.drop_pending();
+        let node = node_of(cx.info.listener);
+        for pending in session.take_pending() {
+            let is_worth_it = pending.on_reused && node.is_some() && now.since(pending.at) < LONG_TIMEOUT_MS;
+            let via = match why {
+                CloseReason::Superseded => Via::Shared,
+                CloseReason::Died if is_worth_it => {
+                    cx.shared.guard.count(Counter::RequestsResent);
+                    Via::Fresh
+                }
+                CloseReason::Shortage => {
+                    self.fail(pending.requester, Failure::Busy, cx.shared, now);
+                    continue;
+                }
+                CloseReason::Died | CloseReason::Failed | CloseReason::Closed => {
+                    self.fail(pending.requester, Failure::Contact, cx.shared, now);
+                    continue;
+                }
+            };
+            self.actions.push_back(ask(node, cx.info.peer, via, pending));
+        }
+    }
+
+    fn poll(&mut self, _: &mut Shared, now: Time) -> Option<Action<Outgoing>> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if self.stirred == 0 {
+            return None;
+        }
+        while self.stirred != 0 {
+            let number = self.stirred.trailing_zeros() as u16;
+            while let Some(output) = self.nodes[usize::from(number)].poll_output(&mut self.store, now) {
+                if let Some(action) = self.action_of(number, output, now) {
+                    return Some(action);
+                }
+            }
+            self.stirred &= self.stirred - 1;
+        }
+        self.due = self.first_deadline();
+        None
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        if self.stirred == 0 { self.due } else { self.first_deadline() }
+    }
+
+    fn on_timeout(&mut self, _: &mut Shared, now: Time) {
+        self.store.expire(now);
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            if node.next_deadline() <= now {
+                node.on_timeout(now);
+                self.stir(number as u16);
+            }
+        }
+        if self.stirred == 0 {
+            self.due = self.first_deadline();
+        }
+    }
+
+    fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
+        let mut has_taken = false;
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            if node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
+                has_taken |= node.add_bootstrap(addr, now);
+                self.stir(number as u16);
+            }
+        }
+        has_taken
+    }
+
+    fn report(&self, lines: &mut Vec<String>) {
+        let overlays = || self.nodes.iter().map(|node| node.overlay());
+        let total = |name: &str, value: u64| format!("{name} {value}");
+        lines.push(total("contacts", overlays().map(|o| o.table().len() as u64).sum()));
+        lines.push(total("lookups", overlays().map(|o| o.lookups_in_flight() as u64).sum()));
+        lines.push(total("jobs", self.nodes.iter().map(|node| node.jobs() as u64).sum()));
+        lines.push(total("store_entries", self.store.len() as u64));
+        lines.push(total("store_bytes", self.store.bytes() as u64));
+        lines.push(total("id_mismatches", self.nodes.iter().map(Node::id_mismatches).sum()));
+        let mut tallies = crate::kad::overlay::Tallies::default();
+        overlays().for_each(|overlay| tallies.add(&overlay.tallies()));
+        lines.extend(tallies.rows().map(|(name, value)| total(name, value)));
+        for (number, overlay) in overlays().enumerate() {
+            let own = overlay.own();
+            lines.push(format!("node.{number}.address {}", own.addr));
+            lines.push(format!("node.{number}.id {}", own.id));
+            lines.push(format!("node.{number}.contacts {}", overlay.table().len()));
+        }
+    }
+
+    fn check_invariants(&self) {
+        self.store.check_invariants();
+        self.nodes.iter().for_each(|node| node.overlay().table().check_invariants());
+        if self.stirred == 0 {
+            assert_eq!(self.due, self.first_deadline(), "the deadline that is kept is the first");
+        }
+    }
+}
+
+/// The node that a listener of this dialect leads to.
+pub(super) fn node_of(listener: Option<Listener>) -> Option<u16> {
+    match listener? {
+        Listener::Sealed(node) | Listener::Api(node) => Some(node),
+        #[allow(unreachable_patterns)]
+        _ => None,
+    }
+}
+
+/// Asks `to` over a connection of node `from`, or as a client.
+fn ask(from: Option<u16>, to: SocketAddr, via: Via, pending: PendingRequest<Requester>) -> Action<Outgoing> {
+    Action::Send { to: To::Peer { listener: from, addr: to, via }, message: Outgoing::Request(pending) }
+}

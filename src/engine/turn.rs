@@ -1,0 +1,114 @@
+//! What peers say: units off an inbox, a turn's worth at a time, and strikes for those that are wrong. Part of the engine;
+//! knows nothing of what they mean.
+
+use crate::dialect::Shared;
+use crate::dialect::stream::{Close, CloseReason, ConnId, Origin, Verdict};
+use crate::engine::Engine;
+use crate::engine::conn::Conn;
+use crate::engine::dialects::Services;
+use crate::guard::Counter;
+use crate::limits::TURN_MESSAGES;
+use crate::time::Time;
+use crate::wheel::Wheel;
+
+/// How a connection's turn ended.
+enum Turn {
+    /// There is nothing more that may be handled now.
+    Drained,
+    /// There is, but others come first.
+    UsedUp,
+    /// The conversation is over.
+    Over(Close),
+    /// The only request is answered.
+    Answered,
+    /// The peer broke the protocol once too often.
+    StruckOut,
+}
+
+impl Engine {
+    /// Handles the units in an inbox, at most a turn's worth. The caller settles the connection afterwards.
+    pub(super) fn handle_inbox(&mut self, id: ConnId, now: Time) {
+        let Engine { conns, services, shared, wheel, .. } = self;
+        let Some(conn) = conns.get_mut(id) else {
+            return;
+        };
+        match handle_units(conn, id, services, shared, wheel, now) {
+            Turn::Drained => {}
+            Turn::UsedUp => {
+                conn.is_ready = true;
+                self.ready.push_back(id);
+                self.shared.guard.count(Counter::TurnsUsedUp);
+            }
+            Turn::Over(how) => self.end(id, how, CloseReason::Failed, now),
+            Turn::Answered => self.close(id, CloseReason::Closed, now),
+            Turn::StruckOut => {
+                let peer = conn.info.peer;
+                shared.guard.fault(Counter::StruckOut, peer, now);
+                shared.sources.offence(peer.ip(), now);
+                self.end(id, Close::Flushed, CloseReason::Failed, now);
+            }
+        }
+    }
+}
+
+fn handle_units(
+    conn: &mut Conn,
+    id: ConnId,
+    services: &mut Services,
+    shared: &mut Shared,
+    wheel: &mut Wheel<ConnId>,
+    now: Time,
+) -> Turn {
+    if conn.is_ready {
+        return Turn::Drained;
+    }
+    for handled in 0.. {
+        if !conn.has_begun() || !conn.may_handle() {
+            break;
+        }
+        if handled == TURN_MESSAGES && conn.has_unit() {
+            return Turn::UsedUp;
+        }
+        let (session, mut cx, bytes) = conn.show(id, shared);
+        let verdict = services.on_bytes(session, &mut cx, bytes, now);
+        conn.is_midway = conn.session.is_midway();
+        let (counter, len) = match verdict {
+            Verdict::Incomplete => break,
+            Verdict::Handled(len) => (Counter::BytesHandled, len),
+            Verdict::Dropped(len) | Verdict::Violation(len) => (Counter::BytesRefused, len),
+            Verdict::Close(how) => return Turn::Over(how),
+        };
+        shared.guard.add(counter, conn.inbox.consume(len));
+        conn.frame_since = None;
+        if conn.info.must_speak && !conn.session.is_silent() {
+            // What it had to say in time is here: most connections need no timer from now on.
+            conn.info.must_speak = false;
+            conn.timer.take().and_then(|timer| wheel.cancel(timer));
+        }
+        if matches!(verdict, Verdict::Dropped(_)) {
+            continue;
+        }
+        conn.used_at = now;
+        if conn.info.origin == Origin::Single && !conn.session.awaits() {
+            return Turn::Answered;
+        }
+        if matches!(verdict, Verdict::Violation(_)) && conn.strike(now) {
+            return Turn::StruckOut;
+        }
+    }
+    if !conn.has_begun() {
+        return Turn::Drained;
+    }
+    if conn.has_unit() {
+        conn.frame_since = None;
+        return Turn::Drained;
+    }
+    // A unit that began to come while others were handled has its time counted from now.
+    conn.frame_since.get_or_insert(now);
+    if conn.inbox.is_full() {
+        // No unit of any dialect is that large, and there is nowhere to read the rest of it to.
+        shared.guard.fault(Counter::BadSizes, conn.info.peer, now);
+        return Turn::Over(Close::Now);
+    }
+    Turn::Drained
+}
