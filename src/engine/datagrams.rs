@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
 use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput, PARAMETERS};
 use crate::dialect::hyperdht::operation::Operation;
+use crate::dialect::hyperdht::outbox::Outbox;
 use crate::dialect::hyperdht::serve::Handler;
 use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
 use crate::kad::Parameters;
-use crate::limits::{ANSWER_BYTES, DATAGRAM_OUTBOX_BYTES, DATAGRAM_OUTBOX_KEPT_BYTES};
 use crate::time::Time;
 
 /// A node and what it has to send.
@@ -36,47 +36,6 @@ pub(super) struct Listeners {
 impl Listeners {
     pub fn deadline(&self) -> Option<Time> {
         self.listeners.iter().map(|listener| listener.due).min()
-    }
-}
-
-/// Datagrams that wait to be sent, one after the other in one buffer.
-#[derive(Debug, Default)]
-struct Outbox {
-    bytes: Vec<u8>,
-    /// Where the first one begins.
-    start: usize,
-    /// Whom each is for, and its length.
-    waiting: VecDeque<(SocketAddr, usize)>,
-}
-
-impl Outbox {
-    /// Appends a datagram; whether there was room.
-    fn push(&mut self, to: SocketAddr, datagram: &Datagram) -> bool {
-        if self.bytes.len() >= DATAGRAM_OUTBOX_BYTES {
-            return false;
-        }
-        let before = self.bytes.len();
-        datagram.encode(&mut self.bytes);
-        self.waiting.push_back((to, self.bytes.len() - before));
-        true
-    }
-
-    fn first(&self) -> Option<(SocketAddr, &[u8])> {
-        let (to, len) = *self.waiting.front()?;
-        Some((to, &self.bytes[self.start..self.start + len]))
-    }
-
-    fn drop_first(&mut self) {
-        if let Some((_, len)) = self.waiting.pop_front() {
-            self.start += len;
-        }
-        if self.waiting.is_empty() {
-            // A burst's memory is not kept.
-            self.bytes.clear();
-            self.bytes.shrink_to(DATAGRAM_OUTBOX_KEPT_BYTES);
-            self.waiting.shrink_to(DATAGRAM_OUTBOX_KEPT_BYTES / ANSWER_BYTES);
-            self.start = 0;
-        }
     }
 }
 
@@ -213,7 +172,7 @@ impl Engine {
             }
         }
         *due = node.next_deadline();
-        if !outbox.waiting.is_empty() && !std::mem::replace(is_dirty, true) {
+        if !outbox.is_empty() && !std::mem::replace(is_dirty, true) {
             dirty.push_back(number);
         }
     }

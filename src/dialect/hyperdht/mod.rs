@@ -7,6 +7,7 @@ pub mod codec;
 pub mod forwards;
 pub mod node;
 pub mod operation;
+pub mod outbox;
 pub mod records;
 pub mod serve;
 pub mod session;
