@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use common::process::resident_kib;
 use dayfly::dialect::hyperdht::node::Identity;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
+use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::{Id, from_hex};
 use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, JOBS};
@@ -65,7 +66,7 @@ fn no_datagram_panics_or_makes_it_grow() {
     let mut now = Time::from_ms(1);
     let mut engine = Engine::new(EngineSettings::default(), 1);
     let identity = Identity { id: Id([0x55; 32]), addr: "30.0.0.1:9".parse().unwrap(), is_ephemeral: false };
-    let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
+    let listener = engine.add_hyperdht(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, now);
     engine.add_hyperdht_bootstrap(source(&mut random), now);
     let mut asked: VecDeque<(SocketAddr, [u8; 2])> = VecDeque::new();
     let (mut warm_kib, mut sent) = (0, 0_u64);

@@ -13,6 +13,7 @@ use crate::dialect::hyperdht::DEFAULT_PORT;
 use crate::dialect::hyperdht::address::Family;
 use crate::dialect::hyperdht::node::Identity;
 use crate::dialect::hyperdht::operation::{Answer, Operation, Outcome};
+use crate::dialect::hyperdht::settings::Settings;
 use crate::engine::{Engine, EngineSettings};
 use crate::id::Id;
 use crate::net::Net;
@@ -27,6 +28,7 @@ pub(super) struct Plan {
     ids: Vec<Id>,
     pub bootstraps: Vec<String>,
     is_ephemeral: bool,
+    settings: Settings,
 }
 
 /// A node's flags.
@@ -67,7 +69,8 @@ impl Plan {
             }
         }
         let bootstraps = bootstraps(&matches.opt_strs("hyperdht-bootstrap"))?;
-        Ok(Plan { listeners, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral") })
+        let settings = Settings { counts_networks: !matches.opt_present("lan") };
+        Ok(Plan { listeners, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral"), settings })
     }
 
     /// What can be told of the listeners without opening them.
@@ -106,7 +109,7 @@ impl Plan {
                 opened.map_err(|e| Stop::new(exit::CANT_CREATE, format!("can't listen on {addr}: {e}")))?;
             let addr = contact_address(bound, advertise, &self.bootstraps)?;
             let id = self.ids.get(number).copied().map_or_else(random_id, Ok)?;
-            add_node(engine, Identity { id, addr, is_ephemeral: self.is_ephemeral }, now)?;
+            add_node(engine, Identity { id, addr, is_ephemeral: self.is_ephemeral }, self.settings, now)?;
             lines += &format!("listening hyperdht udp {bound} id={id}\n");
             sockets.push((socket, bound));
         }
@@ -114,9 +117,9 @@ impl Plan {
     }
 }
 
-fn add_node(engine: &mut Engine, identity: Identity, now: Time) -> Result<usize, Stop> {
+fn add_node(engine: &mut Engine, identity: Identity, settings: Settings, now: Time) -> Result<usize, Stop> {
     let secrets = [secret().map_err(no_randomness)?, secret().map_err(no_randomness)?];
-    Ok(engine.add_hyperdht(identity, secrets, seed(), now))
+    Ok(engine.add_hyperdht(identity, settings, secrets, seed(), now))
 }
 
 fn random_id() -> Result<Id, Stop> {
@@ -254,11 +257,10 @@ impl Visit {
         let ip = ip.ok_or_else(|| Stop::new(exit::UNAVAILABLE, format!("there is no way to {first}")))?;
         let (socket, own) = bind((ip, 0).into()).map_err(system)?;
         let clock = Clock::start();
-        let mut settings = EngineSettings::default();
+        let mut engine = Engine::new(EngineSettings::default(), seed());
         // A command keeps no table for long, and at home all may be of one network.
-        settings.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global) && !is_lan;
-        let mut engine = Engine::new(settings, seed());
-        add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
+        let settings = Settings { counts_networks: scope(ip) == Some(Scope::Global) && !is_lan };
+        add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, settings, clock.now())?;
         let mut net = Net::new(engine, clock).map_err(system)?;
         net.add_datagram_listener(socket).map_err(system)?;
         Ok(Visit { net, nodes, own, timeout_ms })

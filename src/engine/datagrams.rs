@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
-use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput, PARAMETERS};
+use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput};
 use crate::dialect::hyperdht::operation::Operation;
 use crate::dialect::hyperdht::outbox::Outbox;
 use crate::dialect::hyperdht::serve::Handler;
+use crate::dialect::hyperdht::settings::Settings;
 use crate::engine::guard::Counter;
 use crate::engine::{CallId, Engine, Output};
-use crate::kad::Parameters;
 use crate::time::Time;
 
 /// A node and what it has to send.
@@ -41,9 +41,15 @@ impl Listeners {
 
 impl Engine {
     /// Adds a hyperdht node; returns the number of its listener. `secrets` make its tokens, `seed` its random choices.
-    pub fn add_hyperdht(&mut self, identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> usize {
-        let counts_networks = self.settings.node.kademlia.counts_networks;
-        let node = Node::new(identity, Parameters { counts_networks, ..PARAMETERS }, secrets, seed, now);
+    pub fn add_hyperdht(
+        &mut self,
+        identity: Identity,
+        settings: Settings,
+        secrets: [[u8; 32]; 2],
+        seed: u64,
+        now: Time,
+    ) -> usize {
+        let node = Node::new(identity, settings, secrets, seed, now);
         let due = node.next_deadline();
         self.datagrams.listeners.push(Listener { node, outbox: Outbox::default(), due, is_dirty: false });
         self.datagrams.listeners.len() - 1
@@ -187,5 +193,44 @@ fn counter_of(breach: Breach) -> Counter {
         Breach::BadToken => Counter::BadTokens,
         Breach::TooManyForwards => Counter::ForwardsRefused,
         Breach::RecordsFull => Counter::RecordsFull,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::hyperdht::codec::{Request, Tid};
+    use crate::engine::EngineSettings;
+    use crate::id::Id;
+    use crate::limits::NETWORK_PER_TABLE;
+
+    fn engine(counts_networks: bool, sealed_counts_networks: bool) -> Engine {
+        let mut settings = EngineSettings::default();
+        settings.node.kademlia.counts_networks = sealed_counts_networks;
+        let mut engine = Engine::new(settings, 1);
+        let identity = Identity { id: Id([0x55; 32]), addr: ([30, 0, 0, 1], 9).into(), is_ephemeral: false };
+        engine.add_hyperdht(identity, Settings { counts_networks }, [[1; 32], [2; 32]], 1, Time::ZERO);
+        engine
+    }
+
+    fn ping_from(id: Id) -> Vec<u8> {
+        let request = Request { command: Some("_ping".into()), id: Some(id.0.to_vec()), ..Request::default() };
+        let mut bytes = Vec::new();
+        Datagram { tid: Tid::new(1), body: Body::Request(request) }.encode(&mut bytes);
+        bytes
+    }
+
+    /// Regression: a hyperdht node took the setting of the sealed nodes.
+    #[test]
+    fn a_hyperdht_node_counts_networks_by_its_own_settings() {
+        let contacts = |counts, sealed_counts| {
+            let mut engine = engine(counts, sealed_counts);
+            for n in 1..=2 * NETWORK_PER_TABLE as u8 {
+                engine.datagram(0, ([9, 9, 9, n], 5).into(), &ping_from(Id::of(&[n])), Time::ZERO);
+            }
+            engine.hyperdht_nodes().map(|node| node.overlay().table().len()).sum::<usize>()
+        };
+        assert!(contacts(true, false) <= NETWORK_PER_TABLE);
+        assert_eq!(contacts(false, true), 2 * NETWORK_PER_TABLE);
     }
 }

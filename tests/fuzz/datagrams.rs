@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use dayfly::dialect::hyperdht::codec::Datagram;
 use dayfly::dialect::hyperdht::node::Identity;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
+use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::limits::DATAGRAM_BYTES;
@@ -39,7 +40,7 @@ impl World {
         let now = Time::from_ms(1);
         let mut engine = Engine::new(EngineSettings::default(), 1);
         let identity = Identity { id: Id([0x55; 32]), addr: ([9, 1, 1, 1], 7).into(), is_ephemeral: false };
-        let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
+        let listener = engine.add_hyperdht(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, now);
         World { engine, listener, now, asked: Vec::new() }
     }
 

@@ -11,6 +11,7 @@ pub mod outbox;
 pub mod records;
 pub mod serve;
 pub mod session;
+pub mod settings;
 pub mod tokens;
 
 #[cfg(test)]

@@ -13,19 +13,18 @@ use crate::dialect::hyperdht::operation::{Event, Job, JobId, Ticket};
 use crate::dialect::hyperdht::records::Records;
 use crate::dialect::hyperdht::serve::Handler;
 use crate::dialect::hyperdht::session::{Call, Session, Source, Unasked};
+use crate::dialect::hyperdht::settings::Settings;
 use crate::dialect::hyperdht::tokens::Tokens;
 use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
 use crate::id::Id;
+use crate::kad::OverlayPolicy;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::Overdue;
 use crate::kad::routing_table::BucketPolicy;
-use crate::kad::{OverlayPolicy, Parameters};
-use crate::limits::{DATAGRAM_ALPHA, K, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
+use crate::limits::{NODE_ENTRIES, NODE_ENTRIES_STRIKE};
 use crate::time::Time;
 
 const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
-/// Kademlia's parameters as all nodes of this dialect have them.
-pub const PARAMETERS: Parameters = Parameters { k: K, alpha: DATAGRAM_ALPHA, paths: 1, counts_networks: true };
 
 /// Who a node is.
 #[derive(Copy, Clone, Debug)]
@@ -123,10 +122,10 @@ pub struct Node {
 impl Node {
     /// A node. `seed` decides its random choices but for the tokens, which nobody may guess: `secrets` are the current
     /// and the previous one.
-    pub fn new(identity: Identity, parameters: Parameters, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
+    pub fn new(identity: Identity, settings: Settings, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
         let own = Contact { id: identity.id, addr: identity.addr };
         let [current, previous] = secrets;
-        let mut overlay = Overlay::new(own, parameters, POLICY, seed, now);
+        let mut overlay = Overlay::new(own, settings.parameters(), POLICY, seed, now);
         let session = Session::new(overlay.random().u64(..));
         Node {
             identity,

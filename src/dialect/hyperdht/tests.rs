@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::address::Family;
 use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response};
-use super::node::{Breach, Identity, Node, Output, PARAMETERS};
+use super::node::{Breach, Identity, Node, Output};
 use super::operation::{Advertisement, Answer, Event, Operation, Outcome};
 use super::serve::Handled;
+use super::settings::Settings;
 use super::tokens::Tokens;
 use crate::id::{Id, from_hex, to_hex};
 use crate::limits::{CONFIRM_MS, LONG_TIMEOUT_MS, RECORDS_OF_SOURCE_PER_KEY};
@@ -128,7 +129,7 @@ fn addresses_and_tokens_are_those_of_the_vectors() {
 /// The node of the replayed requests.
 fn replayed_node() -> Node {
     let identity = Identity { id: Id([0x55; 32]), addr: loopback(21_100), is_ephemeral: false };
-    Node::new(identity, PARAMETERS, [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO)
+    Node::new(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO)
 }
 
 /// What a node sends now, as bytes.
@@ -212,7 +213,7 @@ impl Room {
     fn new(n: u8) -> Room {
         let node = |n: u8| {
             let identity = Identity { id: Id([n; 32]), addr: loopback(u16::from(n)), is_ephemeral: false };
-            Node::new(identity, PARAMETERS, [[n; 32], [n + 100; 32]], u64::from(n), Time::ZERO)
+            Node::new(identity, Settings::default(), [[n; 32], [n + 100; 32]], u64::from(n), Time::ZERO)
         };
         let nodes = (1..=n).map(node).collect();
         Room { nodes, now: Time::ZERO, walls: Vec::new(), told: Vec::new(), seen: Vec::new() }
@@ -305,7 +306,7 @@ fn an_operation_without_anybody_to_ask_says_so() {
     assert_eq!(room.operation(0, Operation::Ping(loopback(99))).1, Some(Outcome::NobodyAnswered));
     // Alone with an ephemeral bootstrap: a lookup finds nothing, an announcement nobody to keep it.
     let identity = Identity { id: Id([2; 32]), addr: loopback(2), is_ephemeral: true };
-    room.nodes[1] = Node::new(identity, PARAMETERS, [[2; 32]; 2], 2, room.now);
+    room.nodes[1] = Node::new(identity, Settings::default(), [[2; 32]; 2], 2, room.now);
     room.join(0, 1);
     let (answers, end) = room.operation(0, Operation::Lookup(KEY, Advertisement::default()));
     assert_eq!((answers.len(), end), (0, Some(Outcome::Done { answers: 1, commits: 0 })));
@@ -422,7 +423,7 @@ fn a_node_restarted_under_another_id_is_known_by_that_one() {
     let mut room = Room::new(3);
     (1..3).for_each(|n| room.join(n, 0));
     let identity = Identity { id: Id([99; 32]), addr: loopback(2), is_ephemeral: false };
-    room.nodes[1] = Node::new(identity, PARAMETERS, [[2; 32]; 2], 2, room.now);
+    room.nodes[1] = Node::new(identity, Settings::default(), [[2; 32]; 2], 2, room.now);
     room.operation(2, Operation::Lookup(Id([2; 32]), Advertisement::default()));
     let table = room.nodes[2].overlay().table();
     assert!(table.get(&Id([2; 32])).is_none() && table.get(&Id([99; 32])).is_some());
@@ -449,7 +450,7 @@ fn an_answer_from_elsewhere_or_to_nothing_changes_nothing() {
 #[test]
 fn an_announcement_beyond_its_sources_share_is_answered_and_not_stored() {
     let identity = Identity { id: Id([1; 32]), addr: addr("9.9.9.9:1"), is_ephemeral: false };
-    let mut node = Node::new(identity, PARAMETERS, [[1; 32], [2; 32]], 1, Time::ZERO);
+    let mut node = Node::new(identity, Settings::default(), [[1; 32], [2; 32]], 1, Time::ZERO);
     let asker = addr("8.8.8.8:53");
     let token = Tokens::new([1; 32], [2; 32], Time::ZERO).give(asker.ip());
     let mut full = 0;

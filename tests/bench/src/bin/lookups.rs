@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use dayfly::dialect::hyperdht::node::Identity;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
+use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::net::Net;
@@ -97,7 +98,7 @@ impl Client {
         let clock = Clock::start();
         let mut engine = Engine::new(EngineSettings::default(), seed());
         let identity = Identity { id: Id(secret()?), addr, is_ephemeral: true };
-        engine.add_hyperdht(identity, [secret()?, secret()?], seed(), clock.now());
+        engine.add_hyperdht(identity, Settings::default(), [secret()?, secret()?], seed(), clock.now());
         let mut net = Net::new(engine, clock)?;
         net.add_datagram_listener(socket)?;
         net.add_bootstrap(Dialect::Hyperdht, &known.to_string());
