@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use common::process::resident_kib;
-use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::hyperdht::identity::Identity;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
 use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};

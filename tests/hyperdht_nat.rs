@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use common::eventually;
 use dayfly::dialect::hyperdht::codec::Datagram;
-use dayfly::dialect::hyperdht::node::{Identity, Node, Output};
+use dayfly::dialect::hyperdht::identity::Identity;
+use dayfly::dialect::hyperdht::node::{Node, Output};
 use dayfly::dialect::hyperdht::operation::{Event, Operation, Outcome};
 use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::id::Id;

@@ -11,7 +11,7 @@ use super::{Stop, exit, port_of, resolve, tell};
 use crate::contact::{Scope, scope};
 use crate::dialect::hyperdht::DEFAULT_PORT;
 use crate::dialect::hyperdht::address::Family;
-use crate::dialect::hyperdht::node::Identity;
+use crate::dialect::hyperdht::identity::Identity;
 use crate::dialect::hyperdht::operation::{Answer, Operation, Outcome};
 use crate::dialect::hyperdht::settings::Settings;
 use crate::engine::{Engine, EngineSettings};

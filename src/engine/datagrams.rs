@@ -4,8 +4,10 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
-use crate::dialect::hyperdht::node::{Breach, Identity, Node, Output as NodeOutput};
+use crate::dialect::hyperdht::breach::Breach;
+use crate::dialect::hyperdht::codec::{Body, Datagram};
+use crate::dialect::hyperdht::identity::Identity;
+use crate::dialect::hyperdht::node::{Node, Output as NodeOutput};
 use crate::dialect::hyperdht::operation::Operation;
 use crate::dialect::hyperdht::outbox::Outbox;
 use crate::dialect::hyperdht::serve::Handler;
@@ -103,8 +105,7 @@ impl Engine {
                 });
                 node.on_datagram(from, &datagram, now).map(counter_of)
             }
-            Err(Fault::Size) => Some(Counter::BadSizes),
-            Err(Fault::Malformed) => Some(Counter::Malformed),
+            Err(fault) => Some(counter_of(fault.into())),
         };
         if let Some(counter) = breach {
             self.guard.fault(counter, from, now);
@@ -189,6 +190,7 @@ fn counter_of(breach: Breach) -> Counter {
         Breach::UnaskedAnswer => Counter::UnaskedAnswers,
         Breach::WrongSource => Counter::WrongSources,
         Breach::LongList => Counter::LongLists,
+        Breach::Size => Counter::BadSizes,
         Breach::Malformed => Counter::Malformed,
         Breach::BadToken => Counter::BadTokens,
         Breach::TooManyForwards => Counter::ForwardsRefused,

@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::dialect::hyperdht::codec::Datagram;
-use crate::dialect::hyperdht::node::{Identity, Node, Output};
+use crate::dialect::hyperdht::identity::Identity;
+use crate::dialect::hyperdht::node::{Node, Output};
 use crate::dialect::hyperdht::operation::{Event, Operation, Ticket};
 use crate::dialect::hyperdht::settings::Settings;
 use crate::id::Id;

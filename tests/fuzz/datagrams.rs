@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use dayfly::dialect::hyperdht::codec::Datagram;
-use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::hyperdht::identity::Identity;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
 use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};

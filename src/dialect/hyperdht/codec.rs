@@ -64,11 +64,18 @@ pub struct Response {
     pub roundtrip_token: Option<Vec<u8>>,
 }
 
-/// What a request of the command `peers` may want: who is there,
+/// The command that asks whether a node is there, and at which address it sees the requester.
+pub const PING: &str = "_ping";
+/// The command that asks for the nodes closest to a target.
+pub const FIND_NODE: &str = "_find_node";
+/// The command of lookups and announcements.
+pub const PEERS: &str = "peers";
+
+/// The kind of a `peers` request that asks for peers.
 pub const LOOKUP: u32 = 0;
-/// the same and to be announced,
+/// The kind of a `peers` request that asks for peers and, as an update, announces the sender.
 pub const ANNOUNCE: u32 = 1;
-/// or that being taken back.
+/// The kind of a `peers` request that, as an update, withdraws an announcement.
 pub const UNANNOUNCE: u32 = 2;
 
 /// The value of a request with the command `peers`.

@@ -7,8 +7,10 @@ use prost::Message as _;
 use serde_json::Value;
 
 use super::address::Family;
+use super::breach::Breach;
 use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response};
-use super::node::{Breach, Identity, Node, Output};
+use super::identity::Identity;
+use super::node::{Node, Output};
 use super::operation::{Advertisement, Answer, Event, Operation, Outcome};
 use super::serve::Handled;
 use super::settings::Settings;

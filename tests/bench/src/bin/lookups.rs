@@ -15,7 +15,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::hyperdht::identity::Identity;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
 use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};
