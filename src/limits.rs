@@ -168,6 +168,13 @@ pub const STORE_SOURCE_SHARE: usize = 4;
 
 // ---- The hyperdht dialect ----
 
+/// Operations of local users in one process, those included whose last event has not been pulled: as many as the jobs
+/// of one node.
+pub const OPERATIONS: usize = JOBS;
+/// Events of one operation that wait to be pulled: our own records, an answer to each request of its lookup and to each
+/// update, and the end. No operation has more, so none is lost however late they are pulled.
+pub const OPERATION_EVENTS: usize = 1 + LOOKUP_BUDGET + K + 1;
+
 /// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8);
 /// users' commands may carry more.
 pub const DATAGRAM_BYTES: usize = 8_192;

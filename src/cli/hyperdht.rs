@@ -117,7 +117,7 @@ impl Plan {
     }
 }
 
-fn add_node(engine: &mut Engine, identity: Identity, settings: Settings, now: Time) -> Result<usize, Stop> {
+fn add_node(engine: &mut Engine, identity: Identity, settings: Settings, now: Time) -> Result<u16, Stop> {
     let secrets = [secret().map_err(no_randomness)?, secret().map_err(no_randomness)?];
     Ok(engine.add_hyperdht(identity, settings, secrets, seed(), now))
 }

@@ -6,6 +6,9 @@
 pub mod hyperdht;
 pub mod sealed;
 
+/// Names an operation or request of a local user, whatever its dialect.
+pub type CallId = u64;
+
 /// What every byte-stream codec can do, so that one conformance suite (`tests/conformance.rs`) runs over all of them.
 /// Used statically; nothing dispatches over it.
 pub trait Codec {

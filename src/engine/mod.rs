@@ -25,8 +25,9 @@ use std::sync::Arc;
 
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
+pub use crate::dialect::CallId;
 #[cfg(feature = "hyperdht")]
-use crate::dialect::hyperdht::operation::Event;
+use crate::dialect::hyperdht::service::Service as HyperdhtService;
 use crate::dialect::sealed::node::Node;
 use crate::dialect::sealed::session::Wire;
 use crate::dialect::sealed::settings::Settings;
@@ -43,8 +44,6 @@ use crate::wheel::Wheel;
 
 /// Names a connection; outlives it safely.
 pub type ConnId = Key;
-/// Names a call of a client's.
-pub type CallId = u64;
 
 /// Who gets the answer to a request of ours.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -116,9 +115,6 @@ pub enum Output {
     Close(ConnId),
     /// A call was answered.
     Replied(CallId, Reply),
-    /// An operation has come to something.
-    #[cfg(feature = "hyperdht")]
-    Event(CallId, Event),
 }
 
 /// What a person may set of an engine.
@@ -154,7 +150,7 @@ pub struct Engine {
     conns: Arena<Conn>,
     nodes: Vec<Node>,
     #[cfg(feature = "hyperdht")]
-    datagrams: datagrams::Listeners,
+    hyperdht: HyperdhtService,
     store: Store,
     pool: Pool,
     guard: Guard,
@@ -183,7 +179,7 @@ impl Engine {
             conns: Arena::default(),
             nodes: Vec::new(),
             #[cfg(feature = "hyperdht")]
-            datagrams: datagrams::Listeners::default(),
+            hyperdht: HyperdhtService::default(),
             store: Store::new(settings.store, seed),
             pool: Pool::new(seed),
             guard: Guard::default(),
@@ -411,7 +407,7 @@ impl Engine {
         let nodes = self.nodes.iter().map(Node::next_deadline);
         let own = nodes.chain(self.wheel.next_deadline()).chain(self.store.next_deadline());
         #[cfg(feature = "hyperdht")]
-        let own = own.chain(self.datagrams.deadline());
+        let own = own.chain(self.hyperdht.next_deadline());
         own.min()
     }
 

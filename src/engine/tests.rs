@@ -71,8 +71,6 @@ impl Bench {
                     Output::Dial { conn, from, to } => self.dials.push((conn, from, to)),
                     Output::Close(id) => self.closed.push(id),
                     Output::Replied(_, reply) => self.replies.push(reply),
-                    #[cfg(feature = "hyperdht")]
-                    Output::Event(..) => {}
                     Output::Resume(_) | Output::ShutdownWrite(_) => {}
                 }
             }

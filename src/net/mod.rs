@@ -27,8 +27,6 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-#[cfg(feature = "hyperdht")]
-use crate::dialect::hyperdht::operation::Event;
 use crate::dialect::sealed::request::Request;
 use crate::engine::guard::Counter;
 use crate::engine::{ConnId, DialError, Engine, Listener, Output, Reply};
@@ -98,8 +96,6 @@ pub struct Net {
     listeners: Listeners,
     #[cfg(feature = "hyperdht")]
     datagrams: DatagramListeners,
-    #[cfg(feature = "hyperdht")]
-    event: VecDeque<(u64, Event)>,
     names: Names,
     status: StatusListener,
     signals: Option<Signals>,
@@ -124,8 +120,6 @@ impl Net {
             listeners: Listeners::new(),
             #[cfg(feature = "hyperdht")]
             datagrams,
-            #[cfg(feature = "hyperdht")]
-            event: VecDeque::new(),
             names,
             status: StatusListener::default(),
             signals: None,
@@ -272,7 +266,8 @@ impl Net {
                 #[cfg(feature = "hyperdht")]
                 Token(token) if token >= DATAGRAM_LISTENERS => {
                     let (readable, writable) = (event.is_readable(), event.is_writable());
-                    self.datagrams.mark_ready(token - DATAGRAM_LISTENERS, readable, writable, &mut self.engine);
+                    let number = (token - DATAGRAM_LISTENERS) as u16;
+                    self.datagrams.mark_ready(number, readable, writable, &mut self.engine);
                 }
                 Token(token) if token >= LISTENERS => self.listeners.mark_ready(token - LISTENERS),
                 Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
@@ -487,8 +482,6 @@ impl Net {
             }
             Output::Close(id) => self.drop_socket(id),
             Output::Replied(call, reply) => self.replies.push_back((call, reply)),
-            #[cfg(feature = "hyperdht")]
-            Output::Event(call, event) => self.event.push_back((call, event)),
         }
     }
 }

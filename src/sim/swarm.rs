@@ -465,7 +465,7 @@ impl Swarm {
                 }
             }
             Output::Close(conn) => self.close(number, conn),
-            Output::Replied(..) | Output::Event(..) => {}
+            Output::Replied(..) => {}
         }
     }
 

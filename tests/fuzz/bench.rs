@@ -401,8 +401,6 @@ impl Bench {
         self.effort += 1;
         self.has_closed |= matches!(output, Output::Close(_));
         match output {
-            #[cfg(feature = "hyperdht")]
-            Output::Event(..) => unreachable!("there are no operations"),
             Output::Dial { conn, from, to } => self.start_dial(conn, from, to),
             Output::Resume(id) => self.resumed.push(id),
             Output::ShutdownWrite(id) => {

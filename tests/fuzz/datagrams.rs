@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use dayfly::dialect::hyperdht::codec::Datagram;
 use dayfly::dialect::hyperdht::identity::Identity;
-use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
+use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
 use dayfly::dialect::hyperdht::settings::Settings;
-use dayfly::engine::{Engine, EngineSettings};
+use dayfly::engine::{CallId, Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::limits::DATAGRAM_BYTES;
 use dayfly::time::Time;
@@ -19,8 +19,9 @@ const SENT_PER_STEP: usize = 2_000;
 
 struct World {
     engine: Engine,
-    listener: usize,
+    listener: u16,
     now: Time,
+    running: Vec<CallId>,
     /// Requests that it sent last: whom to, and their headers.
     asked: Vec<(SocketAddr, [u8; 2])>,
 }
@@ -41,7 +42,7 @@ impl World {
         let mut engine = Engine::new(EngineSettings::default(), 1);
         let identity = Identity { id: Id([0x55; 32]), addr: ([9, 1, 1, 1], 7).into(), is_ephemeral: false };
         let listener = engine.add_hyperdht(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, now);
-        World { engine, listener, now, asked: Vec::new() }
+        World { engine, listener, now, running: Vec::new(), asked: Vec::new() }
     }
 
     fn step(&mut self, cursor: &mut Cursor<'_>) {
@@ -58,8 +59,10 @@ impl World {
                     _ => Operation::Ping(source(cursor)),
                 };
                 let call = self.engine.start(self.listener, operation, self.now);
-                if let Some(call) = call.filter(|_| cursor.below(4) == 0) {
-                    self.engine.cancel(self.listener, call, self.now);
+                match call {
+                    Some(call) if cursor.below(4) == 0 => self.engine.cancel(call, self.now),
+                    Some(call) => self.running.push(call),
+                    None => {}
                 }
             }
             2 => self.engine.add_hyperdht_bootstrap(source(cursor), self.now),
@@ -93,6 +96,13 @@ impl World {
             sent += 1;
         }
         assert!(sent < SENT_PER_STEP, "{sent} datagrams in one step");
+        let engine = &mut self.engine;
+        self.running.retain(|call| {
+            let mut events = std::iter::from_fn(|| engine.next_hyperdht_event(*call));
+            let is_over = events.any(|event| matches!(event, Event::Done(_)));
+            assert!(!is_over || events.next().is_none(), "nothing comes after the end");
+            !is_over
+        });
         let node = self.engine.hyperdht_nodes().next().expect("there is one");
         node.overlay().table().check_invariants();
         node.records().check_invariants();
@@ -111,5 +121,5 @@ pub fn run(data: &[u8]) {
         world.asked.clear();
     }
     let jobs = world.engine.hyperdht_nodes().map(|node| node.jobs()).sum::<usize>();
-    assert_eq!(jobs, 0, "jobs that never end");
+    assert_eq!((jobs, world.running.len()), (0, 0), "operations that never end");
 }

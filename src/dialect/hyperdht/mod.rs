@@ -12,6 +12,7 @@ pub mod operation;
 pub mod outbox;
 pub mod records;
 pub mod serve;
+pub mod service;
 pub mod session;
 pub mod settings;
 pub mod tokens;

@@ -118,32 +118,33 @@ impl Client {
     /// Lookups per second, and how many found something.
     fn lookups(&mut self, keys: &[Id], parallel: usize, seconds: f64) -> io::Result<(f64, f64)> {
         let began = Instant::now();
-        let (mut begun, mut done, mut found, mut in_flight) = (0, 0, 0, BTreeMap::new());
+        let (mut begun, mut done, mut found, mut in_flight) = (0, 0, 0, Vec::new());
         while began.elapsed().as_secs_f64() < seconds {
             while in_flight.len() < parallel {
                 let operation = Operation::Lookup(keys[begun % keys.len()], Advertisement::default());
                 let call = self.net.start(0, operation).ok_or_else(|| io::Error::other("too many operations"))?;
-                in_flight.insert(call, false);
+                in_flight.push((call, false));
                 begun += 1;
             }
-            while let Some((call, event)) = self.net.next_event() {
-                match event {
-                    Event::Answer(answer) => {
-                        in_flight.entry(call).and_modify(|found| *found |= !answer.peers.is_empty());
-                    }
-                    // One that was left over when the last measurement ended is not in flight.
-                    Event::Done(_) => {
-                        let end = in_flight.remove(&call);
-                        done += usize::from(end.is_some());
-                        found += usize::from(end == Some(true));
+            in_flight.retain_mut(|(call, is_found)| {
+                while let Some(event) = self.net.next_event(*call) {
+                    match event {
+                        Event::Answer(answer) => *is_found |= !answer.peers.is_empty(),
+                        Event::Done(_) => {
+                            done += 1;
+                            found += usize::from(*is_found);
+                            return false;
+                        }
                     }
                 }
-            }
+                true
+            });
             if in_flight.len() == parallel {
                 let until = self.net.now().after(100);
                 self.net.turn(Some(until))?;
             }
         }
+        in_flight.iter().for_each(|(call, _)| self.net.cancel(*call));
         Ok((done as f64 / began.elapsed().as_secs_f64(), found as f64 / done.max(1) as f64))
     }
 }
