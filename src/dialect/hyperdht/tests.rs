@@ -1,4 +1,4 @@
-//! The vectors of hyperdht.md, to the byte, and a node among others without a network.
+//! The vectors of docs/protocol-hyperdht.md, to the byte, and nodes among others without a network.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -201,11 +201,11 @@ fn request_of(name: &str) -> Datagram {
     Datagram::decode(&bytes_of(&vector["hex"])).unwrap()
 }
 
-/// Nodes at loopback addresses, a packet in no time from each to each.
+/// Nodes at loopback addresses; packets between them take no time.
 struct Room {
     nodes: Vec<Node>,
     now: Time,
-    /// Who of the second address is unheard by the first.
+    /// Pairs of nodes of which the first hears nothing from the second.
     walls: Vec<(usize, usize)>,
     told: Vec<(usize, Event)>,
     seen: Vec<(usize, usize, Datagram)>,
@@ -339,7 +339,7 @@ fn a_users_command_is_answered_by_its_handler_on_the_way_and_as_an_update() {
     assert_eq!(end, Some(Outcome::Done { answers: 1, commits: 0 }), "who refuses is silent");
 }
 
-/// hyperdht.md, section 9.4: both of the others list the asker at the relay's address from then on.
+/// Both other implementations list the requester with the relay's address from then on (docs/protocol-hyperdht.md).
 #[test]
 fn after_a_hole_punch_no_table_holds_a_wrong_address() {
     let mut room = Room::new(3);
