@@ -113,8 +113,9 @@ pub const DIAL_TIMEOUT_MS: u64 = 3_000;
 pub const JOB_MS: u64 = 4_000;
 /// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
 pub const JOB_MARGIN_MS: u64 = 200;
-/// Operations of local users that a service has under way at once.
-pub const OPERATIONS: usize = 1_024;
+/// Operations of local users in one dialect, those included whose last event has not been pulled: as many as the jobs of
+/// one node.
+pub const OPERATIONS: usize = JOBS;
 /// Jobs of one node at once: of hyperdht, a few KB each. A PUT holds one value; what GETs hold together is bounded by
 /// [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
@@ -169,6 +170,10 @@ pub const SEAL_KEPT_BYTES: usize = 48;
 pub const STORE_SOURCE_SHARE: usize = 4;
 
 // ---- The hyperdht dialect ----
+
+/// Events of one operation that wait to be pulled: our own records, an answer to each request of its lookup and to each
+/// update, and the end. No operation has more, so none is lost however late they are pulled.
+pub const OPERATION_EVENTS: usize = 1 + LOOKUP_BUDGET + K + 1;
 
 /// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8);
 /// users' commands may carry more.

@@ -8,11 +8,15 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use common::process::resident_kib;
-use dayfly::dialect::hyperdht::node::Identity;
-use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
-use dayfly::engine::{Engine, EngineSettings};
+use dayfly::dialect::Dialect;
+use dayfly::dialect::hyperdht::identity::Identity;
+use dayfly::dialect::hyperdht::node::Node;
+use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
+use dayfly::dialect::hyperdht::service::Service;
+use dayfly::dialect::hyperdht::settings::Settings;
+use dayfly::engine::{CallId, Engine, EngineSettings};
 use dayfly::id::{Id, from_hex};
-use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, JOBS};
+use dayfly::limits::{DATAGRAM_BYTES, DATAGRAM_OUTBOX_BYTES, JOBS, OPERATIONS};
 use dayfly::time::Time;
 use serde_json::Value;
 
@@ -57,6 +61,11 @@ fn source(random: &mut fastrand::Rng) -> SocketAddr {
     ([20, (host >> 8) as u8, host as u8, random.u8(1..4)], random.u16(1..50)).into()
 }
 
+/// Pulls the events of an operation; whether the last one was among them.
+fn has_ended(engine: &mut Engine, call: CallId) -> bool {
+    std::iter::from_fn(|| engine.next_event::<Service>(call)).any(|event| matches!(event, Event::Done(_)))
+}
+
 #[test]
 fn no_datagram_panics_or_makes_it_grow() {
     let count: u64 = std::env::var("DAYFLY_DATAGRAMS").map_or(10_000_000, |n| n.parse().unwrap());
@@ -65,9 +74,11 @@ fn no_datagram_panics_or_makes_it_grow() {
     let mut now = Time::from_ms(1);
     let mut engine = Engine::new(EngineSettings::default(), 1);
     let identity = Identity { id: Id([0x55; 32]), addr: "30.0.0.1:9".parse().unwrap(), is_ephemeral: false };
-    let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
-    engine.add_bootstrap(dayfly::dialect::Dialect::Hyperdht, source(&mut random), now);
+    let listener =
+        engine.service_mut::<Service>().add(Node::new(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, now));
+    engine.add_bootstrap(Dialect::Hyperdht, source(&mut random), now);
     let mut asked: VecDeque<(SocketAddr, [u8; 2])> = VecDeque::new();
+    let mut running: Vec<CallId> = Vec::new();
     let (mut warm_kib, mut sent) = (0, 0_u64);
     for n in 0..count {
         let mut bytes = random.choice(&corpus).unwrap().clone();
@@ -87,9 +98,14 @@ fn no_datagram_panics_or_makes_it_grow() {
                 2 => Operation::HolePunch { peer: source(&mut random), referrer: from },
                 _ => Operation::FindNode(from, key),
             };
-            if let Some(call) = engine.start_datagram(listener, operation, now).filter(|_| random.u8(..10) == 0) {
-                engine.cancel_datagram(listener, call, now);
+            match engine.start::<Service>(Some(listener), operation, now) {
+                Some(call) if random.u8(..10) == 0 => engine.cancel::<Service>(call, now),
+                Some(call) => running.push(call),
+                None => {}
             }
+        }
+        if n % 500 == 0 {
+            running.retain(|call| !has_ended(&mut engine, *call));
         }
         if n % 10 == 0 {
             now = now.after(1);
@@ -116,10 +132,10 @@ fn no_datagram_panics_or_makes_it_grow() {
             warm_kib = resident_kib("self");
         }
     }
-    let node = engine.hyperdht_nodes().next().unwrap();
+    let node = engine.service::<Service>().nodes().next().unwrap();
     node.overlay().table().check_invariants();
     node.records().check_invariants();
-    assert!(node.jobs() <= JOBS);
+    assert!(node.jobs() <= JOBS && running.len() <= OPERATIONS);
     let grown = resident_kib("self").saturating_sub(warm_kib);
     eprintln!(
         "{count} mutated datagrams, {sent} sent in answer or on its own account; {} contacts, {} records; VmRSS {warm_kib} KiB after \
@@ -127,5 +143,15 @@ fn no_datagram_panics_or_makes_it_grow() {
         node.overlay().table().len(),
         node.records().len(),
     );
+    // Nobody answers any more: what is queued fails, a hundred requests every two seconds.
+    for _ in 0..500 {
+        now = now.after(3_000);
+        engine.on_timeout(now);
+        while engine.next_datagram(listener).is_some() {
+            engine.datagram_sent(listener, false);
+        }
+    }
+    running.retain(|call| !has_ended(&mut engine, *call));
+    assert!(running.is_empty(), "{} operations that never end", running.len());
     assert!(grown < 2_048, "{grown} KiB more after the second half");
 }

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use common::eventually;
 use dayfly::dialect::hyperdht::codec::Datagram;
-use dayfly::dialect::hyperdht::node::{Identity, Node, Output, PARAMETERS};
+use dayfly::dialect::hyperdht::identity::Identity;
+use dayfly::dialect::hyperdht::node::{Node, Output};
 use dayfly::dialect::hyperdht::operation::{Event, Operation, Outcome};
+use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::id::Id;
 use dayfly::sim::nat::{Kind, Nat};
 use dayfly::time::Time;
@@ -93,7 +95,13 @@ impl World {
             Make::Dayfly => {
                 let addr = if kind == Kind::Open { public(number) } else { inside(number) };
                 let identity = Identity { id: id(number), addr, is_ephemeral: false };
-                Body::Dayfly(Box::new(Node::new(identity, PARAMETERS, [[1; 32], [2; 32]], number as u64, self.now())))
+                Body::Dayfly(Box::new(Node::new(
+                    identity,
+                    Settings::default(),
+                    [[1; 32], [2; 32]],
+                    number as u64,
+                    self.now(),
+                )))
             }
         };
         let nat = Nat::new(kind, public(number));

@@ -11,8 +11,11 @@ use super::{Stop, exit, port_of, resolve, tell};
 use crate::contact::{Scope, scope};
 use crate::dialect::hyperdht::DEFAULT_PORT;
 use crate::dialect::hyperdht::address::Family;
-use crate::dialect::hyperdht::node::Identity;
-use crate::dialect::hyperdht::operation::{Answer, Operation, Outcome};
+use crate::dialect::hyperdht::identity::Identity;
+use crate::dialect::hyperdht::node::Node;
+use crate::dialect::hyperdht::operation::{Answer, Event, Operation, Outcome};
+use crate::dialect::hyperdht::service::Service;
+use crate::dialect::hyperdht::settings::Settings;
 use crate::engine::{Engine, EngineSettings};
 use crate::id::Id;
 use crate::net::Net;
@@ -27,6 +30,7 @@ pub(super) struct Plan {
     ids: Vec<Id>,
     pub bootstraps: Vec<String>,
     is_ephemeral: bool,
+    settings: Settings,
 }
 
 /// A node's flags.
@@ -67,7 +71,8 @@ impl Plan {
             }
         }
         let bootstraps = bootstraps(&matches.opt_strs("hyperdht-bootstrap"))?;
-        Ok(Plan { listeners, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral") })
+        let settings = Settings { counts_networks: !matches.opt_present("lan") };
+        Ok(Plan { listeners, ids, bootstraps, is_ephemeral: matches.opt_present("ephemeral"), settings })
     }
 
     /// What can be told of the listeners without opening them.
@@ -106,7 +111,7 @@ impl Plan {
                 opened.map_err(|e| Stop::new(exit::CANT_CREATE, format!("can't listen on {addr}: {e}")))?;
             let addr = contact_address(bound, advertise, &self.bootstraps)?;
             let id = self.ids.get(number).copied().map_or_else(random_id, Ok)?;
-            add_node(engine, Identity { id, addr, is_ephemeral: self.is_ephemeral }, now)?;
+            add_node(engine, Identity { id, addr, is_ephemeral: self.is_ephemeral }, self.settings, now)?;
             lines += &format!("listening hyperdht udp {bound} id={id}\n");
             sockets.push((socket, bound));
         }
@@ -114,9 +119,9 @@ impl Plan {
     }
 }
 
-fn add_node(engine: &mut Engine, identity: Identity, now: Time) -> Result<usize, Stop> {
+fn add_node(engine: &mut Engine, identity: Identity, settings: Settings, now: Time) -> Result<u16, Stop> {
     let secrets = [secret().map_err(no_randomness)?, secret().map_err(no_randomness)?];
-    Ok(engine.add_hyperdht(identity, secrets, seed(), now))
+    Ok(engine.service_mut::<Service>().add(Node::new(identity, settings, secrets, seed(), now)))
 }
 
 fn random_id() -> Result<Id, Stop> {
@@ -237,7 +242,7 @@ impl Visit {
         }
         let is_lan = client.matches.opt_present("lan");
         let mut visit = Visit::open(nodes.clone(), client.timeout_ms, is_lan)?;
-        nodes.iter().for_each(|node| visit.net.add_seed(0, *node));
+        nodes.iter().for_each(|node| visit.net.service_mut::<Service>().add_seed(0, *node));
         Ok(visit)
     }
 
@@ -254,11 +259,10 @@ impl Visit {
         let ip = ip.ok_or_else(|| Stop::new(exit::UNAVAILABLE, format!("there is no way to {first}")))?;
         let (socket, own) = bind((ip, 0).into()).map_err(system)?;
         let clock = Clock::start();
-        let mut settings = EngineSettings::default();
+        let mut engine = Engine::new(EngineSettings::default(), seed());
         // A command keeps no table for long, and at home all may be of one network.
-        settings.dialects.sealed.node.kademlia.counts_networks = scope(ip) == Some(Scope::Global) && !is_lan;
-        let mut engine = Engine::new(settings, seed());
-        add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, clock.now())?;
+        let settings = Settings { counts_networks: scope(ip) == Some(Scope::Global) && !is_lan };
+        add_node(&mut engine, Identity { id: random_id()?, addr: own, is_ephemeral: true }, settings, clock.now())?;
         let mut net = Net::new(engine, clock).map_err(system)?;
         net.add_datagram_listener(socket).map_err(system)?;
         Ok(Visit { net, nodes, own, timeout_ms })
@@ -279,7 +283,14 @@ impl Visit {
     /// Does the same into `found`, which has what was found also where it took too long: how many answered, and how many took
     /// an update.
     pub fn collect(&mut self, operation: Operation, found: &mut Vec<Answer>) -> Result<(usize, usize), Stop> {
-        let outcome = self.net.hyperdht_operation(0, operation, self.timeout_ms, |answer| found.push(answer));
+        let show = |event| match event {
+            Event::Answer(answer) => {
+                found.push(answer);
+                None
+            }
+            Event::Done(outcome) => Some(outcome),
+        };
+        let outcome = self.net.operation::<Service, _>(Some(0), operation, self.timeout_ms, show);
         let asked: Vec<String> = self.nodes.iter().map(SocketAddr::to_string).collect();
         match outcome.map_err(|e| Stop::new(exit::SYSTEM, format!("can't poll: {e}")))? {
             Some(Outcome::Done { answers, commits }) => Ok((answers, commits)),

@@ -1,242 +1,87 @@
-//! The listeners that speak datagrams: their nodes, and what they have to send. Part of the engine: decodes, hands to the
-//! node, encodes, counts. Opens no socket; the driver sends what [`Engine::next_datagram`] shows.
+//! The part of the engine that speaks datagrams: the driver's verbs for hyperdht's service. Opens no socket and reads no
+//! message; the driver sends what [`Engine::next_datagram`] returns. A build without it takes `no_datagrams.rs`.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::dialect::hyperdht::codec::{Body, Datagram, Fault};
-use crate::dialect::hyperdht::node::{Identity, Node, Output as NodeOutput, PARAMETERS};
-use crate::dialect::hyperdht::operation::{Event, Operation};
-use crate::dialect::hyperdht::serve::Handler;
-use crate::engine::{CallId, Engine};
-use crate::guard::Counter;
-use crate::kad::Parameters;
-use crate::limits::{ANSWER_BYTES, DATAGRAM_OUTBOX_BYTES, DATAGRAM_OUTBOX_KEPT_BYTES};
+use crate::dialect::Shared;
+pub(super) use crate::dialect::hyperdht::service::Service;
+use crate::engine::Engine;
+use crate::engine::dialects::InEngine;
 use crate::time::Time;
 
-/// A node and what it has to send.
-#[derive(Debug)]
-struct Listener {
-    node: Node,
-    outbox: Outbox,
-    /// When the node is to be woken. Kept here, as there may be many and each turn asks for the first.
-    due: Time,
-    /// It is among those with something to send.
-    is_dirty: bool,
-}
-
-/// All such listeners.
-#[derive(Debug, Default)]
-pub(super) struct Listeners {
-    listeners: Vec<Listener>,
-    /// Listeners with something to send, which the driver has not been told of.
-    dirty: VecDeque<usize>,
-    events: VecDeque<(CallId, Event)>,
-}
-
-impl Listeners {
-    pub fn deadline(&self) -> Option<Time> {
-        self.listeners.iter().map(|listener| listener.due).min()
-    }
-}
-
-/// Datagrams that wait to be sent, one after the other in one buffer.
-#[derive(Debug, Default)]
-struct Outbox {
-    bytes: Vec<u8>,
-    /// Where the first one begins.
-    start: usize,
-    /// Whom each is for, and its length.
-    waiting: VecDeque<(SocketAddr, usize)>,
-}
-
-impl Outbox {
-    /// Appends a datagram; whether there was room.
-    fn push(&mut self, to: SocketAddr, datagram: &Datagram) -> bool {
-        if self.bytes.len() >= DATAGRAM_OUTBOX_BYTES {
-            return false;
-        }
-        let before = self.bytes.len();
-        datagram.encode(&mut self.bytes);
-        self.waiting.push_back((to, self.bytes.len() - before));
-        true
+impl InEngine for Service {
+    fn of(engine: &Engine) -> &Service {
+        &engine.datagrams
     }
 
-    fn first(&self) -> Option<(SocketAddr, &[u8])> {
-        let (to, len) = *self.waiting.front()?;
-        Some((to, &self.bytes[self.start..self.start + len]))
-    }
-
-    fn drop_first(&mut self) {
-        if let Some((_, len)) = self.waiting.pop_front() {
-            self.start += len;
-        }
-        if self.waiting.is_empty() {
-            // A burst's memory is not kept.
-            self.bytes.clear();
-            self.bytes.shrink_to(DATAGRAM_OUTBOX_KEPT_BYTES);
-            self.waiting.shrink_to(DATAGRAM_OUTBOX_KEPT_BYTES / ANSWER_BYTES);
-            self.start = 0;
-        }
+    fn of_mut(engine: &mut Engine) -> (&mut Service, &mut Shared) {
+        (&mut engine.datagrams, &mut engine.shared)
     }
 }
 
 impl Engine {
-    /// Adds a hyperdht node; returns the number of its listener. `secrets` make its tokens, `seed` its random choices.
-    pub fn add_hyperdht(&mut self, identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> usize {
-        let counts_networks = self.settings.dialects.sealed.node.kademlia.counts_networks;
-        let node = Node::new(identity, Parameters { counts_networks, ..PARAMETERS }, secrets, seed, now);
-        let due = node.next_deadline();
-        self.datagrams.listeners.push(Listener { node, outbox: Outbox::default(), due, is_dirty: false });
-        self.datagrams.listeners.len() - 1
-    }
-
-    /// Lets every hyperdht node of `addr`'s family bootstrap from whoever listens there; whether one took it.
-    pub(super) fn add_hyperdht_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
-        let mut is_taken = false;
-        for listener in &mut self.datagrams.listeners {
-            if listener.node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
-                is_taken |= listener.node.add_bootstrap(addr, now);
-                listener.due = listener.node.next_deadline();
-            }
-        }
-        is_taken
-    }
-
-    /// temporary
-    pub fn next_datagram_event(&mut self) -> Option<(CallId, Event)> {
-        self.datagrams.events.pop_front()
-    }
-
-    /// What the nodes behind datagram listeners have; nothing where there are none.
-    pub(super) fn report_datagrams(&self, lines: &mut Vec<String>) {
-        for (number, node) in self.hyperdht_nodes().enumerate() {
-            let overlay = node.overlay();
-            let own = overlay.own();
-            let texts = [("address", own.addr.to_string()), ("id", own.id.to_string())];
-            lines.extend(texts.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
-            let numbers = [
-                ("contacts", overlay.table().len() as u64),
-                ("records", node.records().len() as u64),
-                ("jobs", node.jobs() as u64),
-                ("lookups", overlay.lookups_in_flight() as u64),
-                ("requests_in_flight", node.requests_in_flight() as u64),
-            ];
-            let rows = numbers.into_iter().chain(overlay.tallies().rows());
-            lines.extend(rows.map(|(name, value)| format!("hyperdht.{number}.{name} {value}")));
-        }
-    }
-
-    /// Lets a hyperdht node's lookups begin at `addr`, without bootstrapping from it.
-    pub fn add_hyperdht_seed(&mut self, listener: usize, addr: SocketAddr) {
-        if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
-            listener.node.add_seed(addr);
-        }
-    }
-
-    /// Answers requests with a user's command at a listener by `handler`; see [`Node::handle`].
-    pub fn handle(&mut self, listener: usize, name: &str, handler: Handler) {
-        if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
-            listener.node.handle(name, handler);
-        }
-    }
-
-    /// The hyperdht nodes, by the number of their listeners.
-    pub fn hyperdht_nodes(&self) -> impl Iterator<Item = &Node> {
-        self.datagrams.listeners.iter().map(|listener| &listener.node)
-    }
-
     /// A datagram came from `from`.
-    pub fn datagram(&mut self, listener: usize, from: SocketAddr, bytes: &[u8], now: Time) {
-        self.shared.guard.count(Counter::DatagramsRead);
-        let Some(Listener { node, .. }) = self.datagrams.listeners.get_mut(listener) else {
-            return;
-        };
-        let breach = match Datagram::decode(bytes) {
-            Ok(datagram) => {
-                self.shared.guard.count(match datagram.body {
-                    Body::Request(_) => Counter::Requests,
-                    Body::Response(_) => Counter::Answers,
-                });
-                node.on_datagram(from, &datagram, now).map(Counter::from)
+    pub fn datagram(&mut self, listener: u16, from: SocketAddr, bytes: &[u8], now: Time) {
+        self.datagrams.on_datagram(listener, from, bytes, &mut self.shared, now);
+    }
+
+    /// The next listener with datagrams to send; call until `None`. It is not named again until
+    /// [`Engine::next_datagram`] has returned `None` or more has been queued: what its socket does not take is to be
+    /// sent once the socket takes it.
+    pub fn next_dirty_listener(&mut self) -> Option<u16> {
+        self.datagrams.next_dirty()
+    }
+
+    /// The next datagram to send at a listener, and its destination; [`Engine::datagram_sent`] removes it.
+    pub fn next_datagram(&self, listener: u16) -> Option<(SocketAddr, &[u8])> {
+        self.datagrams.next_datagram(listener)
+    }
+
+    /// What [`Engine::next_datagram`] returned was sent, or `failed`.
+    pub fn datagram_sent(&mut self, listener: u16, failed: bool) {
+        self.datagrams.datagram_sent(listener, failed, &mut self.shared);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::hyperdht::codec::{Body, Datagram, Request, Tid};
+    use crate::dialect::hyperdht::identity::Identity;
+    use crate::dialect::hyperdht::node::Node;
+    use crate::dialect::hyperdht::settings::Settings;
+    use crate::engine::EngineSettings;
+    use crate::id::Id;
+    use crate::limits::NETWORK_PER_TABLE;
+
+    fn engine(counts_networks: bool, sealed_counts_networks: bool) -> Engine {
+        let mut settings = EngineSettings::default();
+        settings.dialects.sealed.node.kademlia.counts_networks = sealed_counts_networks;
+        let mut engine = Engine::new(settings, 1);
+        let identity = Identity { id: Id([0x55; 32]), addr: ([30, 0, 0, 1], 9).into(), is_ephemeral: false };
+        let node = Node::new(identity, Settings { counts_networks }, [[1; 32], [2; 32]], 1, Time::ZERO);
+        engine.service_mut::<Service>().add(node);
+        engine
+    }
+
+    fn ping_from(id: Id) -> Vec<u8> {
+        let request = Request { command: Some("_ping".into()), id: Some(id.0.to_vec()), ..Request::default() };
+        let mut bytes = Vec::new();
+        Datagram { tid: Tid::new(1), body: Body::Request(request) }.encode(&mut bytes);
+        bytes
+    }
+
+    /// Regression: a hyperdht node took the setting of the sealed nodes.
+    #[test]
+    fn a_hyperdht_node_counts_networks_by_its_own_settings() {
+        let contacts = |counts, sealed_counts| {
+            let mut engine = engine(counts, sealed_counts);
+            for n in 1..=2 * NETWORK_PER_TABLE as u8 {
+                engine.datagram(0, ([9, 9, 9, n], 5).into(), &ping_from(Id::of(&[n])), Time::ZERO);
             }
-            Err(Fault::Size) => Some(Counter::BadSizes),
-            Err(Fault::Malformed) => Some(Counter::Malformed),
+            engine.service::<Service>().nodes().map(|node| node.overlay().table().len()).sum::<usize>()
         };
-        if let Some(counter) = breach {
-            self.shared.guard.fault(counter, from, now);
-        }
-        self.settle_listener(listener, now);
-    }
-
-    /// Has the hyperdht node behind a listener do something; its [`Output::Event`] come with the number returned. `None` if
-    /// it has too much to do already, or there is no such listener.
-    pub fn start_datagram(&mut self, listener: usize, operation: Operation, now: Time) -> Option<CallId> {
-        self.next_call += 1;
-        let started = self.datagrams.listeners.get_mut(listener)?.node.start(self.next_call, operation, now);
-        self.settle_listener(listener, now);
-        started.then_some(self.next_call)
-    }
-
-    /// Ends an operation early; nothing more comes of it.
-    pub fn cancel_datagram(&mut self, listener: usize, call: CallId, now: Time) {
-        if let Some(Listener { node, .. }) = self.datagrams.listeners.get_mut(listener) {
-            node.cancel(call, now);
-            self.settle_listener(listener, now);
-        }
-    }
-
-    /// The next listener with datagrams to be sent; call until `None`. It is not named again before
-    /// [`Engine::next_datagram`] had nothing more, or it has more: what a socket does not take is to be sent as soon as
-    /// it does.
-    pub fn next_dirty_listener(&mut self) -> Option<usize> {
-        let listener = self.datagrams.dirty.pop_front()?;
-        self.datagrams.listeners[listener].is_dirty = false;
-        Some(listener)
-    }
-
-    /// The next datagram to be sent at a listener, and where to; [`Engine::datagram_sent`] takes it away.
-    pub fn next_datagram(&self, listener: usize) -> Option<(SocketAddr, &[u8])> {
-        self.datagrams.listeners.get(listener)?.outbox.first()
-    }
-
-    /// What [`Engine::next_datagram`] showed was sent, or could not be.
-    pub fn datagram_sent(&mut self, listener: usize, failed: bool) {
-        if let Some(listener) = self.datagrams.listeners.get_mut(listener) {
-            listener.outbox.drop_first();
-            self.shared.guard.count(if failed { Counter::DatagramsUnsent } else { Counter::DatagramsSent });
-        }
-    }
-
-    /// Wakes the nodes behind listeners that are due.
-    pub(super) fn wake_listeners(&mut self, now: Time) {
-        for listener in 0..self.datagrams.listeners.len() {
-            if self.datagrams.listeners[listener].due <= now {
-                self.datagrams.listeners[listener].node.on_timeout(now);
-                self.settle_listener(listener, now);
-            }
-        }
-    }
-
-    /// Does what a node wants done, and sees when it is to be woken.
-    fn settle_listener(&mut self, number: usize, now: Time) {
-        let Listeners { listeners, dirty, events } = &mut self.datagrams;
-        let Some(Listener { node, outbox, due, is_dirty }) = listeners.get_mut(number) else {
-            return;
-        };
-        while let Some(output) = node.poll_output(now) {
-            match output {
-                NodeOutput::Send { to, datagram } => {
-                    if !outbox.push(to, &datagram) {
-                        self.shared.guard.count(Counter::DatagramsUnsent);
-                    }
-                }
-                NodeOutput::Event { ticket, event } => events.push_back((ticket, event)),
-            }
-        }
-        *due = node.next_deadline();
-        if !outbox.waiting.is_empty() && !std::mem::replace(is_dirty, true) {
-            dirty.push_back(number);
-        }
+        assert!(contacts(true, false) <= NETWORK_PER_TABLE);
+        assert_eq!(contacts(false, true), 2 * NETWORK_PER_TABLE);
     }
 }

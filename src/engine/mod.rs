@@ -10,7 +10,7 @@ pub mod conn;
 pub mod dialects;
 pub mod pool;
 
-#[cfg(feature = "hyperdht")]
+#[cfg_attr(not(feature = "hyperdht"), path = "no_datagrams.rs")]
 mod datagrams;
 mod dial;
 mod life;
@@ -90,8 +90,7 @@ pub struct Engine {
     settings: EngineSettings,
     conns: Arena<Conn>,
     services: Services,
-    #[cfg(feature = "hyperdht")]
-    datagrams: datagrams::Listeners,
+    datagrams: datagrams::Service,
     pool: Pool,
     shared: Shared,
     wheel: Wheel<ConnId>,
@@ -115,8 +114,7 @@ impl Engine {
             settings,
             conns: Arena::default(),
             services: Services::new(settings.dialects, seed),
-            #[cfg(feature = "hyperdht")]
-            datagrams: datagrams::Listeners::default(),
+            datagrams: datagrams::Service::default(),
             pool: Pool::new(seed),
             shared: Shared::default(),
             wheel: Wheel::new(),
@@ -166,9 +164,7 @@ impl Engine {
     /// takes it: there is none of its family, or it has enough of them.
     pub fn add_bootstrap(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) {
         let is_taken = self.services.add_bootstrap(dialect, addr, now);
-        #[cfg(feature = "hyperdht")]
-        let is_taken = is_taken.or_else(|| Some(self.add_hyperdht_bootstrap(addr, now)));
-        if is_taken == Some(false) {
+        if !is_taken.unwrap_or_else(|| self.datagrams.add_bootstrap(addr, now)) {
             log::warn!("bootstrap_not_taken dialect={} address={addr}", dialect.name());
         }
     }
@@ -184,8 +180,7 @@ impl Engine {
         let counters = Counter::ALL.iter().map(|counter| (counter.name(), self.guard().get(*counter)));
         lines.extend(counters.map(|(name, value)| format!("{name} {value}")));
         self.services.report(lines);
-        #[cfg(feature = "hyperdht")]
-        self.report_datagrams(lines);
+        self.datagrams.report(lines);
     }
 
     /// What was counted.
@@ -379,10 +374,8 @@ impl Engine {
 
     /// When [`Engine::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
-        let own = self.services.next_deadline().into_iter().chain(self.wheel.next_deadline());
-        #[cfg(feature = "hyperdht")]
-        let own = own.chain(self.datagrams.deadline());
-        own.min()
+        let all = [self.services.next_deadline(), self.datagrams.next_deadline(), self.wheel.next_deadline()];
+        all.into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. Afterwards the next deadline lies ahead.
@@ -401,8 +394,7 @@ impl Engine {
             }
         }
         self.services.on_timeout(&mut self.shared, now);
-        #[cfg(feature = "hyperdht")]
-        self.wake_listeners(now);
+        self.datagrams.on_timeout(&mut self.shared, now);
         self.pump_all(now);
     }
 

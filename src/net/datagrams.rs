@@ -1,15 +1,13 @@
-//! Sockets that speak datagrams: reading and sending in batches, and operations of commands run to their end. Never looks
+//! Sockets that speak datagrams: reading and sending in batches. Never looks
 //! into a datagram; what the kernel does not take is the engine's to keep or lose.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
-use crate::dialect::hyperdht::operation::{Answer, Event, Operation, Outcome};
-use crate::engine::{CallId, Engine};
+use crate::engine::Engine;
 use crate::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_TURN};
 use crate::net::{DATAGRAM_LISTENERS, Net};
 use crate::time::Time;
@@ -26,7 +24,7 @@ pub(super) struct DatagramListeners {
     registry: Registry,
     listeners: Vec<Listener>,
     /// Listeners with something to read.
-    readable: VecDeque<usize>,
+    readable: VecDeque<u16>,
     /// What is read goes in here: a byte more than a datagram may have, which tells those that are longer.
     buffer: Vec<u8>,
 }
@@ -38,17 +36,17 @@ impl DatagramListeners {
 
     /// Registers a bound socket as the next listener.
     pub fn add(&mut self, mut socket: UdpSocket) -> io::Result<()> {
-        let token = Token(DATAGRAM_LISTENERS + self.listeners.len());
-        self.registry.register(&mut socket, token, Interest::READABLE)?;
+        let number = self.listeners.len() as u16;
+        self.registry.register(&mut socket, token_of(number), Interest::READABLE)?;
         self.buffer.resize(DATAGRAM_BYTES + 1, 0);
-        self.readable.push_back(self.listeners.len());
+        self.readable.push_back(number);
         self.listeners.push(Listener { socket, is_readable: true, is_writable: true });
         Ok(())
     }
 
     /// The kernel says what listener `number` can do. One that could not send before does so now.
-    pub fn mark_ready(&mut self, number: usize, readable: bool, writable: bool, engine: &mut Engine) {
-        let Some(listener) = self.listeners.get_mut(number) else {
+    pub fn mark_ready(&mut self, number: u16, readable: bool, writable: bool, engine: &mut Engine) {
+        let Some(listener) = self.listeners.get_mut(usize::from(number)) else {
             return;
         };
         if readable && !std::mem::replace(&mut listener.is_readable, true) {
@@ -72,7 +70,7 @@ impl DatagramListeners {
                 return;
             };
             for _ in 0..DATAGRAMS_PER_TURN {
-                let listener = &mut self.listeners[number];
+                let listener = &mut self.listeners[usize::from(number)];
                 if !listener.is_readable {
                     break;
                 }
@@ -85,7 +83,7 @@ impl DatagramListeners {
                     Err(_) => listener.is_readable = false,
                 }
             }
-            if self.listeners[number].is_readable {
+            if self.listeners[usize::from(number)].is_readable {
                 self.readable.push_back(number);
             }
             self.send(engine);
@@ -100,24 +98,23 @@ impl DatagramListeners {
     }
 
     /// From now on, watches for room to send at a listener that has none, or does no more.
-    fn watch_for_room(&mut self, number: usize, is_full: bool) {
-        let listener = &mut self.listeners[number];
+    fn watch_for_room(&mut self, number: u16, is_full: bool) {
+        let listener = &mut self.listeners[usize::from(number)];
         listener.is_writable = !is_full;
         let interest = if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let token = Token(DATAGRAM_LISTENERS + number);
-        if let Err(e) = self.registry.reregister(&mut listener.socket, token, interest) {
+        if let Err(e) = self.registry.reregister(&mut listener.socket, token_of(number), interest) {
             // It will be tried again with the next datagram.
             log::warn!("listener_not_watched error={e}");
             listener.is_writable = true;
         }
     }
 
-    fn send_from(&mut self, number: usize, engine: &mut Engine) {
-        while self.listeners[number].is_writable {
+    fn send_from(&mut self, number: u16, engine: &mut Engine) {
+        while self.listeners[usize::from(number)].is_writable {
             let Some((to, bytes)) = engine.next_datagram(number) else {
                 return;
             };
-            match self.listeners[number].socket.send_to(bytes, to) {
+            match self.listeners[usize::from(number)].socket.send_to(bytes, to) {
                 Ok(_) => engine.datagram_sent(number, false),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return self.watch_for_room(number, true),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -131,55 +128,68 @@ impl DatagramListeners {
     }
 }
 
+fn token_of(number: u16) -> Token {
+    Token(DATAGRAM_LISTENERS + usize::from(number))
+}
+
 impl Net {
     /// Serves `socket` as the engine's datagram listener that was added as this many before it.
     pub fn add_datagram_listener(&mut self, socket: UdpSocket) -> io::Result<()> {
         self.datagrams.add(socket)
     }
+}
 
-    /// Lets lookups of the node at a listener begin at `addr`, without bootstrapping from it.
-    pub fn add_seed(&mut self, listener: usize, addr: SocketAddr) {
-        self.engine.add_hyperdht_seed(listener, addr);
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::hyperdht::identity::Identity;
+    use crate::dialect::hyperdht::node::Node;
+    use crate::dialect::hyperdht::operation::{Event, Operation, Outcome};
+    use crate::dialect::hyperdht::service::Service;
+    use crate::dialect::hyperdht::settings::Settings;
+    use crate::engine::EngineSettings;
+    use crate::id::Id;
+    use crate::limits::LONG_TIMEOUT_MS;
+    use crate::net::clock::Clock;
+    use crate::net::socket::bind;
 
-    /// Begins an operation at a listener; `None` if there are too many.
-    pub fn start(&mut self, listener: usize, operation: Operation) -> Option<CallId> {
-        let call = self.engine.start_datagram(listener, operation, self.clock.now());
-        self.finish_turn();
-        call
-    }
+    /// Regression: an operation that was run to its end discarded the events of all others.
+    #[test]
+    fn an_operation_that_is_waited_for_leaves_the_events_of_others() {
+        let clock = Clock::start();
+        let mut engine = Engine::new(EngineSettings::default(), 1);
+        let bound = [1, 2].map(|n| {
+            let (socket, addr) = bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let identity = Identity { id: Id([n; 32]), addr, is_ephemeral: false };
+            let node = Node::new(identity, Settings::default(), [[n; 32]; 2], u64::from(n), clock.now());
+            engine.service_mut::<Service>().add(node);
+            (socket, addr)
+        });
+        let asked = bound[1].1;
+        let mut net = Net::new(engine, clock).unwrap();
+        bound.into_iter().for_each(|(socket, _)| net.add_datagram_listener(socket).unwrap());
 
-    /// Runs an operation to its end and shows each answer; `None` if it was cut off after `timeout_ms` or by a signal.
-    pub fn hyperdht_operation(
-        &mut self,
-        listener: usize,
-        operation: Operation,
-        timeout_ms: u64,
-        mut show: impl FnMut(Answer),
-    ) -> io::Result<Option<Outcome>> {
-        let give_up_at = self.clock.now().after(timeout_ms);
-        let Some(call) = self.start(listener, operation) else {
-            return Ok(None);
+        let early = net.start::<Service>(Some(0), Operation::Ping(asked)).unwrap();
+        let mut answers = 0;
+        let show = |event| match event {
+            Event::Answer(_) => {
+                answers += 1;
+                None
+            }
+            Event::Done(outcome) => Some(outcome),
         };
-        let signals = self.signal_count();
-        loop {
-            while let Some((of, event)) = self.engine.next_datagram_event() {
-                match event {
-                    Event::Answer(answer) if of == call => show(answer),
-                    Event::Done(outcome) if of == call => return Ok(Some(outcome)),
-                    Event::Answer(_) | Event::Done(_) => {}
-                }
-            }
-            if self.clock.now() >= give_up_at || self.signal_count() > signals {
-                self.engine.cancel_datagram(listener, call, self.clock.now());
-                return Ok(None);
-            }
-            self.turn(Some(give_up_at))?;
-        }
-    }
+        let outcome = net.operation::<Service, _>(Some(0), Operation::Ping(asked), LONG_TIMEOUT_MS, show).unwrap();
+        assert_eq!((outcome, answers), (Some(Outcome::Done { answers: 1, commits: 0 }), 1));
 
-    /// temporary
-    pub fn next_event(&mut self) -> Option<(CallId, Event)> {
-        self.engine.next_datagram_event()
+        let give_up_at = net.now().after(LONG_TIMEOUT_MS);
+        let mut events = Vec::new();
+        while !matches!(events.last(), Some(Event::Done(_))) && net.now() < give_up_at {
+            match net.next_event::<Service>(early) {
+                Some(event) => events.push(event),
+                None => net.turn(Some(give_up_at)).unwrap(),
+            }
+        }
+        let [Event::Answer(answer), Event::Done(outcome)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((answer.addr, *outcome), (asked, Outcome::Done { answers: 1, commits: 0 }));
     }
 }

@@ -15,7 +15,7 @@ pub mod signals;
 pub mod socket;
 pub mod status;
 
-#[cfg(feature = "hyperdht")]
+#[cfg_attr(not(feature = "hyperdht"), path = "no_datagrams.rs")]
 mod datagrams;
 mod listeners;
 
@@ -29,11 +29,10 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::dialect::Dialect;
 use crate::engine::dialects::InEngine;
-use crate::engine::{ConnId, DialError, Engine, Listener, Output};
+use crate::engine::{CallId, ConnId, DialError, Engine, Listener, Output};
 use crate::guard::Counter;
 use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
 use crate::net::clock::Clock;
-#[cfg(feature = "hyperdht")]
 use crate::net::datagrams::DatagramListeners;
 use crate::net::listeners::Listeners;
 use crate::net::names::Names;
@@ -49,7 +48,6 @@ const STATUS: Token = Token(OWN_TOKENS + 2);
 /// The first listener's; the others follow.
 const LISTENERS: usize = OWN_TOKENS + 16;
 /// The first datagram listener's; the others follow.
-#[cfg(feature = "hyperdht")]
 const DATAGRAM_LISTENERS: usize = LISTENERS + crate::limits::LISTENERS;
 
 /// The socket of a connection: few bytes, as there are thousands.
@@ -95,7 +93,6 @@ pub struct Net {
     /// Sockets with something to read.
     readable: VecDeque<ConnId>,
     listeners: Listeners,
-    #[cfg(feature = "hyperdht")]
     datagrams: DatagramListeners,
     names: Names,
     status: StatusListener,
@@ -108,7 +105,6 @@ impl Net {
     pub fn new(engine: Engine, clock: Clock) -> io::Result<Net> {
         let poll = Poll::new()?;
         let names = Names::new(poll.registry(), NAMES)?;
-        #[cfg(feature = "hyperdht")]
         let datagrams = DatagramListeners::new(poll.registry().try_clone()?);
         Ok(Net {
             poll,
@@ -118,7 +114,6 @@ impl Net {
             sockets: Vec::new(),
             readable: VecDeque::new(),
             listeners: Listeners::new(),
-            #[cfg(feature = "hyperdht")]
             datagrams,
             names,
             status: StatusListener::default(),
@@ -183,6 +178,29 @@ impl Net {
         }
     }
 
+    /// The service of a dialect, to add nodes to.
+    pub fn service_mut<D: InEngine>(&mut self) -> &mut D {
+        self.engine.service_mut()
+    }
+
+    /// Starts an operation of dialect `D` from one of its listeners, or as a client that has none; `None` if there is too
+    /// much to do. Its events must be pulled to the last, or it be cancelled.
+    pub fn start<D: InEngine>(&mut self, listener: Option<u16>, operation: D::Operation) -> Option<CallId> {
+        let call = self.engine.start::<D>(listener, operation, self.clock.now());
+        self.finish_turn();
+        call
+    }
+
+    /// The next event of an operation; the last one says how it ended. Events of others stay where they are.
+    pub fn next_event<D: InEngine>(&mut self, call: CallId) -> Option<D::Event> {
+        self.engine.next_event::<D>(call)
+    }
+
+    /// Ends an operation early and forgets it.
+    pub fn cancel<D: InEngine>(&mut self, call: CallId) {
+        self.engine.cancel::<D>(call, self.clock.now());
+    }
+
     /// Runs an operation of dialect `D` from one of its listeners, or as a client that has none, until `show`, which gets
     /// each event, returns something; `None` if it could not be started, or was cut off after `timeout_ms` or by a
     /// signal. Events of other operations stay where they are.
@@ -197,23 +215,24 @@ impl Net {
     ) -> io::Result<Option<R>> {
         let give_up_at = self.clock.now().after(timeout_ms);
         let signals = self.signal_count();
-        let Some(call) = self.engine.start::<D>(listener, operation, self.clock.now()) else {
+        let Some(call) = self.start::<D>(listener, operation) else {
             return Ok(None);
         };
-        self.finish_turn();
-        loop {
-            while let Some(event) = self.engine.next_event::<D>(call) {
-                if let Some(end) = show(event) {
-                    self.engine.cancel::<D>(call, self.clock.now());
-                    return Ok(Some(end));
+        let mut end = Ok(None);
+        while matches!(end, Ok(None)) {
+            while let Some(event) = self.next_event::<D>(call) {
+                if let Some(outcome) = show(event) {
+                    self.cancel::<D>(call);
+                    return Ok(Some(outcome));
                 }
             }
             if self.clock.now() >= give_up_at || self.signal_count() > signals {
-                self.engine.cancel::<D>(call, self.clock.now());
-                return Ok(None);
+                break;
             }
-            self.turn(Some(give_up_at))?;
+            end = self.turn(Some(give_up_at)).map(|()| None);
         }
+        self.cancel::<D>(call);
+        end
     }
 
     /// Serves for `ms`, or until a signal has come: whether one has.
@@ -247,7 +266,6 @@ impl Net {
         self.take_events(now);
         self.accept(now);
         self.read_sockets(now);
-        #[cfg(feature = "hyperdht")]
         self.datagrams.read(&mut self.engine, now);
         self.engine.work(now);
         if self.engine.next_deadline().is_some_and(|at| at <= now) {
@@ -262,7 +280,6 @@ impl Net {
         if self.engine.has_work() || !self.readable.is_empty() || self.listeners.are_ready() {
             return Some(Duration::ZERO);
         }
-        #[cfg(feature = "hyperdht")]
         if self.datagrams.are_ready() {
             return Some(Duration::ZERO);
         }
@@ -284,10 +301,10 @@ impl Net {
                     (0..unresolved).for_each(|_| self.engine.count(Counter::NamesUnresolved));
                 }
                 STATUS => self.status.serve(&status::report(&self.engine, now)),
-                #[cfg(feature = "hyperdht")]
                 Token(token) if token >= DATAGRAM_LISTENERS => {
                     let (readable, writable) = (event.is_readable(), event.is_writable());
-                    self.datagrams.mark_ready(token - DATAGRAM_LISTENERS, readable, writable, &mut self.engine);
+                    let number = (token - DATAGRAM_LISTENERS) as u16;
+                    self.datagrams.mark_ready(number, readable, writable, &mut self.engine);
                 }
                 Token(token) if token >= LISTENERS => self.listeners.mark_ready(token - LISTENERS),
                 Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
@@ -475,7 +492,6 @@ impl Net {
             };
             self.write(id, now);
         }
-        #[cfg(feature = "hyperdht")]
         self.datagrams.send(&mut self.engine);
         self.engine.sweep();
     }

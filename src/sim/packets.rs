@@ -4,8 +4,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::dialect::hyperdht::codec::Datagram;
-use crate::dialect::hyperdht::node::{Identity, Node, Output, PARAMETERS};
+use crate::dialect::hyperdht::identity::Identity;
+use crate::dialect::hyperdht::node::{Node, Output};
 use crate::dialect::hyperdht::operation::{Event, Operation, Ticket};
+use crate::dialect::hyperdht::settings::Settings;
 use crate::id::Id;
 use crate::sim::delay::Delays;
 use crate::sim::host::{address_of, host_of};
@@ -111,7 +113,8 @@ impl Packets {
         let addr = if kind == Kind::Open { public } else { (inside, public.port()).into() };
         let id = Id(std::array::from_fn(|_| self.random.u8(..)));
         let secrets = [(); 2].map(|()| std::array::from_fn(|_| self.random.u8(..)));
-        let node = Node::new(Identity { id, addr, is_ephemeral }, PARAMETERS, secrets, self.random.u64(..), self.now);
+        let node =
+            Node::new(Identity { id, addr, is_ephemeral }, Settings::default(), secrets, self.random.u64(..), self.now);
         self.hosts.push(Host { node: Some(Box::new(node)), id, nat: Nat::new(kind, public), wake_at: None });
         self.settle(number);
         number

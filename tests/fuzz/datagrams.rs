@@ -3,10 +3,14 @@
 
 use std::net::SocketAddr;
 
+use dayfly::dialect::Dialect;
 use dayfly::dialect::hyperdht::codec::Datagram;
-use dayfly::dialect::hyperdht::node::Identity;
-use dayfly::dialect::hyperdht::operation::{Advertisement, Operation};
-use dayfly::engine::{Engine, EngineSettings};
+use dayfly::dialect::hyperdht::identity::Identity;
+use dayfly::dialect::hyperdht::node::Node;
+use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
+use dayfly::dialect::hyperdht::service::Service;
+use dayfly::dialect::hyperdht::settings::Settings;
+use dayfly::engine::{CallId, Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::limits::DATAGRAM_BYTES;
 use dayfly::time::Time;
@@ -18,8 +22,9 @@ const SENT_PER_STEP: usize = 2_000;
 
 struct World {
     engine: Engine,
-    listener: usize,
+    listener: u16,
     now: Time,
+    running: Vec<CallId>,
     /// Requests that it sent last: whom to, and their headers.
     asked: Vec<(SocketAddr, [u8; 2])>,
 }
@@ -39,8 +44,14 @@ impl World {
         let now = Time::from_ms(1);
         let mut engine = Engine::new(EngineSettings::default(), 1);
         let identity = Identity { id: Id([0x55; 32]), addr: ([9, 1, 1, 1], 7).into(), is_ephemeral: false };
-        let listener = engine.add_hyperdht(identity, [[0x5a; 32], [0xa5; 32]], 1, now);
-        World { engine, listener, now, asked: Vec::new() }
+        let listener = engine.service_mut::<Service>().add(Node::new(
+            identity,
+            Settings::default(),
+            [[0x5a; 32], [0xa5; 32]],
+            1,
+            now,
+        ));
+        World { engine, listener, now, running: Vec::new(), asked: Vec::new() }
     }
 
     fn step(&mut self, cursor: &mut Cursor<'_>) {
@@ -56,12 +67,14 @@ impl World {
                     4 => Operation::Query { command: "x".into(), target: key, value: None, is_update: true },
                     _ => Operation::Ping(source(cursor)),
                 };
-                let call = self.engine.start_datagram(self.listener, operation, self.now);
-                if let Some(call) = call.filter(|_| cursor.below(4) == 0) {
-                    self.engine.cancel_datagram(self.listener, call, self.now);
+                let call = self.engine.start::<Service>(Some(self.listener), operation, self.now);
+                match call {
+                    Some(call) if cursor.below(4) == 0 => self.engine.cancel::<Service>(call, self.now),
+                    Some(call) => self.running.push(call),
+                    None => {}
                 }
             }
-            2 => self.engine.add_bootstrap(dayfly::dialect::Dialect::Hyperdht, source(cursor), self.now),
+            2 => self.engine.add_bootstrap(Dialect::Hyperdht, source(cursor), self.now),
             kind => {
                 let (mut from, len) = (source(cursor), usize::from(cursor.byte()));
                 let mut bytes: Vec<u8> = (0..len).map(|_| cursor.byte()).collect();
@@ -92,7 +105,14 @@ impl World {
             sent += 1;
         }
         assert!(sent < SENT_PER_STEP, "{sent} datagrams in one step");
-        let node = self.engine.hyperdht_nodes().next().expect("there is one");
+        let engine = &mut self.engine;
+        self.running.retain(|call| {
+            let mut events = std::iter::from_fn(|| engine.next_event::<Service>(*call));
+            let is_over = events.any(|event| matches!(event, Event::Done(_)));
+            assert!(!is_over || events.next().is_none(), "nothing comes after the end");
+            !is_over
+        });
+        let node = self.engine.service::<Service>().nodes().next().expect("there is one");
         node.overlay().table().check_invariants();
         node.records().check_invariants();
     }
@@ -109,6 +129,6 @@ pub fn run(data: &[u8]) {
         world.settle();
         world.asked.clear();
     }
-    let jobs = world.engine.hyperdht_nodes().map(|node| node.jobs()).sum::<usize>();
-    assert_eq!(jobs, 0, "jobs that never end");
+    let jobs = world.engine.service::<Service>().nodes().map(|node| node.jobs()).sum::<usize>();
+    assert_eq!((jobs, world.running.len()), (0, 0), "operations that never end");
 }

@@ -1,5 +1,5 @@
-//! Addresses and nodes in bytes (hyperdht.md, section 3): IPv4 in 6, IPv6 in 18, a node's id before them, and the short
-//! form of local addresses. Never resolves a name and never judges who may be contacted.
+//! Addresses and node entries as bytes (docs/protocol-hyperdht.md): IPv4 in 6 bytes, IPv6 in 18, an id before them in a
+//! node entry, and the short form of local addresses. Never resolves a name and never judges who may be contacted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
@@ -10,15 +10,15 @@ use crate::id::Id;
 pub const ID_LEN: usize = 32;
 /// Bytes of a local address, in either family's network.
 pub const LOCAL_LEN: usize = 6;
-/// Bytes of a local address in an answer: its network part is the asker's own.
+/// Bytes of a local address in an answer: its network part is the requester's own.
 pub const LOCAL_SHORT_LEN: usize = 4;
 
-/// The network a node is part of: nothing on the wire says which, so one node is of one.
+/// The address family of a network. Nothing in a message says which one it is, so a node belongs to one network only.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Family {
-    /// 6 bytes per address.
+    /// IPv4: 6 bytes per address.
     V4,
-    /// 18 bytes per address; the Go port's `IPv6` networks. IPv4 hosts are v4-mapped.
+    /// IPv6: 18 bytes per address, as in the Go port's `IPv6` networks. IPv4 hosts are v4-mapped.
     V6,
 }
 
@@ -36,7 +36,7 @@ impl Family {
         }
     }
 
-    /// Appends `addr`. An IPv6 address does not fit an IPv4 network: nothing is appended then, and `false` returned.
+    /// Appends `addr`. Returns `false`, and appends nothing, if it is an IPv6 address in an IPv4 network.
     pub fn put(self, addr: SocketAddr, out: &mut Vec<u8>) -> bool {
         match (self, addr.ip()) {
             (Family::V4, IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
@@ -48,14 +48,14 @@ impl Family {
         true
     }
 
-    /// The bytes of one address; empty if it does not fit.
+    /// The bytes of one address; empty for an IPv6 address in an IPv4 network.
     pub fn encode(self, addr: SocketAddr) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.address_len());
         self.put(addr, &mut out);
         out
     }
 
-    /// Reads the one address at the beginning of `bytes`; `None` if they are too few or its port is 0.
+    /// Reads the address that `bytes` begin with; `None` if they are too few or its port is 0.
     pub fn decode(self, bytes: &[u8]) -> Option<SocketAddr> {
         let bytes = bytes.get(..self.address_len())?;
         let (ip, port) = bytes.split_at(bytes.len() - 2);
@@ -67,13 +67,13 @@ impl Family {
         (port != 0).then(|| canonical(SocketAddr::new(ip, port)))
     }
 
-    /// Reads a list of addresses. A rest that is no whole entry is ignored, as node.js does (the Go port drops the
-    /// whole list), and of entries with port 0, which make node.js drop the whole list, only those are left out.
+    /// Reads a list of addresses. A last entry that is cut short is ignored, as node.js does; the Go port would drop the
+    /// whole list. Entries with port 0 are left out, where node.js would drop the whole list.
     pub fn decode_list(self, bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
         bytes.chunks_exact(self.address_len()).filter_map(move |entry| self.decode(entry))
     }
 
-    /// The bytes of nodes: each id and address. Who does not fit is left out.
+    /// The bytes of node entries, each an id and an address. Nodes whose address does not fit the family are left out.
     pub fn encode_nodes(self, nodes: &[Contact]) -> Vec<u8> {
         let mut out = Vec::with_capacity(nodes.len() * (ID_LEN + self.address_len()));
         for node in nodes {
@@ -86,12 +86,12 @@ impl Family {
         out
     }
 
-    /// Whole node entries in `bytes`.
+    /// How many whole node entries `bytes` hold.
     pub fn node_count(self, bytes: &[u8]) -> usize {
         bytes.len() / (ID_LEN + self.address_len())
     }
 
-    /// Reads nodes, by the rules of [`Family::decode_list`].
+    /// Reads node entries, by the rules of [`Family::decode_list`].
     pub fn decode_nodes(self, bytes: &[u8]) -> impl Iterator<Item = Contact> {
         bytes.chunks_exact(ID_LEN + self.address_len()).filter_map(move |entry| {
             let (id, addr) = entry.split_at(ID_LEN);
@@ -100,14 +100,15 @@ impl Family {
     }
 }
 
-/// A local address: always IPv4, and in lookups with a port that may be 0.
+/// The bytes of a local address. It is always IPv4; in a lookup its port may be 0.
 pub fn encode_local(addr: SocketAddrV4) -> Vec<u8> {
     let mut out = addr.ip().octets().to_vec();
     out.extend_from_slice(&addr.port().to_be_bytes());
     out
 }
 
-/// Reads the local addresses of an answer, whose first two bytes are the asker's own (a /16 is assumed).
+/// Reads the local addresses of an answer. Their first two bytes are left out, being those of `own`: a local network is
+/// taken to be a /16.
 pub fn decode_locals(own: Ipv4Addr, bytes: &[u8]) -> impl Iterator<Item = SocketAddrV4> {
     let [a, b, ..] = own.octets();
     let entries = bytes.chunks_exact(LOCAL_SHORT_LEN);

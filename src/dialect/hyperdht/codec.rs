@@ -1,5 +1,5 @@
-//! Bytes and messages of the hyperdht dialect (hyperdht.md, sections 2, 4 and 8): a header of two bytes, then protobuf,
-//! by prost. Knows shapes only; what ids, tokens and addresses mean is for others.
+//! The messages of the hyperdht dialect as bytes (docs/protocol-hyperdht.md): a header of two bytes, then protobuf, by
+//! prost. Knows the shape of messages only, not what their ids, tokens and addresses mean.
 
 use prost::Message as _;
 
@@ -10,7 +10,7 @@ const REQUEST_BIT: u16 = 0x8000;
 /// Bytes of the header.
 const HEADER_LEN: usize = 2;
 
-/// A transaction id: 15 bits, chosen by who asks and repeated by who answers.
+/// A transaction id of 15 bits. The requester chooses it and the response repeats it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Tid(u16);
 
@@ -21,54 +21,61 @@ impl Tid {
     }
 }
 
-/// What one node asks of another. All byte fields are as they came; `command` is never absent in one that was decoded.
+/// A request. All byte fields are as they arrived; in a decoded request `command` is present.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Request {
-    /// What is asked: `_ping`, `_find_node`, or a user's command such as `peers`.
+    /// The command: [`PING`], [`FIND_NODE`], or a user's command such as [`PEERS`].
     #[prost(string, optional, tag = "1")]
     pub command: Option<String>,
-    /// The asker's id; ephemeral nodes leave it out.
+    /// The requester's id; ephemeral nodes leave it out.
     #[prost(bytes = "vec", optional, tag = "2")]
     pub id: Option<Vec<u8>>,
-    /// About what: 32 bytes.
+    /// The target: 32 bytes.
     #[prost(bytes = "vec", optional, tag = "3")]
     pub target: Option<Vec<u8>>,
-    /// An address to send this request on to.
+    /// The address that the receiver is to forward this request to.
     #[prost(bytes = "vec", optional, tag = "4")]
     pub forward_request: Option<Vec<u8>>,
-    /// An address to send the answer to: who asked the relay.
+    /// In a forwarded request: the address of the original requester, to which the answer goes.
     #[prost(bytes = "vec", optional, tag = "5")]
     pub forward_response: Option<Vec<u8>>,
-    /// A token from an earlier answer, which makes the request an update.
+    /// A token from an earlier response, which makes the request an update.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub roundtrip_token: Option<Vec<u8>>,
-    /// The command's own.
+    /// A value; its meaning is the command's own.
     #[prost(bytes = "vec", optional, tag = "7")]
     pub value: Option<Vec<u8>>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Response {
-    /// The answering node's id; ephemeral nodes leave it out.
+    /// The responding node's id; ephemeral nodes leave it out.
     #[prost(bytes = "vec", optional, tag = "1")]
     pub id: Option<Vec<u8>>,
-    /// Node entries, nearest to the target first.
+    /// Node entries, the closest to the target first.
     #[prost(bytes = "vec", optional, tag = "2")]
     pub nodes: Option<Vec<u8>>,
-    /// The command's own.
+    /// A value; its meaning is the command's own.
     #[prost(bytes = "vec", optional, tag = "3")]
     pub value: Option<Vec<u8>>,
-    /// To be sent back in an update.
+    /// The token to send back in an update.
     #[prost(bytes = "vec", optional, tag = "4")]
     pub roundtrip_token: Option<Vec<u8>>,
 }
 
-/// What a request of the command `peers` may want: who is there,
+/// The command that asks whether a node is there, and at which address it sees the requester.
+pub const PING: &str = "_ping";
+/// The command that asks for the nodes closest to a target.
+pub const FIND_NODE: &str = "_find_node";
+/// The command of lookups and announcements.
+pub const PEERS: &str = "peers";
+
+/// The kind of a `peers` request that asks for peers.
 pub const LOOKUP: u32 = 0;
-/// the same and to be announced,
+/// The kind of a `peers` request that asks for peers and, as an update, announces the sender.
 pub const ANNOUNCE: u32 = 1;
-/// or that being taken back.
+/// The kind of a `peers` request that, as an update, withdraws an announcement.
 pub const UNANNOUNCE: u32 = 2;
 
 /// The value of a request with the command `peers`.
@@ -77,34 +84,35 @@ pub struct PeersRequest {
     /// [`LOOKUP`], [`ANNOUNCE`] or [`UNANNOUNCE`]. Required.
     #[prost(uint32, optional, tag = "1")]
     pub kind: Option<u32>,
-    /// The record's port; 0 or none is the port the request comes from. node.js writes 0, the Go port leaves it out.
+    /// The port of the record. 0 or none stands for the port that the request came from: node.js writes 0, the Go port
+    /// leaves it out.
     #[prost(uint32, optional, tag = "2")]
     pub port: Option<u32>,
-    /// The asker's address in its own network: 6 bytes.
+    /// The requester's address in its local network: 6 bytes.
     #[prost(bytes = "vec", optional, tag = "3")]
     pub local_address: Option<Vec<u8>>,
 }
 
-/// The value of an answer to it.
+/// The value of a response to it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct PeersResponse {
-    /// Addresses.
+    /// The addresses of peers.
     #[prost(bytes = "vec", optional, tag = "1")]
     pub peers: Option<Vec<u8>>,
-    /// Local addresses, 4 bytes each.
+    /// Local addresses of peers, 4 bytes each.
     #[prost(bytes = "vec", optional, tag = "2")]
     pub local_peers: Option<Vec<u8>>,
 }
 
 impl PeersRequest {
-    /// Reads a value; `None` unless it is one, with its required field.
+    /// Reads a value; `None` if it cannot be decoded or lacks its required field.
     pub fn read(value: &[u8]) -> Option<PeersRequest> {
         PeersRequest::decode(value).ok().filter(|request| request.kind.is_some())
     }
 }
 
 impl PeersResponse {
-    /// Reads a value; `None` unless it is one.
+    /// Reads a value; `None` if it cannot be decoded.
     pub fn read(value: &[u8]) -> Option<PeersResponse> {
         PeersResponse::decode(value).ok()
     }
@@ -115,30 +123,30 @@ impl PeersResponse {
 pub enum Body {
     /// A request.
     Request(Request),
-    /// An answer.
+    /// A response.
     Response(Response),
 }
 
 /// A datagram.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Datagram {
-    /// Which request it is or answers.
+    /// The transaction that it belongs to.
     pub tid: Tid,
-    /// The rest.
+    /// The message.
     pub body: Body,
 }
 
-/// Why bytes are no datagram of this dialect. None is answered.
+/// Why bytes are not a datagram of this dialect. Such bytes are never answered.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// Shorter than the header, or longer than [`DATAGRAM_BYTES`].
     Size,
-    /// No protobuf of the schema, or a request without a command.
+    /// Not protobuf of this schema, or a request without a command.
     Malformed,
 }
 
 impl Datagram {
-    /// Reads a whole datagram.
+    /// Reads one whole datagram; never panics.
     pub fn decode(bytes: &[u8]) -> Result<Datagram, Fault> {
         if bytes.len() > DATAGRAM_BYTES {
             return Err(Fault::Size);

@@ -1,5 +1,5 @@
-//! How often strangers may make us send a datagram to an address of their choice (hyperdht.md, section 9.5). A bucket
-//! of tokens for each source and one for all; never sends anything itself.
+//! Limits how often strangers can make us send a datagram to an address of their choice (docs/protocol-hyperdht.md).
+//! One token bucket for each source and one for all together; never sends anything itself.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::limits::{
 };
 use crate::time::Time;
 
-/// Thousandths of a forward that may be made, as of a time.
+/// A token bucket: how many thousandths of a forward are allowed, as of a time.
 #[derive(Copy, Clone, Debug)]
 struct Allowance {
     thousandths: u64,
@@ -22,7 +22,7 @@ impl Allowance {
         Allowance { thousandths: most * 1_000, at: now }
     }
 
-    /// Takes one; whether there was one.
+    /// Takes one forward; returns `false` if none is allowed.
     fn take(&mut self, per_s: u64, most: u64, now: Time) -> bool {
         let gained = now.since(self.at).saturating_mul(per_s);
         *self = Allowance { thousandths: self.thousandths.saturating_add(gained).min(most * 1_000), at: now };
@@ -36,23 +36,23 @@ impl Allowance {
     }
 }
 
-/// What may still be forwarded.
+/// How much may still be forwarded.
 #[derive(Clone, Debug)]
 pub struct Forwards {
     all: Allowance,
-    /// Sources that asked lately. Loopback, where many share an address, is not counted.
+    /// Sources of recent forwards. Loopback is not counted, because many share its address.
     of_source: BTreeMap<IpAddr, Allowance>,
-    /// No source is worth forgetting before then.
+    /// Until then, no source can be forgotten.
     sweep_at: Time,
 }
 
 impl Forwards {
-    /// All allowances are full.
+    /// All buckets are full.
     pub fn new(now: Time) -> Forwards {
         Forwards { all: Allowance::full(FORWARDS_AT_ONCE, now), of_source: BTreeMap::new(), sweep_at: now }
     }
 
-    /// Whether one more forward may be made for `host`; it counts as made.
+    /// Whether one more forward is allowed for `host`. If it is, it counts as made.
     pub fn admit(&mut self, host: IpAddr, now: Time) -> bool {
         if let Some(source) = source(host) {
             if self.of_source.len() >= FORWARD_SOURCES && !self.of_source.contains_key(&source) {
@@ -70,7 +70,7 @@ impl Forwards {
         self.all.take(FORWARDS_PER_S, FORWARDS_AT_ONCE, now)
     }
 
-    /// Sources whose allowance is full again need not be remembered.
+    /// Forgets sources whose bucket is full again.
     fn forget_idle(&mut self, now: Time) {
         if now < self.sweep_at {
             return;

@@ -1,117 +1,72 @@
-//! One node of the hyperdht dialect: what it asks and what becomes of it. Works on datagrams that were decoded. In:
-//! datagrams, operations, the time. Out: [`Output`]s, drained until there are none. Never sees a socket, bytes or a clock.
+//! One node of the hyperdht dialect. It answers requests by its [`Server`], and runs lookups and the operations of the
+//! local user. Works on decoded datagrams. In: datagrams, operations, the time. Out: [`Output`]s, drained until there
+//! are none. Never sees a socket, bytes or a clock.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::arena::Arena;
 use crate::contact::Contact;
-use crate::dialect::hyperdht::address::Family;
-use crate::dialect::hyperdht::codec::{Body, Datagram, Request, Response, Tid};
-use crate::dialect::hyperdht::forwards::Forwards;
-use crate::dialect::hyperdht::operation::{Event, Job, JobId, Ticket};
+use crate::dialect::hyperdht::breach::Breach;
+use crate::dialect::hyperdht::codec::{
+    ANNOUNCE, Body, Datagram, FIND_NODE, LOOKUP, PEERS, Request, Response, Tid, UNANNOUNCE,
+};
+use crate::dialect::hyperdht::identity::Identity;
+use crate::dialect::hyperdht::jobs::{Job, JobId, Jobs};
+use crate::dialect::hyperdht::operation::{Event, Operation, Ticket};
 use crate::dialect::hyperdht::records::Records;
-use crate::dialect::hyperdht::serve::Handler;
+use crate::dialect::hyperdht::serve::{Handler, Server};
 use crate::dialect::hyperdht::session::{Call, Session, Source, Unasked};
-use crate::dialect::hyperdht::tokens::Tokens;
-use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
-use crate::guard::Counter;
+use crate::dialect::hyperdht::settings::Settings;
 use crate::id::Id;
+use crate::kad::OverlayPolicy;
+use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::Overdue;
 use crate::kad::routing_table::BucketPolicy;
-use crate::kad::{OverlayPolicy, Parameters};
-use crate::limits::{DATAGRAM_ALPHA, K, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
+use crate::limits::{JOBS, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
 use crate::time::Time;
 
 const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
-/// Kademlia's parameters as all nodes of this dialect have them.
-pub const PARAMETERS: Parameters = Parameters { k: K, alpha: DATAGRAM_ALPHA, paths: 1, counts_networks: true };
-
-/// Who a node is.
-#[derive(Copy, Clone, Debug)]
-pub struct Identity {
-    /// Its id: any 32 bytes.
-    pub id: Id,
-    /// Where it listens, as far as it knows.
-    pub addr: SocketAddr,
-    /// It tells nobody its id, so that nobody lists it.
-    pub is_ephemeral: bool,
-}
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Send this datagram.
+    /// Send a datagram.
     Send {
-        /// Where to.
+        /// The destination.
         to: SocketAddr,
-        /// What.
+        /// The datagram.
         datagram: Datagram,
     },
-    /// An operation has come to something.
+    /// Something has come of an operation.
     Event {
-        /// Which.
+        /// The operation.
         ticket: Ticket,
-        /// What.
+        /// What has come of it.
         event: Event,
     },
 }
 
-/// What was wrong with a datagram. Each is a counter of the engine's; none is answered.
+/// What a pending request is for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Breach {
-    /// A response to nothing.
-    UnaskedAnswer,
-    /// A response to a request that was made to somebody else.
-    WrongSource,
-    /// A response that names far more nodes than anybody needs.
-    LongList,
-    /// A target that is none, or a forward that can't be made.
-    Malformed,
-    /// A token that is not valid (any more). Its request is answered as a query.
-    BadToken,
-    /// A forward beyond what its source may have made.
-    TooManyForwards,
-    /// An announcement for which there is no room. It is answered.
-    RecordsFull,
-}
-
-impl From<Breach> for Counter {
-    fn from(breach: Breach) -> Counter {
-        match breach {
-            Breach::UnaskedAnswer => Counter::UnaskedAnswers,
-            Breach::WrongSource => Counter::WrongSources,
-            Breach::LongList => Counter::LongLists,
-            Breach::Malformed => Counter::Malformed,
-            Breach::BadToken => Counter::BadTokens,
-            Breach::TooManyForwards => Counter::ForwardsRefused,
-            Breach::RecordsFull => Counter::RecordsFull,
-        }
-    }
-}
-
-/// What a request in flight is for.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Purpose {
-    /// Ask the candidate `id` on behalf of a lookup.
+enum Purpose {
+    /// Ask the candidate `id` of a lookup.
     Find {
         lookup: LookupId,
         id: Id,
     },
-    /// Ask it again, after a hole punch.
+    /// Ask it again after a hole punch.
     FindPunched {
         lookup: LookupId,
         id: Id,
     },
-    /// Have its referrer tell it to answer us, which opens its NAT for us.
+    /// Have the candidate's referrer forward a ping to it, whose pong opens the candidate's NAT for us.
     Punch {
         lookup: LookupId,
         id: Id,
     },
-    /// Store with one of the nearest.
+    /// Send the update of a job to one of the closest nodes.
     Commit(JobId),
-    /// One request that is all there is to an operation.
+    /// A single request of a job.
     Call(JobId),
     Probe {
         verify: bool,
@@ -121,51 +76,34 @@ pub(super) enum Purpose {
 /// One node, on one socket.
 #[derive(Debug)]
 pub struct Node {
-    pub(super) identity: Identity,
-    pub(super) family: Family,
-    pub(super) overlay: Overlay,
-    pub(super) session: Session<Purpose>,
-    pub(super) tokens: Tokens,
-    pub(super) records: Records,
-    pub(super) forwards: Forwards,
-    pub(super) jobs: Arena<Job>,
-    pub(super) handlers: Vec<(String, Handler)>,
-    pub(super) outputs: VecDeque<Output>,
-    /// The contacts of the answer being given or taken in; kept to save its allocation.
-    pub(super) named: Vec<Contact>,
+    identity: Identity,
+    overlay: Overlay,
+    session: Session<Purpose>,
+    server: Server,
+    jobs: Jobs,
+    /// The contacts of the response being read; kept to save its allocation.
+    named: Vec<Contact>,
 }
 
 impl Node {
-    /// A node. `seed` decides its random choices but for the tokens, which nobody may guess: `secrets` are the current
-    /// and the previous one.
-    pub fn new(identity: Identity, parameters: Parameters, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
+    /// A node. `seed` decides its random choices except its tokens, which must not be guessed: those are made with
+    /// `secrets`, the current and the previous one.
+    pub fn new(identity: Identity, settings: Settings, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Node {
         let own = Contact { id: identity.id, addr: identity.addr };
-        let [current, previous] = secrets;
-        let mut overlay = Overlay::new(own, parameters, POLICY, seed, now);
+        let mut overlay = Overlay::new(own, settings.parameters(), POLICY, seed, now);
         let session = Session::new(overlay.random().u64(..));
-        Node {
-            identity,
-            family: Family::of(identity.addr),
-            overlay,
-            session,
-            tokens: Tokens::new(current, previous, now),
-            records: Records::default(),
-            forwards: Forwards::new(now),
-            jobs: Arena::default(),
-            handlers: Vec::new(),
-            outputs: VecDeque::new(),
-            named: Vec::new(),
-        }
+        let (server, jobs) = (Server::new(identity, secrets, now), Jobs::new(identity.family()));
+        Node { identity, overlay, session, server, jobs, named: Vec::new() }
     }
 
-    /// Table, lookups and their counts.
+    /// The routing table, the lookups and their counts.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
     }
 
     /// What others have announced here.
     pub fn records(&self) -> &Records {
-        &self.records
+        self.server.records()
     }
 
     /// Operations in progress.
@@ -173,46 +111,45 @@ impl Node {
         self.jobs.len()
     }
 
-    /// Requests of ours that are not answered yet.
+    /// Our requests that have not been answered yet.
     pub fn requests_in_flight(&self) -> usize {
         self.session.in_flight()
     }
 
-    /// Bootstraps from whoever listens on `addr`; whether there was room to remember it.
+    /// Bootstraps from the node at `addr`; whether there was room to remember it.
     pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
         self.overlay.add_bootstrap_at(addr, now)
     }
 
-    /// Begins lookups at `addr` while nobody else is known, without one of its own: for a node that has one operation to
-    /// run.
+    /// Starts lookups at `addr` while no other node is known, without a lookup of its own: for a node that runs one
+    /// operation only.
     pub fn add_seed(&mut self, addr: SocketAddr) {
         self.overlay.add_seed_at(addr);
     }
 
-    /// Answers requests with the user's command `name` by `handler`, from now on; others are answered without a value.
+    /// Answers the user's command `name` by `handler` from now on. Commands without a handler are answered without a
+    /// value.
     pub fn handle(&mut self, name: &str, handler: Handler) {
-        self.handlers.retain(|(known, _)| known != name);
-        self.handlers.push((name.to_string(), handler));
+        self.server.handle(name, handler);
     }
 
-    /// Takes in a datagram from `from`; what was wrong with it, if anything was.
+    /// Handles a datagram from `from`; returns what was wrong with it, if anything was.
     pub fn on_datagram(&mut self, from: SocketAddr, datagram: &Datagram, now: Time) -> Option<Breach> {
         match &datagram.body {
-            Body::Request(request) => self.on_request(from, datagram.tid, request, now),
+            Body::Request(request) => self.server.on_request(&mut self.overlay, from, datagram.tid, request, now),
             Body::Response(response) => self.on_response(from, datagram.tid, response, now),
         }
     }
 
     /// When [`Node::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Time {
-        let deadlines = [self.session.next_deadline(), self.records.next_deadline(), Some(self.tokens.next_deadline())];
+        let deadlines = [self.session.next_deadline(), Some(self.server.next_deadline())];
         deadlines.into_iter().flatten().fold(self.overlay.next_deadline(), Time::min)
     }
 
     /// Does what is due at `now`.
     pub fn on_timeout(&mut self, now: Time) {
-        self.tokens.rotate(now);
-        self.records.expire(now);
+        self.server.on_timeout(now);
         for overdue in self.session.expire(now) {
             match overdue {
                 Overdue::Slow(contact, Purpose::Find { lookup, id }) => {
@@ -226,27 +163,117 @@ impl Node {
         self.overlay.on_timeout(now);
     }
 
-    /// The next thing to do; call until `None` after anything above was called.
+    /// The next thing to do; call until `None` after any of the calls above or below.
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         loop {
             if let Some((tid, to, request)) = self.session.poll_send() {
                 let datagram = Datagram { tid, body: Body::Request(request.clone()) };
                 return Some(Output::Send { to, datagram });
             }
-            if let Some(output) = self.outputs.pop_front() {
-                return Some(output);
+            if let Some((to, datagram)) = self.server.poll_send() {
+                return Some(Output::Send { to, datagram });
+            }
+            if let Some((ticket, event)) = self.jobs.poll_event() {
+                return Some(Output::Event { ticket, event });
             }
             if let Some(ask) = self.overlay.poll_ask(now) {
                 self.ask(ask, now);
             } else if let Some(ended) = self.overlay.poll_ended() {
-                self.on_ended(&ended, now);
+                self.on_lookup_ended(ended.owner, &ended.closest, now);
             } else {
                 return None;
             }
         }
     }
 
-    // ---- asking ----
+    // ---- operations ----
+
+    /// Starts an operation, whose events carry `ticket`. Returns `false` if there are too many already.
+    pub fn start(&mut self, ticket: Ticket, operation: Operation, now: Time) -> bool {
+        if self.jobs.len() >= JOBS {
+            return false;
+        }
+        let own = self.identity;
+        match operation {
+            Operation::Ping(to) => self.start_single(ticket, [(to, own.ping(), Source::Asked)], now),
+            Operation::FindNode(at, target) => {
+                self.start_single(ticket, [(at, own.about(FIND_NODE, &target), Source::Asked)], now);
+            }
+            Operation::HolePunch { peer, referrer } => {
+                // The first request opens our own NAT for the peer.
+                let direct = (peer, own.ping(), Source::Asked);
+                let forwarded = (referrer, own.forwarded_ping(peer), Source::Host(peer.ip()));
+                self.start_single(ticket, [direct, forwarded], now);
+            }
+            Operation::Lookup(key, ad) => self.start_lookup(Job::about_peers(ticket, key, LOOKUP, ad), key, now),
+            Operation::Announce(key, ad) => self.start_lookup(Job::about_peers(ticket, key, ANNOUNCE, ad), key, now),
+            Operation::Unannounce(key, ad) => {
+                self.start_lookup(Job::about_peers(ticket, key, UNANNOUNCE, ad), key, now);
+            }
+            Operation::Query { command, target, value, is_update } => {
+                self.start_lookup(Job::query(ticket, command, target, value, is_update), target, now);
+            }
+        }
+        true
+    }
+
+    /// Ends an operation early; no more events come of it.
+    pub fn cancel(&mut self, ticket: Ticket, now: Time) {
+        let Some((job, lookup)) = self.jobs.cancel(ticket) else {
+            return;
+        };
+        if let Some(lookup) = lookup {
+            self.overlay.enough(lookup, now);
+            let is_its = |purpose: &Purpose| match purpose {
+                Purpose::Find { lookup: of, .. }
+                | Purpose::FindPunched { lookup: of, .. }
+                | Purpose::Punch { lookup: of, .. } => *of == lookup,
+                Purpose::Commit(_) | Purpose::Call(_) | Purpose::Probe { .. } => false,
+            };
+            self.session.cancel(is_its, now);
+        }
+        self.session.cancel(|purpose| matches!(purpose, Purpose::Commit(of) | Purpose::Call(of) if *of == job), now);
+    }
+
+    fn start_single<const N: usize>(
+        &mut self,
+        ticket: Ticket,
+        requests: [(SocketAddr, Request, Source); N],
+        now: Time,
+    ) {
+        let job = self.jobs.add_single(Job::single(ticket), N);
+        for (to, request, source) in requests {
+            let contact = Contact { id: Id::default(), addr: to };
+            if !self.send(contact, request, source, Purpose::Call(job), now) {
+                self.jobs.on_failure(job);
+            }
+        }
+    }
+
+    fn start_lookup(&mut self, job: Job, target: Id, now: Time) {
+        // What we hold ourselves is the first answer.
+        let request = job.peers_request();
+        let held = request.and_then(|r| self.server.own_answer(&target, &r, self.overlay.random(), now));
+        let job = self.jobs.add(job);
+        if let Some(response) = held {
+            let id = (!self.identity.is_ephemeral).then_some(self.identity.id);
+            self.jobs.show(job, id, self.identity.addr, &response);
+        }
+        let lookup = self.overlay.start_lookup(target, Goal::Everything, 1, job, &[]);
+        self.jobs.set_lookup(job, lookup);
+    }
+
+    /// A job's lookup has ended: its update goes to the closest nodes.
+    fn on_lookup_ended(&mut self, job: JobId, closest: &[Contact], now: Time) {
+        for (contact, request) in self.jobs.on_lookup_ended(job, closest) {
+            let request = Request { id: self.identity.id_field(), ..request };
+            if !self.send(contact, request, Source::Asked, Purpose::Commit(job), now) {
+                self.jobs.on_failure(job);
+            }
+        }
+    }
+
+    // ---- requests ----
 
     fn ask(&mut self, ask: Ask, now: Time) {
         match ask {
@@ -259,72 +286,45 @@ impl Node {
             }
             Ask::Probe { contact, verify } => {
                 let purpose = Purpose::Probe { verify };
-                if !self.send(contact, self.ping(), Source::Asked, purpose, now) && verify {
+                if !self.send(contact, self.identity.ping(), Source::Asked, purpose, now) && verify {
                     self.overlay.probe_ended(contact, false);
                 }
             }
-            // Answers of this dialect name the asker, so there is nothing to find out.
+            // Responses of this dialect name the requester among the nodes, so there is nothing to find out.
             Ask::CheckReachability { .. } => {}
         }
     }
 
-    /// What a lookup asks everybody: what its operation wants to know, or nodes only.
+    /// What a lookup asks each candidate: what its job wants to know, or else nodes only.
     fn find(&self, lookup: LookupId, target: &Id) -> Request {
-        match self.overlay.owner(lookup).and_then(|job| self.jobs.get(job)) {
-            Some(job) => Request { id: self.own_id(), ..job.request() },
-            None => self.about(FIND_NODE, target),
+        match self.overlay.owner(lookup).and_then(|job| self.jobs.request(job)) {
+            Some(request) => Request { id: self.identity.id_field(), ..request },
+            None => self.identity.about(FIND_NODE, target),
         }
     }
 
-    /// Sends a request; `false` if too many wait already.
-    pub(super) fn send(
-        &mut self,
-        contact: Contact,
-        request: Request,
-        source: Source,
-        purpose: Purpose,
-        now: Time,
-    ) -> bool {
-        // An update with a user's command may do something each time it comes.
+    /// Sends a request; returns `false` if too many are waiting already.
+    fn send(&mut self, contact: Contact, request: Request, source: Source, purpose: Purpose, now: Time) -> bool {
+        // An update with a user's command may have an effect each time it arrives.
         let is_update = request.roundtrip_token.is_some();
         let repeats = !is_update || request.command.as_deref() == Some(PEERS);
         self.session.ask(Call { contact, request, source, repeats, purpose }, now)
     }
 
-    /// Our id as it goes into messages.
-    pub(super) fn own_id(&self) -> Option<Vec<u8>> {
-        (!self.identity.is_ephemeral).then(|| self.identity.id.0.to_vec())
-    }
-
-    pub(super) fn ping(&self) -> Request {
-        Request { command: Some(PING.into()), id: self.own_id(), ..Request::default() }
-    }
-
-    /// A ping to be sent on to `peer`. Without our id: the npm peer and the Go port would list it at the relay's
-    /// address from then on (hyperdht.md, section 9.4), and lead others there.
-    pub(super) fn forwarded_ping(&self, peer: SocketAddr) -> Request {
-        Request { id: None, forward_request: Some(self.family.encode(peer)), ..self.ping() }
-    }
-
-    pub(super) fn about(&self, command: &str, target: &Id) -> Request {
-        let (command, target) = (Some(command.into()), Some(target.0.to_vec()));
-        Request { command, target, id: self.own_id(), ..Request::default() }
-    }
-
-    /// A candidate is slow: it may be behind a NAT that lets nobody in unasked. The request, which is sent once more
-    /// now, opens our NAT for it; who named it is asked to have it open its own (hyperdht.md, section 9.3).
+    /// A candidate is slow: it may be behind a NAT that drops what comes unasked. The request, which is repeated now,
+    /// opens our own NAT for it, and the node that named it is asked to have it open its own.
     fn punch(&mut self, lookup: LookupId, contact: Contact, now: Time) {
         let Some(referrer) = self.overlay.referrer(lookup, &contact).filter(|referrer| *referrer != contact.addr)
         else {
             return;
         };
-        let request = self.forwarded_ping(contact.addr);
+        let request = self.identity.forwarded_ping(contact.addr);
         let (relay, source) = (Contact { addr: referrer, ..contact }, Source::Host(contact.addr.ip()));
-        // Where too many wait, the candidate is lost as it would be without.
+        // If too many requests are waiting, the candidate fails as it would have without.
         self.send(relay, request, source, Purpose::Punch { lookup, id: contact.id }, now);
     }
 
-    /// A candidate has opened its NAT for us and answers from `real`: it is asked once more, from the beginning.
+    /// A candidate has opened its NAT for us and answers from `real`: it is asked again.
     fn on_punched(&mut self, lookup: LookupId, real: Contact, now: Time) {
         self.overlay.alive(real, now);
         let first = Purpose::Find { lookup, id: real.id };
@@ -339,7 +339,7 @@ impl Node {
         }
     }
 
-    // ---- answers ----
+    // ---- responses ----
 
     fn on_response(&mut self, from: SocketAddr, tid: Tid, response: &Response, now: Time) -> Option<Breach> {
         let (contact, purpose) = match self.session.answered(tid, from, now) {
@@ -371,28 +371,30 @@ impl Node {
             }
             Purpose::Commit(job) | Purpose::Call(job) => {
                 real.into_iter().for_each(|real| self.overlay.alive(real, now));
-                self.on_job_answer(job, real, from, response, now);
+                if self.jobs.on_answer(job, id, from, response) {
+                    self.session.cancel(|purpose| *purpose == Purpose::Call(job), now);
+                }
             }
         }
-        let nodes = response.nodes.as_ref().map_or(0, |nodes| self.family.node_count(nodes));
+        let nodes = response.nodes.as_ref().map_or(0, |nodes| self.identity.family().node_count(nodes));
         (nodes > NODE_ENTRIES_STRIKE).then_some(Breach::LongList)
     }
 
-    /// Whom `asked` named in an answer to a lookup, and what it had to say.
+    /// The candidate `asked` of a lookup has responded, as the contact `real` if it told an id.
     fn on_found(&mut self, lookup: LookupId, asked: Contact, real: Option<Contact>, response: &Response, now: Time) {
         self.named.clear();
         let nodes = response.nodes.as_deref().unwrap_or_default();
-        self.named.extend(self.family.decode_nodes(nodes).take(NODE_ENTRIES));
+        self.named.extend(self.identity.family().decode_nodes(nodes).take(NODE_ENTRIES));
         let job = self.overlay.owner(lookup);
         match real.filter(|real| real.id == asked.id) {
             Some(real) => {
                 self.overlay.named(lookup, real, &self.named, |_| true, now);
-                job.into_iter().for_each(|job| self.on_job_found(job, real, response));
+                job.into_iter().for_each(|job| self.jobs.on_found(job, real, response));
             }
             None => {
                 self.overlay.named_as(lookup, asked, real, &self.named, now);
-                // Who has an id is asked again under it.
-                job.filter(|_| real.is_none()).into_iter().for_each(|job| self.on_job_guided(job));
+                // A node that told an id is asked again under it.
+                job.filter(|_| real.is_none()).into_iter().for_each(|job| self.jobs.on_guided(job));
             }
         }
     }
@@ -402,7 +404,7 @@ impl Node {
             Purpose::Find { lookup, id } | Purpose::FindPunched { lookup, id } => {
                 self.overlay.failed(lookup, Contact { id, ..contact });
             }
-            // The lookup still waits for the candidate itself.
+            // The lookup is still waiting for the candidate itself.
             Purpose::Punch { .. } => {}
             Purpose::Probe { verify } => {
                 self.overlay.dead(contact);
@@ -412,9 +414,9 @@ impl Node {
             }
             Purpose::Commit(job) => {
                 self.overlay.dead(contact);
-                self.on_job_failure(job);
+                self.jobs.on_failure(job);
             }
-            Purpose::Call(job) => self.on_job_failure(job),
+            Purpose::Call(job) => self.jobs.on_failure(job),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What others have announced: who is to be found under which key (hyperdht.md, section 8). Never holds a record longer
-//! than its age, and never lets one source fill it.
+//! What others have announced: which peers are to be found under which key (docs/protocol-hyperdht.md). Never keeps a
+//! record that has expired, and never lets one source fill the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,17 +9,17 @@ use crate::id::Id;
 use crate::limits::{RECORD_AGE_MS, RECORDS, RECORDS_OF_SOURCE, RECORDS_OF_SOURCE_PER_KEY, RECORDS_PER_KEY};
 use crate::time::Time;
 
-/// Who announced.
+/// An announcement.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Record {
-    /// Where it is to be found; with the key, what makes it this record and no other.
+    /// The peer's address. Key and address together identify a record.
     pub addr: SocketAddr,
-    /// Its address in its own network: IPv4 and port.
+    /// The peer's address in its local network: IPv4 and port.
     pub local: Option<[u8; 6]>,
     announced_at: Time,
 }
 
-/// There is no room for a record: none at all, or none for its source.
+/// There is no room for a record, or none for its source.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Full;
 
@@ -28,27 +28,27 @@ pub struct Full;
 pub struct Records {
     by_key: BTreeMap<Id, Vec<Record>>,
     by_age: BTreeSet<(Time, Id, SocketAddr)>,
-    /// How many each source has; loopback, where many share an address, is not counted.
+    /// How many records each source has. Loopback is not counted, because many share its address.
     of_source: BTreeMap<IpAddr, usize>,
 }
 
 impl Records {
-    /// Records held.
+    /// How many records there are.
     pub fn len(&self) -> usize {
         self.by_age.len()
     }
 
-    /// Whether none is held.
+    /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
         self.by_age.is_empty()
     }
 
-    /// Whether anybody is announced under `key`.
+    /// Whether any peer is announced under `key`.
     pub fn has(&self, key: &Id) -> bool {
         self.by_key.contains_key(key)
     }
 
-    /// Holds a record, or holds it on: announcing again refreshes it and replaces its local address.
+    /// Stores a record. Announcing it again refreshes it and replaces its local address.
     pub fn put(&mut self, key: Id, addr: SocketAddr, local: Option<[u8; 6]>, now: Time) -> Result<(), Full> {
         self.expire(now);
         let fresh = Record { addr, local, announced_at: now };
@@ -71,7 +71,7 @@ impl Records {
         Ok(())
     }
 
-    /// Forgets a record; whether there was one.
+    /// Removes a record; returns whether there was one.
     pub fn remove(&mut self, key: &Id, addr: SocketAddr) -> bool {
         let Some(records) = self.by_key.get_mut(key) else {
             return false;
@@ -96,7 +96,7 @@ impl Records {
         true
     }
 
-    /// Shows the records of `key` in random order, until `visit` says that it has enough.
+    /// Visits the records of `key` in random order until `visit` returns `false`.
     pub fn sample(&mut self, key: &Id, random: &mut fastrand::Rng, now: Time, mut visit: impl FnMut(&Record) -> bool) {
         self.expire(now);
         let Some(records) = self.by_key.get_mut(key) else {
@@ -111,12 +111,12 @@ impl Records {
         }
     }
 
-    /// When the oldest record is to be forgotten.
+    /// When the oldest record expires.
     pub fn next_deadline(&self) -> Option<Time> {
         self.by_age.first().map(|(announced_at, _, _)| announced_at.after(RECORD_AGE_MS))
     }
 
-    /// Forgets what is too old at `now`.
+    /// Removes the records that have expired at `now`.
     pub fn expire(&mut self, now: Time) {
         while let Some(&(announced_at, key, addr)) = self.by_age.first() {
             if now < announced_at.after(RECORD_AGE_MS) {

@@ -1,61 +1,129 @@
-//! What a node does with requests (hyperdht.md, sections 5, 8 and 9): answers them, stores what is announced, and sends
-//! on what opens NATs. Part of [`Node`]; asks nobody anything.
+//! The answering half of a node: it answers requests, stores announcements, and forwards pings that open NATs
+//! (docs/protocol-hyperdht.md). Sends no request of its own.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::contact::{Contact, admissible};
 use crate::dialect::hyperdht::address::{ID_LEN, LOCAL_LEN, LOCAL_SHORT_LEN};
+use crate::dialect::hyperdht::breach::Breach;
 use crate::dialect::hyperdht::codec::{
-    ANNOUNCE, Body, Datagram, PeersRequest, PeersResponse, Request, Response, Tid, UNANNOUNCE,
+    ANNOUNCE, Body, Datagram, FIND_NODE, PEERS, PING, PeersRequest, PeersResponse, Request, Response, Tid, UNANNOUNCE,
 };
-use crate::dialect::hyperdht::node::{Breach, Node, Output};
-use crate::dialect::hyperdht::{FIND_NODE, PEERS, PING};
+use crate::dialect::hyperdht::forwards::Forwards;
+use crate::dialect::hyperdht::identity::Identity;
+use crate::dialect::hyperdht::records::Records;
+use crate::dialect::hyperdht::tokens::Tokens;
 use crate::id::Id;
+use crate::kad::overlay::Overlay;
 use crate::limits::{ANSWER_BYTES, K};
 use crate::time::Time;
 
 /// A request with a user's command, for a [`Handler`].
 #[derive(Copy, Clone, Debug)]
 pub struct Question<'a> {
-    /// Who asks.
+    /// Where it came from.
     pub from: SocketAddr,
-    /// About what.
+    /// The target.
     pub target: &'a Id,
-    /// The command's own.
+    /// The value of the request; its meaning is the command's own.
     pub value: Option<&'a [u8]>,
-    /// It came with a valid token: who asks receives at the address it asks from.
+    /// It came with a valid token, which shows that the sender receives at this address.
     pub is_update: bool,
 }
 
-/// What a user's command is answered with.
+/// How a user's command is answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Handled {
-    /// This value, or none, beside nodes and a token. One that does not fit an answer is not sent.
+    /// With this value, or none, beside nodes and a token. A value that does not fit the answer is left out.
     Value(Option<Vec<u8>>),
-    /// Silence.
+    /// Not at all.
     Refused,
 }
 
 /// Answers one user's command.
 pub type Handler = fn(&Question<'_>) -> Handled;
 
-/// Bytes of an answer around its lists: headers of fields, and of the value within.
+/// Bytes of an answer besides its ids and lists: headers of fields, and of the value within.
 const FIELDS_LEN: usize = 24;
 
-/// Bytes that a value may have in an answer with so many bytes of nodes.
+/// Bytes left for the value of an answer that holds `nodes_len` bytes of nodes.
 fn room_beside(nodes_len: usize) -> usize {
     ANSWER_BYTES.saturating_sub(2 * (2 + ID_LEN) + FIELDS_LEN + nodes_len)
 }
 
-impl Node {
-    pub(super) fn on_request(&mut self, from: SocketAddr, tid: Tid, request: &Request, now: Time) -> Option<Breach> {
-        let id = request.id.as_deref().and_then(Id::from_slice);
+/// Answers requests. The routing table belongs to the node, which passes it in.
+#[derive(Debug)]
+pub struct Server {
+    identity: Identity,
+    tokens: Tokens,
+    records: Records,
+    forwards: Forwards,
+    handlers: Vec<(String, Handler)>,
+    /// Answers and forwarded requests to be sent.
+    outputs: VecDeque<(SocketAddr, Datagram)>,
+    /// The contacts of the answer being written; kept to save its allocation.
+    nearest: Vec<Contact>,
+}
+
+impl Server {
+    /// A server without records. `secrets` make its tokens: the current and the previous one.
+    pub fn new(identity: Identity, secrets: [[u8; 32]; 2], now: Time) -> Server {
+        let [current, previous] = secrets;
+        Server {
+            identity,
+            tokens: Tokens::new(current, previous, now),
+            records: Records::default(),
+            forwards: Forwards::new(now),
+            handlers: Vec::new(),
+            outputs: VecDeque::new(),
+            nearest: Vec::new(),
+        }
+    }
+
+    /// What others have announced here.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Answers the user's command `name` by `handler` from now on.
+    pub fn handle(&mut self, name: &str, handler: Handler) {
+        self.handlers.retain(|(known, _)| known != name);
+        self.handlers.push((name.to_string(), handler));
+    }
+
+    /// When [`Server::on_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Time {
+        let rotation = self.tokens.next_deadline();
+        self.records.next_deadline().map_or(rotation, |expiry| expiry.min(rotation))
+    }
+
+    /// Does what is due at `now`.
+    pub fn on_timeout(&mut self, now: Time) {
+        self.tokens.rotate(now);
+        self.records.expire(now);
+    }
+
+    /// The next datagram to send, and its destination; call until `None`.
+    pub fn poll_send(&mut self) -> Option<(SocketAddr, Datagram)> {
+        self.outputs.pop_front()
+    }
+
+    /// Handles a request; returns what was wrong with it, if anything was.
+    pub fn on_request(
+        &mut self,
+        overlay: &mut Overlay,
+        from: SocketAddr,
+        tid: Tid,
+        request: &Request,
+        now: Time,
+    ) -> Option<Breach> {
         if request.forward_response.is_some() && request.forward_request.is_none() {
-            // Whoever sent this is not who asks: it is nobody's address (hyperdht.md, section 9.4).
+            // The sender is a relay and the id is the requester's, so the sender's address must not be listed with it.
             return self.on_forwarded(from, tid, request, now);
         }
-        if let Some(id) = id {
-            self.overlay.add_unconfirmed(Contact { id, addr: from }, now);
+        if let Some(id) = request.id.as_deref().and_then(Id::from_slice) {
+            overlay.add_unconfirmed(Contact { id, addr: from }, now);
         }
         if let Some(to) = &request.forward_request {
             return self.forward(from, tid, request, to, now);
@@ -71,60 +139,75 @@ impl Node {
         let token = request.roundtrip_token.as_deref();
         let is_update = token.is_some_and(|token| self.tokens.accept(from.ip(), token));
         let mut breach = (token.is_some() && !is_update).then_some(Breach::BadToken);
-        let nodes = self.nearest(&target);
+        let nodes = self.nearest(overlay, &target);
+        let room = room_beside(nodes.len());
         let value = match command {
             FIND_NODE => None,
             PEERS => {
                 let request = request.value.as_deref().and_then(PeersRequest::read);
                 let full = request.as_ref().is_some_and(|r| is_update && !self.store(&target, from, r, now));
                 breach = if full { Some(Breach::RecordsFull) } else { breach };
-                request.and_then(|request| self.peers(&target, from, &request, is_update, nodes.len(), now))
+                let request = request.filter(|request| !is_update || request.kind != Some(UNANNOUNCE));
+                request.and_then(|request| self.peers(&target, from, &request, room, overlay.random(), now))
             }
             _ => {
                 let question = Question { from, target: &target, value: request.value.as_deref(), is_update };
                 match self.handlers.iter().find(|(name, _)| name == command).map(|(_, handler)| handler(&question)) {
                     None => None,
-                    Some(Handled::Value(value)) => value.filter(|value| value.len() <= room_beside(nodes.len())),
+                    Some(Handled::Value(value)) => value.filter(|value| value.len() <= room),
                     Some(Handled::Refused) => return breach,
                 }
             }
         };
-        let (id, roundtrip_token) = (self.own_id(), Some(self.tokens.give(from.ip())));
+        let (id, roundtrip_token) = (self.identity.id_field(), Some(self.tokens.give(from.ip())));
         self.answer(from, tid, Response { id, nodes: Some(nodes), value, roundtrip_token });
         breach
     }
 
+    /// What this node itself would answer to `request` about `key`; `None` if it holds no peers.
+    pub fn own_answer(
+        &mut self,
+        key: &Id,
+        request: &PeersRequest,
+        random: &mut fastrand::Rng,
+        now: Time,
+    ) -> Option<Response> {
+        let value = self.peers(key, self.identity.addr, request, room_beside(0), random, now);
+        value.map(|value| Response { value: Some(value), ..Response::default() })
+    }
+
     fn answer(&mut self, to: SocketAddr, tid: Tid, response: Response) {
-        self.outputs.push_back(Output::Send { to, datagram: Datagram { tid, body: Body::Response(response) } });
+        self.outputs.push_back((to, Datagram { tid, body: Body::Response(response) }));
     }
 
-    /// Tells `to` that we are here, and how we see it.
+    /// Tells `to` that we are here, and which address we see it at.
     fn pong(&mut self, to: SocketAddr, tid: Tid) {
-        let (value, roundtrip_token) = (Some(self.family.encode(to)), Some(self.tokens.give(to.ip())));
-        self.answer(to, tid, Response { id: self.own_id(), nodes: None, value, roundtrip_token });
+        let (value, roundtrip_token) = (Some(self.identity.family().encode(to)), Some(self.tokens.give(to.ip())));
+        self.answer(to, tid, Response { id: self.identity.id_field(), nodes: None, value, roundtrip_token });
     }
 
-    /// The entries of the nodes nearest to `target`, the asker among them if it has an id.
-    fn nearest(&mut self, target: &Id) -> Vec<u8> {
-        self.named.clear();
-        self.overlay.table().closest(target, K, |entry| entry.failures == 0, &mut self.named);
-        self.family.encode_nodes(&self.named)
+    /// The entries of the nodes closest to `target`; the requester may be among them.
+    fn nearest(&mut self, overlay: &Overlay, target: &Id) -> Vec<u8> {
+        self.nearest.clear();
+        overlay.table().closest(target, K, |entry| entry.failures == 0, &mut self.nearest);
+        self.identity.family().encode_nodes(&self.nearest)
     }
 
-    /// Sends a ping on to the address it names: its pong opens that node's NAT for the asker.
+    /// Forwards a ping to the address it names, whose pong opens that node's NAT for the requester.
     fn forward(&mut self, from: SocketAddr, tid: Tid, request: &Request, to: &[u8], now: Time) -> Option<Breach> {
         let to = match self.forward_address(from, request, Some(to), now) {
             Ok(to) => to,
             Err(breach) => return Some(breach),
         };
-        // No more than what the other end needs: what is passed on is a stranger's.
+        // Only the fields that the other end needs: the rest of the request is a stranger's.
         let (command, id) = (request.command.clone(), request.id.clone().filter(|id| id.len() == ID_LEN));
-        let request = Request { command, id, forward_response: Some(self.family.encode(from)), ..Request::default() };
-        self.outputs.push_back(Output::Send { to, datagram: Datagram { tid, body: Body::Request(request) } });
+        let forward_response = Some(self.identity.family().encode(from));
+        let request = Request { command, id, forward_response, ..Request::default() };
+        self.outputs.push_back((to, Datagram { tid, body: Body::Request(request) }));
         None
     }
 
-    /// `relay` passes on a ping of somebody who wants us to answer it directly.
+    /// `relay` forwards a ping whose sender wants us to answer it directly.
     fn on_forwarded(&mut self, relay: SocketAddr, tid: Tid, request: &Request, now: Time) -> Option<Breach> {
         match self.forward_address(relay, request, request.forward_response.as_deref(), now) {
             Ok(asker) => {
@@ -135,8 +218,8 @@ impl Node {
         }
     }
 
-    /// Where `from` would have us send a datagram by naming `addr` in `request`, if that may be: for pings only, and only so
-    /// often. It counts as sent.
+    /// The address that `from` has us send a datagram to by naming `addr` in `request`, if that is allowed: only for
+    /// pings, and only so often. The forward counts as made.
     fn forward_address(
         &mut self,
         from: SocketAddr,
@@ -144,7 +227,7 @@ impl Node {
         addr: Option<&[u8]>,
         now: Time,
     ) -> Result<SocketAddr, Breach> {
-        let addr = addr.and_then(|addr| self.family.decode(addr));
+        let addr = addr.and_then(|addr| self.identity.family().decode(addr));
         let addr = addr.filter(|addr| self.is_reachable(*addr) && request.command.as_deref() == Some(PING));
         let addr = addr.ok_or(Breach::Malformed)?;
         if self.forwards.admit(from.ip(), now) { Ok(addr) } else { Err(Breach::TooManyForwards) }
@@ -154,7 +237,7 @@ impl Node {
         admissible(self.identity.addr.ip(), addr) && addr != self.identity.addr
     }
 
-    /// Where the record of `from` is to be found; `None` for a port that is none.
+    /// The address of the record that `from` announces; `None` if its port is out of range.
     fn record_addr(from: SocketAddr, request: &PeersRequest) -> Option<SocketAddr> {
         let port = match request.port {
             None | Some(0) => from.port(),
@@ -163,9 +246,9 @@ impl Node {
         Some(SocketAddr::new(from.ip(), port))
     }
 
-    /// Stores or forgets, as an update wants; whether there was room.
+    /// Stores or removes a record, as an update asks. Returns `false` if there was no room.
     fn store(&mut self, key: &Id, from: SocketAddr, request: &PeersRequest, now: Time) -> bool {
-        let Some(addr) = Node::record_addr(from, request) else {
+        let Some(addr) = Server::record_addr(from, request) else {
             return true;
         };
         match request.kind {
@@ -184,26 +267,22 @@ impl Node {
         }
     }
 
-    /// The value that answers a request about `key`: peers in random order, without the asker itself, as many as fit
-    /// beside `nodes_len` bytes of nodes.
-    pub(super) fn peers(
+    /// The value that answers a request about `key`: peers in random order, without the requester itself, as many as fit
+    /// `room` bytes. `None` if there are none.
+    fn peers(
         &mut self,
         key: &Id,
         from: SocketAddr,
         request: &PeersRequest,
-        is_update: bool,
-        nodes_len: usize,
+        room: usize,
+        random: &mut fastrand::Rng,
         now: Time,
     ) -> Option<Vec<u8>> {
-        let own = Node::record_addr(from, request)?;
-        if is_update && request.kind == Some(UNANNOUNCE) {
-            return None;
-        }
+        let own = Server::record_addr(from, request)?;
         let own_local = request.local_address.as_deref().filter(|local| local.len() == LOCAL_LEN);
-        let room = room_beside(nodes_len);
         let (mut peers, mut locals) = (Vec::new(), Vec::new());
-        let Node { records, overlay, family, .. } = self;
-        records.sample(key, overlay.random(), now, |record| {
+        let family = self.identity.family();
+        self.records.sample(key, random, now, |record| {
             if record.addr == own {
                 return true;
             }

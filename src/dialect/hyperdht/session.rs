@@ -1,5 +1,5 @@
-//! The request layer (hyperdht.md, section 2): which answer belongs to which request. Transaction ids, the queue behind
-//! the requests in flight, timeouts, repetition, cancelling. One for each socket; knows no command and reads no clock.
+//! The request layer (docs/protocol-hyperdht.md): matches responses to pending requests. Transaction ids, the queue
+//! behind the requests in flight, timeouts, repetition, cancelling. One per socket; knows no command and reads no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +10,12 @@ use crate::kad::requests::{Overdue, RequestId, Requests};
 use crate::limits::{DATAGRAM_REQUESTS, DATAGRAM_REQUESTS_WAITING};
 use crate::time::Time;
 
-/// From where an answer is taken.
+/// Where a response must come from.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// From the address that was asked, and from nowhere else.
+    /// The address that the request was sent to.
     Asked,
-    /// Instead from any port of this host: who was asked sends the request on to it, and its NAT may give it another
+    /// Any port of this host. The request goes to a relay that forwards it to this host, whose NAT may give it another
     /// port towards us.
     Host(IpAddr),
 }
@@ -23,15 +23,15 @@ pub enum Source {
 /// A request to be made.
 #[derive(Clone, Debug)]
 pub struct Call<P> {
-    /// Whom. Its id may be a guess.
+    /// The contact to ask. Its id may be a guess.
     pub contact: Contact,
-    /// What.
+    /// The request.
     pub request: Request,
-    /// From where its answer may come.
+    /// Where the response must come from.
     pub source: Source,
-    /// It is sent once more, as it is, when the short timeout has passed.
+    /// It is sent once more, unchanged, when the short timeout has passed.
     pub repeats: bool,
-    /// The caller's own.
+    /// What it is for; its meaning is the caller's own.
     pub purpose: P,
 }
 
@@ -49,9 +49,10 @@ impl<P> Call<P> {
 pub enum Unasked {
     /// No request in flight has this transaction id.
     UnknownTid,
-    /// One had, of this very host, a short while ago: an answer to each of two sendings, or one that was late.
+    /// A request that ended a short while ago had it, and this host was asked: the request was repeated and both were
+    /// answered, or the response is late.
     Late,
-    /// One has, but it was asked of somebody else.
+    /// A request in flight has it, but it was sent to somebody else.
     WrongSource,
 }
 
@@ -61,22 +62,22 @@ struct Open<P> {
     call: Call<P>,
 }
 
-/// Requests in flight and those that wait to be.
+/// The requests in flight, and those that wait to be sent.
 #[derive(Debug)]
 pub struct Session<P> {
     open: BTreeMap<Tid, Open<P>>,
     waiting: VecDeque<Call<P>>,
     timers: Requests<Tid>,
-    /// Requests to be sent, by their ids.
+    /// Requests that are due to be sent.
     to_send: VecDeque<Tid>,
-    /// Requests that ended last, and the hosts they awaited an answer from.
+    /// The requests that ended last, and the hosts whose response they awaited.
     ended: VecDeque<(Tid, IpAddr)>,
     random: fastrand::Rng,
 }
 
 impl<P: Copy> Session<P> {
-    /// A session without requests. `seed` decides its transaction ids: the others count upwards, which tells everybody
-    /// who is asked what to forge for the next.
+    /// A session without requests. `seed` decides its transaction ids. The other implementations count upwards, which
+    /// tells each node that is asked what to forge for the next request.
     pub fn new(seed: u64) -> Session<P> {
         Session {
             open: BTreeMap::new(),
@@ -88,7 +89,8 @@ impl<P: Copy> Session<P> {
         }
     }
 
-    /// Makes a request, as soon as few enough are in flight; its clock starts then. `false` where too many wait.
+    /// Makes a request as soon as few enough are in flight; its timeouts count from then. Returns `false` if too many
+    /// are waiting.
     pub fn ask(&mut self, call: Call<P>, now: Time) -> bool {
         if self.waiting.len() >= DATAGRAM_REQUESTS_WAITING {
             return false;
@@ -114,7 +116,8 @@ impl<P: Copy> Session<P> {
         None
     }
 
-    /// A response came from `from`: whom the request was made to and what for, or why it is none of ours.
+    /// Handles a response from `from`. Returns the contact that was asked and the purpose of the request, or why the
+    /// response is not accepted.
     pub fn answered(&mut self, tid: Tid, from: SocketAddr, now: Time) -> Result<(Contact, P), Unasked> {
         let Some(Open { call, .. }) = self.open.get(&tid) else {
             let is_late = self.ended.iter().any(|(ended, host)| *ended == tid && *host == from.ip());
@@ -133,7 +136,7 @@ impl<P: Copy> Session<P> {
         Ok((contact, purpose))
     }
 
-    /// Ends all requests whose purpose `is_over`; nothing more comes of them. Returns how many there were.
+    /// Ends all requests whose purpose `is_over`, and returns how many there were.
     pub fn cancel(&mut self, is_over: impl Fn(&P) -> bool, now: Time) -> usize {
         let before = self.waiting.len();
         self.waiting.retain(|call| !is_over(&call.purpose));
@@ -149,7 +152,7 @@ impl<P: Copy> Session<P> {
         self.timers.next_deadline()
     }
 
-    /// Whose answer is overdue at `now`. Those that repeat are to be sent again.
+    /// The requests whose response is overdue at `now`. Those that repeat are sent again.
     pub fn expire(&mut self, now: Time) -> Vec<Overdue<P>> {
         let overdue = self.timers.expire(now);
         let mut told = Vec::with_capacity(overdue.len());
@@ -171,7 +174,7 @@ impl<P: Copy> Session<P> {
                 }
             }
         }
-        // Who waits must not wait for an answer that never comes (hyperdht.md, section 11: "queue stall").
+        // Requests that wait must not stall behind those that are never answered, as they do in node.js.
         self.drain(now);
         told
     }
@@ -191,7 +194,7 @@ impl<P: Copy> Session<P> {
         self.ended.push_back((tid, host));
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends requests that wait, as far as there is room.
     fn drain(&mut self, now: Time) {
         while self.open.len() < DATAGRAM_REQUESTS {
             let Some(call) = self.waiting.pop_front() else {
@@ -206,7 +209,7 @@ impl<P: Copy> Session<P> {
 
     fn free_tid(&mut self) -> Tid {
         loop {
-            // There are far more of them than requests in flight.
+            // There are far more ids than requests in flight, so this ends soon.
             let tid = Tid::new(self.random.u16(..));
             if !self.open.contains_key(&tid) {
                 return tid;

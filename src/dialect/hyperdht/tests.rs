@@ -1,4 +1,4 @@
-//! The vectors of hyperdht.md, to the byte, and a node among others without a network.
+//! The vectors of docs/protocol-hyperdht.md, to the byte, and nodes among others without a network.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -7,10 +7,13 @@ use prost::Message as _;
 use serde_json::Value;
 
 use super::address::Family;
+use super::breach::Breach;
 use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response};
-use super::node::{Breach, Identity, Node, Output, PARAMETERS};
+use super::identity::Identity;
+use super::node::{Node, Output};
 use super::operation::{Advertisement, Answer, Event, Operation, Outcome};
 use super::serve::Handled;
+use super::settings::Settings;
 use super::tokens::Tokens;
 use crate::id::{Id, from_hex, to_hex};
 use crate::limits::{CONFIRM_MS, LONG_TIMEOUT_MS, RECORDS_OF_SOURCE_PER_KEY};
@@ -128,7 +131,7 @@ fn addresses_and_tokens_are_those_of_the_vectors() {
 /// The node of the replayed requests.
 fn replayed_node() -> Node {
     let identity = Identity { id: Id([0x55; 32]), addr: loopback(21_100), is_ephemeral: false };
-    Node::new(identity, PARAMETERS, [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO)
+    Node::new(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO)
 }
 
 /// What a node sends now, as bytes.
@@ -198,11 +201,11 @@ fn request_of(name: &str) -> Datagram {
     Datagram::decode(&bytes_of(&vector["hex"])).unwrap()
 }
 
-/// Nodes at loopback addresses, a packet in no time from each to each.
+/// Nodes at loopback addresses; packets between them take no time.
 struct Room {
     nodes: Vec<Node>,
     now: Time,
-    /// Who of the second address is unheard by the first.
+    /// Pairs of nodes of which the first hears nothing from the second.
     walls: Vec<(usize, usize)>,
     told: Vec<(usize, Event)>,
     seen: Vec<(usize, usize, Datagram)>,
@@ -212,7 +215,7 @@ impl Room {
     fn new(n: u8) -> Room {
         let node = |n: u8| {
             let identity = Identity { id: Id([n; 32]), addr: loopback(u16::from(n)), is_ephemeral: false };
-            Node::new(identity, PARAMETERS, [[n; 32], [n + 100; 32]], u64::from(n), Time::ZERO)
+            Node::new(identity, Settings::default(), [[n; 32], [n + 100; 32]], u64::from(n), Time::ZERO)
         };
         let nodes = (1..=n).map(node).collect();
         Room { nodes, now: Time::ZERO, walls: Vec::new(), told: Vec::new(), seen: Vec::new() }
@@ -305,7 +308,7 @@ fn an_operation_without_anybody_to_ask_says_so() {
     assert_eq!(room.operation(0, Operation::Ping(loopback(99))).1, Some(Outcome::NobodyAnswered));
     // Alone with an ephemeral bootstrap: a lookup finds nothing, an announcement nobody to keep it.
     let identity = Identity { id: Id([2; 32]), addr: loopback(2), is_ephemeral: true };
-    room.nodes[1] = Node::new(identity, PARAMETERS, [[2; 32]; 2], 2, room.now);
+    room.nodes[1] = Node::new(identity, Settings::default(), [[2; 32]; 2], 2, room.now);
     room.join(0, 1);
     let (answers, end) = room.operation(0, Operation::Lookup(KEY, Advertisement::default()));
     assert_eq!((answers.len(), end), (0, Some(Outcome::Done { answers: 1, commits: 0 })));
@@ -336,7 +339,7 @@ fn a_users_command_is_answered_by_its_handler_on_the_way_and_as_an_update() {
     assert_eq!(end, Some(Outcome::Done { answers: 1, commits: 0 }), "who refuses is silent");
 }
 
-/// hyperdht.md, section 9.4: both of the others list the asker at the relay's address from then on.
+/// Both other implementations list the requester with the relay's address from then on (docs/protocol-hyperdht.md).
 #[test]
 fn after_a_hole_punch_no_table_holds_a_wrong_address() {
     let mut room = Room::new(3);
@@ -422,7 +425,7 @@ fn a_node_restarted_under_another_id_is_known_by_that_one() {
     let mut room = Room::new(3);
     (1..3).for_each(|n| room.join(n, 0));
     let identity = Identity { id: Id([99; 32]), addr: loopback(2), is_ephemeral: false };
-    room.nodes[1] = Node::new(identity, PARAMETERS, [[2; 32]; 2], 2, room.now);
+    room.nodes[1] = Node::new(identity, Settings::default(), [[2; 32]; 2], 2, room.now);
     room.operation(2, Operation::Lookup(Id([2; 32]), Advertisement::default()));
     let table = room.nodes[2].overlay().table();
     assert!(table.get(&Id([2; 32])).is_none() && table.get(&Id([99; 32])).is_some());
@@ -449,7 +452,7 @@ fn an_answer_from_elsewhere_or_to_nothing_changes_nothing() {
 #[test]
 fn an_announcement_beyond_its_sources_share_is_answered_and_not_stored() {
     let identity = Identity { id: Id([1; 32]), addr: addr("9.9.9.9:1"), is_ephemeral: false };
-    let mut node = Node::new(identity, PARAMETERS, [[1; 32], [2; 32]], 1, Time::ZERO);
+    let mut node = Node::new(identity, Settings::default(), [[1; 32], [2; 32]], 1, Time::ZERO);
     let asker = addr("8.8.8.8:53");
     let token = Tokens::new([1; 32], [2; 32], Time::ZERO).give(asker.ip());
     let mut full = 0;

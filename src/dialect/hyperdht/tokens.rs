@@ -1,5 +1,5 @@
-//! Round-trip tokens (hyperdht.md, section 5): what an answer gives and an update sends back, so that nobody can store
-//! on behalf of an address it does not receive at. Keeps nothing per asker.
+//! Round-trip tokens (docs/protocol-hyperdht.md): a response gives one and an update sends it back, so that no one can
+//! store on behalf of an address at which it does not receive. Keeps nothing per requester.
 
 use std::net::IpAddr;
 
@@ -10,11 +10,11 @@ use crate::time::Time;
 
 type Secret = [u8; 32];
 
-/// The secrets that tokens are made with.
+/// The secrets that tokens are made from.
 #[derive(Clone)]
 pub struct Tokens {
     current: Secret,
-    /// Tokens made with it are still valid.
+    /// Tokens made from it are still valid.
     previous: Secret,
     rotate_at: Time,
 }
@@ -27,21 +27,21 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Tokens of these two secrets, until the first rotation.
+    /// Tokens made from these two secrets, until the first rotation.
     pub fn new(current: Secret, previous: Secret, now: Time) -> Tokens {
         Tokens { current, previous, rotate_at: now.after(TOKEN_ROTATION_MS) }
     }
 
-    /// The token for who receives at `host`. As in node.js, it does not depend on the port or the command: a NAT may
-    /// change the port between query and update, and an update may name any port anyhow.
+    /// The token for a node that receives at `host`. As in node.js, it does not depend on the port or the command: a NAT
+    /// may change the port between query and update, and an update may name any port anyway.
     pub fn give(&self, host: IpAddr) -> Vec<u8> {
         token(&self.current, host).to_vec()
     }
 
     /// Whether `token` was given to `host` at most two rotations ago.
     pub fn accept(&self, host: IpAddr, token: &[u8]) -> bool {
-        // Both are compared whole, and neither earlier than the other: who guesses learns nothing from the time it
-        // takes.
+        // The token is compared as a whole, and with both secrets, so that the time it takes tells nothing to those who
+        // guess.
         let equal = |secret| {
             let right = self::token(secret, host);
             token.len() == right.len() && right.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
@@ -54,13 +54,13 @@ impl Tokens {
         self.rotate_at
     }
 
-    /// Replaces the older secret, if it is time. The new one follows from the current, which nobody else knows.
+    /// Replaces the older secret if it is time. The new one is derived from the current one, which no one else knows.
     pub fn rotate(&mut self, now: Time) {
         if self.rotate_at <= now {
             let next = sha256(&[&self.current[..], b"next secret"].concat());
             self.previous = std::mem::replace(&mut self.current, next);
             if now.since(self.rotate_at) >= TOKEN_ROTATION_MS {
-                // The clock jumped: what was current is as old as what was previous.
+                // The clock jumped: the secret that was current is now too old as well.
                 self.previous = next;
             }
             self.rotate_at = now.after(TOKEN_ROTATION_MS);

@@ -15,13 +15,16 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dayfly::dialect::hyperdht::node::Identity;
+use dayfly::dialect::Dialect;
+use dayfly::dialect::hyperdht::identity::Identity;
+use dayfly::dialect::hyperdht::node::Node;
 use dayfly::dialect::hyperdht::operation::{Advertisement, Event, Operation};
+use dayfly::dialect::hyperdht::service::Service;
+use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::net::Net;
 use dayfly::net::clock::Clock;
-use dayfly::net::names::Dialect;
 use dayfly::net::socket::{bind, secret, seed};
 use npm::{Npm, Options};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -97,7 +100,13 @@ impl Client {
         let clock = Clock::start();
         let mut engine = Engine::new(EngineSettings::default(), seed());
         let identity = Identity { id: Id(secret()?), addr, is_ephemeral: true };
-        engine.add_hyperdht(identity, [secret()?, secret()?], seed(), clock.now());
+        engine.service_mut::<Service>().add(Node::new(
+            identity,
+            Settings::default(),
+            [secret()?, secret()?],
+            seed(),
+            clock.now(),
+        ));
         let mut net = Net::new(engine, clock)?;
         net.add_datagram_listener(socket)?;
         net.add_bootstrap(Dialect::Hyperdht, &known.to_string());
@@ -111,38 +120,46 @@ impl Client {
 
     fn announce(&mut self, key: Id, port: u16) -> io::Result<()> {
         let own = Advertisement { port, local: None };
-        self.net.operation(0, Operation::Announce(key, own), 10_000, |_| {}).map(|_| ())
+        self.net
+            .operation::<Service, _>(Some(0), Operation::Announce(key, own), 10_000, |event| {
+                matches!(event, Event::Done(_)).then_some(())
+            })
+            .map(|_| ())
     }
 
     /// Lookups per second, and how many found something.
     fn lookups(&mut self, keys: &[Id], parallel: usize, seconds: f64) -> io::Result<(f64, f64)> {
         let began = Instant::now();
-        let (mut begun, mut done, mut found, mut in_flight) = (0, 0, 0, BTreeMap::new());
+        let (mut begun, mut done, mut found, mut in_flight) = (0, 0, 0, Vec::new());
         while began.elapsed().as_secs_f64() < seconds {
             while in_flight.len() < parallel {
                 let operation = Operation::Lookup(keys[begun % keys.len()], Advertisement::default());
-                let call = self.net.start(0, operation).ok_or_else(|| io::Error::other("too many operations"))?;
-                in_flight.insert(call, false);
+                let call = self
+                    .net
+                    .start::<Service>(Some(0), operation)
+                    .ok_or_else(|| io::Error::other("too many operations"))?;
+                in_flight.push((call, false));
                 begun += 1;
             }
-            while let Some((call, event)) = self.net.next_event() {
-                match event {
-                    Event::Answer(answer) => {
-                        in_flight.entry(call).and_modify(|found| *found |= !answer.peers.is_empty());
-                    }
-                    // One that was left over when the last measurement ended is not in flight.
-                    Event::Done(_) => {
-                        let end = in_flight.remove(&call);
-                        done += usize::from(end.is_some());
-                        found += usize::from(end == Some(true));
+            in_flight.retain_mut(|(call, is_found)| {
+                while let Some(event) = self.net.next_event::<Service>(*call) {
+                    match event {
+                        Event::Answer(answer) => *is_found |= !answer.peers.is_empty(),
+                        Event::Done(_) => {
+                            done += 1;
+                            found += usize::from(*is_found);
+                            return false;
+                        }
                     }
                 }
-            }
+                true
+            });
             if in_flight.len() == parallel {
                 let until = self.net.now().after(100);
                 self.net.turn(Some(until))?;
             }
         }
+        in_flight.iter().for_each(|(call, _)| self.net.cancel::<Service>(*call));
         Ok((done as f64 / began.elapsed().as_secs_f64(), found as f64 / done.max(1) as f64))
     }
 }
