@@ -23,7 +23,7 @@ use crate::kad::{OverlayPolicy, Parameters};
 use crate::limits::{DATAGRAM_ALPHA, K, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
 use crate::time::Time;
 
-const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
+const POLICY: OverlayPolicy = OverlayPolicy { bucket_policy: BucketPolicy::FirstCome, probes_own_reachability: false };
 /// Kademlia's parameters as all nodes of this dialect have them.
 pub const PARAMETERS: Parameters = Parameters { k: K, alpha: DATAGRAM_ALPHA, paths: 1, counts_networks: true };
 

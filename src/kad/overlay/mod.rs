@@ -11,7 +11,7 @@ use crate::arena::{Arena, Key};
 use crate::contact::{Contact, admissible};
 use crate::id::Id;
 use crate::kad::lookup::{Goal, Lookup};
-use crate::kad::routing_table::{Added, Listed, RoutingTable};
+use crate::kad::routing_table::{Added, BucketIndex, Listed, RoutingTable};
 use crate::kad::{OverlayPolicy, Parameters};
 use crate::limits::{
     BOOTSTRAPS, CHALLENGE_AFTER_MS, CHALLENGED, CONFIRM_MS, ISLAND_ODDS, NEIGHBOURS_REFRESH_MAX_MS,
@@ -60,24 +60,15 @@ pub struct Ended {
     /// The nearest contacts that answered, nearest first, at most k.
     pub closest: Vec<Contact>,
     /// Everybody who was asked, or was to be avoided: a second lookup need not ask them.
-    pub heard: Vec<Contact>,
+    pub queried: Vec<Contact>,
     /// Somebody could not be asked because we had too much in flight to it.
     pub passed_over: bool,
-}
-
-/// Why a contact that somebody named was not taken up. Each is a counter of the engine's.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// Its address is no contact's: martian, port 0, another family or scope (faults.md, row 10).
-    Martian,
-    /// Its network has enough places (row 13).
-    TooManyOfNetwork,
 }
 
 /// Counts that only grow, for the status page.
 #[derive(Copy, Clone, Default, Debug)]
 pub struct Tallies {
-    /// Contacts dropped as [`Refusal::Martian`].
+    /// Contacts dropped because no contact can have their address.
     pub martians: u64,
     /// Contacts kept out by the diversity limits.
     pub too_many_of_network: u64,
@@ -160,8 +151,8 @@ pub struct Overlay {
     /// When to ask our neighbours about ourselves, and how long after that again.
     neighbours_at: Option<Time>,
     neighbours_ms: u64,
-    /// Buckets below this one are to be refreshed one after the other.
-    to_refresh: usize,
+    /// The buckets farther than this one are to be refreshed one after the other.
+    refreshed_to: BucketIndex,
     /// An answer of another has named us: others can find us.
     named_by_others: bool,
     /// While that is not so: when to look into the mirror again, and whom to ask by turns.
@@ -180,7 +171,7 @@ impl Overlay {
             own,
             parameters,
             policy,
-            table: RoutingTable::new(own.id, parameters, policy.buckets),
+            table: RoutingTable::new(own.id, parameters, policy.bucket_policy),
             lookups: Arena::default(),
             changed: VecDeque::new(),
             ended: VecDeque::new(),
@@ -194,7 +185,7 @@ impl Overlay {
             confirm_at: None,
             neighbours_at: None,
             neighbours_ms: NEIGHBOURS_REFRESH_MAX_MS,
-            to_refresh: 0,
+            refreshed_to: BucketIndex::FARTHEST,
             named_by_others: false,
             reachability_at: None,
             reachability_checks: 0,
@@ -302,8 +293,8 @@ impl Overlay {
     }
 
     /// Whether the `n` nearest contacts that a lookup knows have answered, but for those that are slow or failed.
-    pub fn has_heard_nearest(&self, lookup: LookupId, n: usize) -> bool {
-        self.lookups.get(lookup).is_some_and(|running| running.lookup.has_heard_nearest(n))
+    pub fn have_nearest_answered(&self, lookup: LookupId, n: usize) -> bool {
+        self.lookups.get(lookup).is_some_and(|running| running.lookup.have_nearest_answered(n))
     }
 
     /// Lets a lookup ask all that it still has to hear at once.
@@ -542,7 +533,7 @@ impl Overlay {
             Owner::Dialect(owner) => self.ended.push_back(Ended {
                 owner,
                 closest: running.lookup.closest(),
-                heard: running.lookup.heard(),
+                queried: running.lookup.queried(),
                 passed_over: running.passed_over,
             }),
             Owner::Neighbours => {}
@@ -553,7 +544,7 @@ impl Overlay {
                 }
                 self.bootstrap_failures = 0;
                 // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
-                self.to_refresh = self.table.bucket_count() - 1;
+                self.refreshed_to = self.table.nearest_bucket();
                 self.neighbours_ms = NEIGHBOURS_REFRESH_MS;
                 self.neighbours_at = Some(now.after(NEIGHBOURS_REFRESH_MS));
                 (0..REFRESHES).for_each(|_| self.refresh_next(now));
@@ -574,13 +565,13 @@ mod tests {
     }
 
     fn overlay() -> Overlay {
-        let policy = OverlayPolicy { buckets: BucketPolicy::Even, probes_own_reachability: true };
+        let policy = OverlayPolicy { bucket_policy: BucketPolicy::Even, probes_own_reachability: true };
         Overlay::new(contact(1), Parameters::default(), policy, 7, Time::ZERO)
     }
 
     /// One of a dialect whose answers name the asker.
     fn named_overlay() -> Overlay {
-        let policy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
+        let policy = OverlayPolicy { bucket_policy: BucketPolicy::FirstCome, probes_own_reachability: false };
         Overlay::new(contact(1), Parameters::default(), policy, 7, Time::ZERO)
     }
 

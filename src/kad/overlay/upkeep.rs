@@ -5,6 +5,7 @@ use crate::contact::{Contact, admissible};
 use crate::id::Id;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Overlay, Owner};
+use crate::kad::routing_table::BucketIndex;
 use crate::limits::{
     BOOTSTRAP_RETRY_MAX_MS, BOOTSTRAP_RETRY_MS, BUCKET_REFRESH_MS, CONFIRM_MS, CONTACT_STALE_MS,
     NEIGHBOURS_REFRESH_FACTOR, NEIGHBOURS_REFRESH_MAX_MS, PROBE_MEMORY, PROBE_MEMORY_MS, PROBES, REACHABILITY_CHECK_MS,
@@ -89,7 +90,7 @@ impl Overlay {
         self.start(self.own.id, Goal::Nodes(self.parameters.k), 1, Owner::Neighbours, &[]);
     }
 
-    fn refresh(&mut self, bucket: usize, now: Time) {
+    fn refresh(&mut self, bucket: BucketIndex, now: Time) {
         let random = Id(std::array::from_fn(|_| self.random.u8(..)));
         let target = self.table.id_in_bucket(bucket, random);
         self.table.looked_up(&target, now);
@@ -98,8 +99,8 @@ impl Overlay {
 
     /// After a join: looks into the next of the buckets that are to be filled, from the nearest to the farthest.
     pub(super) fn refresh_next(&mut self, now: Time) {
-        if let Some(bucket) = self.to_refresh.checked_sub(1) {
-            self.to_refresh = bucket;
+        if let Some(bucket) = self.refreshed_to.farther() {
+            self.refreshed_to = bucket;
             self.refresh(bucket, now);
         }
     }
