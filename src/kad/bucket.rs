@@ -87,8 +87,8 @@ impl<I: Metric> Bucket<I> {
         net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
-    /// If `contact` is an entry, records that it answered at `now`. Returns whether it is one. A confirmed entry keeps the
-    /// address at which it answered first, and ignores answers from others.
+    /// If `contact` is an entry, records that it answered at `now`. Returns whether it is one. A confirmed entry keeps
+    /// the address at which it answered first, and ignores answers from others.
     pub fn refresh(&mut self, contact: &Contact<I>, now: Time) -> bool {
         let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) else {
             return false;
@@ -100,7 +100,8 @@ impl<I: Metric> Bucket<I> {
     }
 
     /// Adds a contact that is no entry and has only contacted us: as an entry if there is room, or else to the cache if
-    /// there is room there. Returns whether it is an entry now. `net` is its network, or `None` if those are not counted.
+    /// there is room there. Returns whether it is an entry now. `net` is its network, or `None` if those are not
+    /// counted.
     pub fn add_unconfirmed(&mut self, contact: Contact<I>, net: Option<Network>, k: usize, now: Time) -> bool {
         let is_waiting = self.cache.iter().any(|e| e.contact.id == contact.id);
         if is_waiting || self.has_enough_of(net, true) {
@@ -154,9 +155,9 @@ impl<I: Metric> Bucket<I> {
         self.entries.push(entry);
     }
 
-    /// Records that the entry of `id` did not answer. It leaves if a confirmed contact of the cache that `admit` accepts
-    /// can take its place. It also leaves at its second failure in a row, or at the first if it is unconfirmed. Returns
-    /// whether it left.
+    /// Records that the entry of `id` did not answer. It leaves if a confirmed contact of the cache that `admit`
+    /// accepts can take its place. It also leaves at its second failure in a row, or at the first if it is unconfirmed.
+    /// Returns whether it left.
     pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> bool {
         self.cache.retain(|e| e.contact.id != *id);
         let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
@@ -183,8 +184,8 @@ impl<I: Metric> Bucket<I> {
         !self.is_full(k) || self.displaceable().is_some()
     }
 
-    /// The entry that gives way to a contact that answers, if any: the one with the most failures, or else an unconfirmed
-    /// one.
+    /// The entry that gives way to a contact that answers, if any: the one with the most failures, or else an
+    /// unconfirmed one.
     fn displaceable(&self) -> Option<usize> {
         let weak = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0 || !e.is_confirmed);
         weak.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)

@@ -1,5 +1,5 @@
-//! One iterative lookup (Kademlia paper, section 2.3; disjoint paths as in S/Kademlia, section 4.4): which contact to ask
-//! next, and when to stop. Sends nothing itself, and asks a contact again only if another address is named for it.
+//! One iterative lookup (Kademlia paper, section 2.3; disjoint paths as in S/Kademlia, section 4.4): which contact to
+//! ask next, and when to stop. Sends nothing itself, and asks a contact again only if another address is named for it.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -14,10 +14,11 @@ use crate::limits::{
 /// What a lookup is for, which decides when it has enough answers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// This many of the closest living nodes. Once any contact has answered, the lookup does not wait for those that are
-    /// past their short timeout.
+    /// This many of the closest living nodes. Once any contact has answered, the lookup does not wait for those that
+    /// are past their short timeout.
     Nodes(usize),
-    /// A value. A slow contact may hold it, so the lookup waits for it; the caller ends the lookup once it has the value.
+    /// A value. A slow contact may hold it, so the lookup waits for it; the caller ends the lookup once it has the
+    /// value.
     Value,
     /// An answer of each of the closest living nodes. The lookup waits for slow contacts, and asks others meanwhile in
     /// case those are dead.
@@ -207,8 +208,8 @@ impl Lookup {
         hopes.map(|c| (c.state == State::Answered).then_some(c.contact)).collect()
     }
 
-    /// From now on the lookup may ask at once all contacts whose answers it still needs (paper, section 2.3, for the last
-    /// round): the caller has reason to believe that no nearer contact will be named.
+    /// From now on the lookup may ask at once all contacts whose answers it still needs (paper, section 2.3, for the
+    /// last round): the caller has reason to believe that no nearer contact will be named.
     pub fn hurry(&mut self) {
         self.alpha_per_path = self.alpha_per_path.max(self.horizon);
     }
@@ -238,8 +239,8 @@ impl Lookup {
         Some(self.shortlist[at].contact)
     }
 
-    /// `from` answered at its address and named `contacts`, which become candidates of the path that asked it. Those that
-    /// are new to the lookup must be `genuine`; returns the number of those that were not.
+    /// `from` answered at its address and named `contacts`, which become candidates of the path that asked it. Those
+    /// that are new to the lookup must be `genuine`; returns the number of those that were not.
     pub fn answered(&mut self, from: &Contact, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
         let Ok(at) = self.position(&from.id) else {
             return 0;
@@ -377,7 +378,8 @@ impl Lookup {
         None
     }
 
-    /// The request to the candidate `at` has ended. Returns the path that asked it, or `None` if no request was in flight.
+    /// The request to the candidate `at` has ended. Returns the path that asked it, or `None` if no request was in
+    /// flight.
     fn end(&mut self, at: usize, state: State) -> Option<PathIndex> {
         let Candidate { asked_on: path, state: before, .. } = self.shortlist[at];
         match before {
@@ -426,8 +428,8 @@ impl Lookup {
         true
     }
 
-    /// The candidate `at` was named at another address, that of `contact`. If it failed at the known one, or another node
-    /// answered there, the lookup tries the new one. Returns whether it does.
+    /// The candidate `at` was named at another address, that of `contact`. If it failed at the known one, or another
+    /// node answered there, the lookup tries the new one. Returns whether it does.
     fn try_elsewhere(&mut self, contact: Contact, path: PathIndex, named_by: Option<ReferrerIndex>, at: usize) -> bool {
         let candidate = &self.shortlist[at];
         if !matches!(candidate.state, State::Failed | State::Guided) || !candidate.is_on(path) {
@@ -460,8 +462,8 @@ impl Lookup {
         network.is_some() && of_it.count() >= NETWORK_PER_BUCKET
     }
 
-    /// Makes `contact`, which stands or belongs at the place `at`, a candidate of `path` if the limit on its network and
-    /// the path have room for it.
+    /// Makes `contact`, which stands or belongs at the place `at`, a candidate of `path` if the limit on its network
+    /// and the path have room for it.
     fn insert(&mut self, contact: Contact, path: PathIndex, named_by: Option<ReferrerIndex>, at: usize) {
         let network = self.network(&contact);
         if self.has_enough_of(network, path) && !self.drop_farther_fresh(at, path, |c| c.is_of(network, path)) {
@@ -483,8 +485,8 @@ impl Lookup {
         }
     }
 
-    /// Drops from `path` the farthest fresh candidate at or behind the place `at` for which `which` holds. Returns whether
-    /// there was one.
+    /// Drops from `path` the farthest fresh candidate at or behind the place `at` for which `which` holds. Returns
+    /// whether there was one.
     fn drop_farther_fresh(&mut self, at: usize, path: PathIndex, which: impl Fn(&Candidate) -> bool) -> bool {
         let is_droppable = |c: &Candidate| c.state == State::Fresh && c.is_on(path) && which(c);
         let Some(behind) = self.shortlist[at..].iter().rposition(is_droppable).map(|behind| at + behind) else {

@@ -51,8 +51,8 @@ impl<P: Copy> Requests<P> {
         self.requests.insert(Request { contact, purpose, sent_at: now, slow: false, timer })
     }
 
-    /// Ends a request that was answered or that failed before its timeout. Returns its contact and purpose, or `None` if it
-    /// has ended already. The time until an answer counts into the smoothed round trip.
+    /// Ends a request that was answered or that failed before its timeout. Returns its contact and purpose, or `None`
+    /// if it has ended already. The time until an answer counts into the smoothed round trip.
     pub fn finish(&mut self, id: RequestId, answered: bool, now: Time) -> Option<(Contact, P)> {
         let request = self.requests.remove(id)?;
         self.wheel.cancel(request.timer);

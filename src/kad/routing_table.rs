@@ -1,6 +1,6 @@
-//! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts that
-//! have responded and, in dialects that list senders eagerly, contacts that have only contacted us; the caller says which.
-//! Never holds the own id, and never asks a contact anything.
+//! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts
+//! that have responded and, in dialects that list senders eagerly, contacts that have only contacted us; the caller
+//! says which. Never holds the own id, and never asks a contact anything.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
@@ -35,8 +35,8 @@ impl BucketIndex {
     }
 }
 
-/// Buckets of contacts. Each bucket but the last holds the ids that share exactly as many leading bits with the own id as
-/// its [`BucketIndex`] says; the last one holds those that share more as well, and is the only one that splits.
+/// Buckets of contacts. Each bucket but the last holds the ids that share exactly as many leading bits with the own id
+/// as its [`BucketIndex`] says; the last one holds those that share more as well, and is the only one that splits.
 ///
 /// ```rust
 /// use dayfly::contact::Contact;
@@ -153,8 +153,8 @@ impl<I: Metric> RoutingTable<I> {
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
     }
 
-    /// Adds `contact`, which has only contacted us. As that proves nothing, it displaces no other entry, and gives way to
-    /// any contact that answers.
+    /// Adds `contact`, which has only contacted us. As that proves nothing, it displaces no other entry, and gives way
+    /// to any contact that answers.
     pub fn add_unconfirmed(&mut self, contact: Contact<I>, now: Time) -> Listed {
         let is_known = contact.id == self.own || self.get(&contact.id).is_some();
         if is_known || self.has_enough_of_network(&contact, true) || self.is_crowded(&contact.id) {
@@ -173,8 +173,8 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// The `n` entries of the bucket of `id` that have been silent longest (all of them if there are fewer), longest first.
-    /// If the bucket is full, those are the ones to ask whether they are still alive.
+    /// The `n` entries of the bucket of `id` that have been silent longest (all of them if there are fewer), longest
+    /// first. If the bucket is full, those are the ones to ask whether they are still alive.
     pub fn oldest_beside(&self, id: &I, n: usize) -> Vec<Contact<I>> {
         let mut entries: Vec<&Entry<I>> = self.bucket(self.bucket_of(id)).entries().iter().collect();
         entries.sort_by_key(|e| e.answered_at);
@@ -189,8 +189,8 @@ impl<I: Metric> RoutingTable<I> {
     /// Records that the contact `id` did not answer a request. Returns whether it left the table.
     pub fn failed(&mut self, id: &I) -> bool {
         let index = self.bucket_of(id);
-        // The contacts in the cache are within the limit on their network in the bucket, but were not yet held against the
-        // one in the table, nor against the share of their part of the bucket's range.
+        // The contacts in the cache are within the limit on their network in the bucket, but were not yet held against
+        // the one in the table, nor against the share of their part of the bucket's range.
         let waiting = self.bucket(index).cache().iter().map(|e| e.contact);
         let is_barred =
             |contact: &Contact<I>| self.has_enough_of_network(contact, true) || self.is_crowded(&contact.id);
@@ -286,9 +286,9 @@ impl<I: Metric> RoutingTable<I> {
         self.bucket_mut(index)
     }
 
-    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup learns of contacts
-    /// that are close to each other. A bucket that took them all would know one corner of its range, and lead lookups for
-    /// ids in other corners no further. The last few buckets, whose ranges hold few nodes, take all.
+    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup learns of
+    /// contacts that are close to each other. A bucket that took them all would know one corner of its range, and lead
+    /// lookups for ids in other corners no further. The last few buckets, whose ranges hold few nodes, take all.
     fn is_crowded(&self, id: &I) -> bool {
         let BucketIndex(index) = self.bucket_of(id);
         if self.policy == BucketPolicy::FirstCome || index + UNDIVIDED_BUCKETS >= self.buckets.len() {
@@ -350,8 +350,8 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// Panics unless every contact is in its bucket, once, and no list is above its bound. Called after each change in debug
-    /// builds.
+    /// Panics unless every contact is in its bucket, once, and no list is above its bound. Called after each change in
+    /// debug builds.
     pub fn check_invariants(&self) {
         for (index, bucket) in self.buckets.iter().enumerate() {
             assert!(bucket.entries().len() <= self.k);

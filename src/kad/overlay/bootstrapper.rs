@@ -1,4 +1,4 @@
-//! When to join a network, to meet the neighbours again and to refresh buckets, and where to begin while nobody is known.
+//! When to join a network, to look for neighbours and to refresh buckets, and where lookups begin in an empty table.
 //! Part of [`super::Overlay`]; decides which lookups are due, and never runs one itself.
 
 use std::net::SocketAddr;
@@ -17,24 +17,24 @@ use crate::time::Time;
 pub(super) enum Upkeep {
     /// Of our own id; its end tells whether we are part of a network.
     Join,
-    /// Of our own id again: our neighbours decide with us who holds a value, and must know us.
+    /// Of our own id again: our neighbours must know us, as we decide with them which nodes hold a value.
     Neighbours,
     /// Of an id in some bucket's range.
     Refresh,
 }
 
-/// Where to begin while nobody is known.
+/// Where a lookup begins while no contact has responded.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Bootstrap {
     /// An id at an address.
     Contact(Contact),
-    /// An address; whoever listens there may tell its id in its answer.
+    /// An address. The node that listens there may tell its id in its answer.
     Address(SocketAddr),
 }
 
 impl Bootstrap {
-    /// What a lookup for `target` is given to ask. An address gets an id next to `target`, so that it is asked first; as
-    /// nobody will answer under that id, it counts for nothing else. `index` tells such ids of one lookup apart.
+    /// The contact that a lookup for `target` asks. An address gets an id next to `target`, so that it is asked first.
+    /// No node answers under that id, so it counts for nothing else. `index` keeps such ids of one lookup apart.
     fn seed(self, target: &Id, index: u8) -> Contact {
         match self {
             Bootstrap::Contact(contact) => contact,
@@ -55,7 +55,7 @@ pub(super) struct Bootstrapper {
     /// At most [`BOOTSTRAPS`], each once.
     bootstraps: Vec<Bootstrap>,
     join_at: Option<Time>,
-    /// Joins in a row that reached nobody.
+    /// Joins in a row that were not answered.
     failures: u32,
     /// When to look up our own id again, and the pause after that before its jitter.
     neighbours_at: Option<Time>,
@@ -87,21 +87,22 @@ impl Bootstrapper {
         is_noted
     }
 
-    /// Takes note of a bootstrap and, if it is new, joins through it at `now`, unless the node `is_member` of a network.
+    /// Takes note of a bootstrap and, if it is new, joins through it at `now`, unless the node `is_member` of a
+    /// network.
     pub fn add(&mut self, bootstrap: Bootstrap, is_member: bool, now: Time) {
         if self.note(bootstrap) && !is_member {
             self.join_at = Some(now);
         }
     }
 
-    /// What a lookup for `target` is given to ask while nobody else is known: every bootstrap.
+    /// The contacts that a lookup for `target` asks while no contact has responded: every bootstrap.
     pub fn seeds(&self, target: &Id) -> impl Iterator<Item = Contact> {
         self.bootstraps.iter().zip(0..).map(|(bootstrap, index)| bootstrap.seed(target, index))
     }
 
-    /// The bootstrap that a lookup for our neighbours asks beside the contacts of the table, if any: two islands that
-    /// know none of each other find together again through the bootstraps of both. Always one while the table `is_small`,
-    /// once in [`ISLAND_ODDS`] times after that.
+    /// The bootstrap that a lookup for our neighbours asks in addition to the contacts of the table, if any. Two
+    /// islands of nodes that know none of each other find together again through a bootstrap of both. While the table
+    /// `is_small`, each such lookup asks one; later, one lookup in [`ISLAND_ODDS`] does.
     pub fn island_seed(&self, target: &Id, is_small: bool, random: &mut fastrand::Rng) -> Option<Contact> {
         if self.bootstraps.is_empty() || !(is_small || random.u32(..ISLAND_ODDS) == 0) {
             return None;
@@ -109,7 +110,7 @@ impl Bootstrapper {
         Some(self.bootstraps[random.usize(..self.bootstraps.len())].seed(target, 0))
     }
 
-    /// A join has reached somebody. `nearest` is the last bucket of the table, our neighbours'.
+    /// A join was answered. `nearest` is the bucket of our neighbours, the last of the table.
     pub fn on_joined(&mut self, nearest: BucketIndex, now: Time) {
         self.failures = 0;
         // Every bucket farther than the closest neighbour's (paper, section 2.3): far nodes learn of us too.
@@ -118,8 +119,8 @@ impl Bootstrapper {
         self.neighbours_at = Some(now.after(NEIGHBOURS_REFRESH_MS));
     }
 
-    /// A join has reached nobody: it is tried again after a pause that doubles each time, of which `random` takes off up
-    /// to a half. Returns the pause in ms.
+    /// A join was not answered. It is tried again after a pause, which doubles each time and which `random` shortens by
+    /// up to a half. Returns the pause in ms.
     pub fn on_join_failed(&mut self, random: &mut fastrand::Rng, now: Time) -> u64 {
         let pause_ms = (BOOTSTRAP_RETRY_MS << self.failures.min(BOOTSTRAP_DOUBLINGS)).min(BOOTSTRAP_RETRY_MAX_MS);
         self.failures += 1;
@@ -136,8 +137,8 @@ impl Bootstrapper {
         Some(next)
     }
 
-    /// Joins if no contact has responded and no join `is_running`; else returns the bucket that has gone longest without a
-    /// lookup, if it is time to refresh that.
+    /// If no contact in the table has responded, plans a join for `now`, unless one `is_running`. Otherwise returns the
+    /// bucket to refresh: the one that has gone longest without a lookup, if that is long enough.
     pub fn on_upkeep(&mut self, table: &RoutingTable, is_running: bool, now: Time) -> Option<BucketIndex> {
         if !table.has_confirmed() {
             if !is_running && !self.bootstraps.is_empty() {
@@ -154,9 +155,9 @@ impl Bootstrapper {
         self.neighbours_at.into_iter().chain(self.join_at).min()
     }
 
-    /// The next lookup to start at `now`: [`Upkeep::Neighbours`] or [`Upkeep::Join`]. Call until `None`. Neighbours are
-    /// looked for soon after a join, for those that joined at the same moment, and now and then for those that come later;
-    /// but not while the table is empty.
+    /// The next lookup to start at `now`: [`Upkeep::Neighbours`] or [`Upkeep::Join`]. Call until `None`. A node looks
+    /// for neighbours soon after a join, to find those that joined at the same moment, and from time to time later, to
+    /// find those that came since; but not while the table is empty.
     pub fn on_timeout(&mut self, table: &RoutingTable, random: &mut fastrand::Rng, now: Time) -> Option<Upkeep> {
         if self.neighbours_at.take_if(|at| *at <= now).is_some() && !table.is_empty() {
             self.neighbours_ms = (self.neighbours_ms * NEIGHBOURS_REFRESH_FACTOR).min(NEIGHBOURS_REFRESH_MAX_MS);

@@ -1,5 +1,5 @@
-//! The lookups in flight, each with its owner, and those that have to be looked at again. Part of [`super::Overlay`]; sends
-//! nothing, and never ends a lookup itself.
+//! The lookups in flight, each with its owner, and those that have to be looked at again. Part of [`super::Overlay`];
+//! sends nothing, and never ends a lookup itself.
 
 use std::collections::VecDeque;
 
@@ -31,7 +31,7 @@ pub(super) struct Running {
 pub(super) enum Step {
     /// Send this request.
     Ask(Ask),
-    /// End this lookup: nobody is left to ask or to wait for.
+    /// End this lookup: no contact is left to ask or to wait for.
     Finished(LookupId),
 }
 

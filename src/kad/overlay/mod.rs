@@ -134,8 +134,8 @@ impl Overlay {
 
     // ---- Where to begin ----
 
-    /// Adds a contact to bootstrap from, and joins through it at `now` unless some contact has responded already. Our own
-    /// id is ignored, and so is a contact beyond [`BOOTSTRAPS`](crate::limits::BOOTSTRAPS).
+    /// Adds a contact to bootstrap from, and joins through it at `now` unless some contact has responded already. Our
+    /// own id is ignored, and so is a contact beyond [`BOOTSTRAPS`](crate::limits::BOOTSTRAPS).
     pub fn add_bootstrap(&mut self, contact: Contact, now: Time) {
         if contact.id != self.own.id {
             self.bootstrapper.add(Bootstrap::Contact(contact), self.table.has_confirmed(), now);
@@ -213,8 +213,8 @@ impl Overlay {
 
     // ---- What became of a request ----
 
-    /// `from` answered the lookup and named `contacts` (none if it answered with what was looked for). Those that are new
-    /// to the lookup must be `genuine`; returns the number of those that were not.
+    /// `from` answered the lookup and named `contacts` (none if it answered with what was looked for). Those that are
+    /// new to the lookup must be `genuine`; returns the number of those that were not.
     pub fn named(
         &mut self,
         lookup: LookupId,
@@ -228,8 +228,9 @@ impl Overlay {
         self.lookups.change(lookup).map_or(0, |running| running.lookup.answered(&from, &admitted, genuine))
     }
 
-    /// At the address of `asked`, a node answered the lookup that is not `asked` but `real` (`None` if it gave no id), and
-    /// named `contacts`. It is asked again as `real`: a node is among the closest only under the id it was asked as.
+    /// At the address of `asked`, a node answered the lookup that is not `asked` but `real` (`None` if it gave no id),
+    /// and named `contacts`. It is asked again as `real`: a node is among the closest only under the id it was asked
+    /// as.
     pub fn named_as(
         &mut self,
         lookup: LookupId,
@@ -310,8 +311,8 @@ impl Overlay {
 
     // ---- Requests of others ----
 
-    /// `contact` sent a request that only nodes send. It is probed if the table has a place for it and its address is one
-    /// that a contact can have.
+    /// `contact` sent a request that only nodes send. It is probed if the table has a place for it and its address is
+    /// one that a contact can have.
     pub fn candidate(&mut self, contact: Contact, now: Time) {
         // Most are known, or their bucket is full of others.
         if !self.table.wants(&contact) {

@@ -24,14 +24,14 @@ pub enum Ask {
         goal: Goal,
     },
     /// Ask `contact` what it knows near our own id, in a way that does not tell it who asks. Report by
-    /// [`super::Overlay::confirm_reachable`] if it named us. In a dialect whose answers never name the asker, this is how a
-    /// node learns that others can find it.
+    /// [`super::Overlay::confirm_reachable`] if it named us. In a dialect whose answers never name the asker, this is
+    /// how a node learns that others can find it.
     CheckReachability {
         /// The contact to ask.
         contact: Contact,
     },
-    /// Ask `contact` whether it is alive. Report by [`super::Overlay::alive`] or [`super::Overlay::dead`], and the end of one with
-    /// `verify` by [`super::Overlay::probe_ended`] as well.
+    /// Ask `contact` whether it is alive. Report by [`super::Overlay::alive`] or [`super::Overlay::dead`], and the end
+    /// of one with `verify` by [`super::Overlay::probe_ended`] as well.
     Probe {
         /// The contact to ask.
         contact: Contact,
@@ -62,7 +62,7 @@ pub struct Tallies {
     pub too_many_of_network: u64,
     /// Lookups that spent their budget of requests.
     pub lookups_ran_out: u64,
-    /// Joins that reached nobody.
+    /// Joins that were not answered.
     pub bootstraps_failed: u64,
     /// Candidates that did not answer a probe.
     pub probes_failed: u64,

@@ -1,5 +1,6 @@
 //! Which contacts to ask whether they are alive: candidates for the table, unconfirmed entries, the oldest entries of a
-//! full bucket, and contacts that have been silent. Part of [`super::Overlay`]; sends nothing and never changes the table.
+//! full bucket, and contacts that have been silent. Part of [`super::Overlay`]; sends nothing and never changes the
+//! table.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ pub(super) struct Probe {
     pub verify: bool,
 }
 
-/// Decides whom to probe and when.
+/// Decides which contacts to probe, and when.
 #[derive(Default, Debug)]
 pub(super) struct Prober {
     /// Probes that [`Prober::poll_probe`] has yet to hand out.

@@ -1,4 +1,4 @@
-//! Whether others can find this node, and whom to ask about that in a dialect whose answers never name the asker. Part
+//! Whether others can find this node, and which contact to ask in a dialect whose answers never name the asker. Part
 //! of [`super::Overlay`]; sends nothing, and never doubts what it has once learned.
 
 use crate::contact::Contact;
@@ -12,7 +12,7 @@ pub(super) struct Reachability {
     needs_checks: bool,
     /// Another node has named us.
     is_confirmed: bool,
-    /// When to check next; `None` once that is settled, and while nobody is known.
+    /// When to check next; `None` once another node has named us, and while no contact is known.
     check_at: Option<Time>,
     /// Checks so far: decides the contact whose turn it is, and the pause.
     checks: usize,
@@ -36,7 +36,7 @@ impl Reachability {
         self.is_confirmed = true;
     }
 
-    /// A contact has responded, so there is somebody to ask.
+    /// A contact has responded, so there is one to ask.
     pub fn on_response(&mut self, now: Time) {
         if self.needs_checks && !self.is_confirmed {
             self.check_at.get_or_insert(now.after(REACHABILITY_CHECK_MS));
@@ -48,8 +48,8 @@ impl Reachability {
         self.check_at
     }
 
-    /// If a check is due at `now`, picks the next contact of `nearest` by turns. `nearest` yields the contacts nearest to
-    /// us, which are the likeliest to list us; if there are none, the checks rest until a contact responds.
+    /// If a check is due at `now`, picks the next contact of `nearest` by turns. `nearest` yields the contacts nearest
+    /// to us, which are the likeliest to list us; if there are none, the checks rest until a contact responds.
     pub fn on_timeout(&mut self, nearest: impl FnOnce() -> Vec<Contact>, now: Time) {
         if self.check_at.take_if(|at| *at <= now).is_none() || self.is_confirmed {
             return;

@@ -86,8 +86,8 @@ fn named_contacts_are_not_believed_before_they_answer() {
     assert_eq!((overlay.table().len(), overlay.tallies().martians), (1, 1));
 }
 
-/// Answers every request of `overlay` with no contacts, until `end`. Returns the addresses that were asked about its own
-/// id meanwhile.
+/// Answers every request of `overlay` with no contacts, until `end`. Returns the addresses that were asked about its
+/// own id meanwhile.
 fn asked_about_itself(overlay: &mut Overlay, now: &mut Time, end: Time) -> Vec<SocketAddr> {
     let mut asked = Vec::new();
     while overlay.next_deadline() <= end {
@@ -293,4 +293,37 @@ fn after_a_timeout_the_next_deadline_lies_ahead_whatever_was_reported() {
             assert!(overlay.next_deadline() > now, "seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_failure_at_another_address_costs_an_entry_nothing() {
+    let mut overlay = overlay();
+    overlay.alive(contact(5), Time::ZERO);
+    let elsewhere = Contact { addr: contact(6).addr, ..contact(5) };
+    for _ in 0..5 {
+        overlay.dead(elsewhere);
+        overlay.gone(elsewhere);
+    }
+    assert_eq!(overlay.table().get(&contact(5).id).unwrap().failures, 0);
+    overlay.gone(contact(5));
+    assert_eq!((overlay.table().len(), overlay.tallies().contacts_lost), (0, 1));
+}
+
+#[test]
+fn a_node_that_has_lost_all_its_contacts_joins_again_at_the_next_upkeep() {
+    let mut overlay = overlay();
+    let mut now = Time::ZERO;
+    overlay.add_bootstrap(contact(2), now);
+    asked_about_itself(&mut overlay, &mut now, Time::ZERO);
+    assert_eq!(overlay.table().len(), 1, "it has joined");
+    overlay.gone(contact(2));
+    let end = now.after(2 * UPKEEP_MS);
+    let mut asked = Vec::new();
+    while asked.is_empty() && overlay.next_deadline() <= end {
+        now = overlay.next_deadline();
+        overlay.on_timeout(now);
+        assert!(overlay.next_deadline() > now, "what the upkeep finds due is started at once");
+        asked.extend(asks(&mut overlay, now));
+    }
+    assert!(matches!(asked[..], [Ask::Find { contact: again, .. }] if again == contact(2)), "{asked:?}");
 }
