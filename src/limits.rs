@@ -74,6 +74,8 @@ pub const UPKEEP_PROBES: usize = 3;
 pub const BOOTSTRAP_RETRY_MS: u64 = 1_000;
 /// The longest pause between two tries to bootstrap.
 pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
+/// How often the pause is doubled at most: enough to reach the longest.
+pub const BOOTSTRAP_DOUBLINGS: u32 = 6;
 /// Bootstrap addresses that are looked at.
 pub const BOOTSTRAPS: usize = 64;
 /// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do
@@ -86,10 +88,11 @@ pub const CHALLENGED: usize = 3;
 /// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node
 /// more).
 pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
-/// How soon after its first contact a node asks, from where it is not known, whether others name it; doubled five
-/// times.
+/// Delay before the first self-reachability check from an anonymous port; doubles up to five times.
 pub const REACHABILITY_CHECK_MS: u64 = 300;
-/// Contacts that are asked so by turns.
+/// How often that delay doubles.
+pub const REACHABILITY_DOUBLINGS: usize = 5;
+/// Contacts used for that check, round-robin.
 pub const REACHABILITY_CONTACTS: usize = 3;
 /// Candidates being probed at once (sealed.md, "Who is who").
 pub const PROBES: usize = 32;
@@ -316,6 +319,7 @@ const _: () = assert!(OWED_BYTES > ASKED_BYTES + FRAME_MAX && OWED_ANSWERS > ASK
 const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);
 const _: () = assert!(SHORT_TIMEOUT_MIN_MS < LONG_TIMEOUT_MS && LONG_TIMEOUT_MS < DIAL_TIMEOUT_MS);
 const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS);
+const _: () = assert!(BOOTSTRAP_RETRY_MS << BOOTSTRAP_DOUBLINGS >= BOOTSTRAP_RETRY_MAX_MS);
 const _: () = assert!(LOOKUP_BUDGET >= 2 * K && LOOKUP_BUDGET_ALL_PATHS >= PATHS_MAX * PATH_HORIZON);
 const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_BYTES >= VALUE_MAX);
 const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);

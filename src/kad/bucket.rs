@@ -1,12 +1,12 @@
-//! One k-bucket: contacts that have answered, in dialects that list them at once also such as only asked, and a few
-//! more that wait for one of them to fail. Never displaces a contact that is known good.
+//! One k-bucket: contacts that have responded (and, in dialects that list senders eagerly, contacts that have only
+//! contacted us), plus a small replacement cache. Never displaces a contact that is known good.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
 use crate::limits::{CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
 use crate::time::Time;
 
-/// Entries for which memory is taken at once.
+/// Entries for which a bucket allocates memory at a time.
 const ENTRIES_AT_ONCE: usize = 10;
 
 /// A contact and what is known of its health.
@@ -14,26 +14,26 @@ const ENTRIES_AT_ONCE: usize = 10;
 pub struct Entry<I = Id> {
     /// The contact.
     pub contact: Contact<I>,
-    /// When it last answered; of one that never did, when it was heard of.
+    /// When it last answered; if it never did, when it contacted us.
     pub answered_at: Time,
-    /// Requests in a row that it did not answer.
+    /// Requests in a row that it has not answered.
     pub failures: u8,
-    /// It has answered: nothing is believed of others.
+    /// Whether it has ever answered. Nothing that an unconfirmed contact says is believed.
     pub is_confirmed: bool,
 }
 
-/// What became of a contact that answered.
+/// What [`Bucket::add`] did with a contact that answered.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Insert {
     /// It is an entry now.
     Added,
     /// The bucket is full of others; it waits in the replacement cache.
     Cached,
-    /// The bucket has enough of its network (/24 or /64).
+    /// It was turned away: the bucket has enough contacts of its network (/24 or /64).
     TooManyOfNetwork,
 }
 
-/// At most `k` entries and [`REPLACEMENT_CACHE`] waiting contacts.
+/// At most k entries, and at most [`REPLACEMENT_CACHE`] contacts that wait for the place of one that fails.
 #[derive(Clone, Debug)]
 pub struct Bucket<I = Id> {
     entries: Vec<Entry<I>>,
@@ -50,27 +50,27 @@ impl<I> Default for Bucket<I> {
 }
 
 impl<I: Metric> Bucket<I> {
-    /// The entries, in no order that matters.
+    /// The entries, in no particular order.
     pub fn entries(&self) -> &[Entry<I>] {
         &self.entries
     }
 
-    /// The waiting contacts.
+    /// The replacement cache, oldest answer first.
     pub fn cache(&self) -> &[Entry<I>] {
         &self.cache
     }
 
-    /// Takes both lists out, to be dealt anew over a split.
+    /// Drains entries and cache so that a split can redistribute them.
     pub fn take(&mut self) -> (Vec<Entry<I>>, Vec<Entry<I>>) {
         (std::mem::take(&mut self.entries), std::mem::take(&mut self.cache))
     }
 
-    /// Puts back an entry that [`Bucket::take`] took; there is room, as a split never adds.
+    /// Puts back an entry that [`Bucket::take`] drained. There is room for it, as a split never adds entries.
     pub fn put_back(&mut self, entry: Entry<I>) {
         self.entries.push(entry);
     }
 
-    /// Whether the entries are full.
+    /// Whether there are k entries.
     pub fn is_full(&self, k: usize) -> bool {
         self.entries.len() >= k
     }
@@ -80,15 +80,15 @@ impl<I: Metric> Bucket<I> {
         self.entries.iter().find(|entry| entry.contact.id == *id)
     }
 
-    /// Whether `net` has all the places here that one network gets, those in the cache included. Loopback (`None`)
-    /// never has. Who never answered counts only against others of the kind.
+    /// Whether `net` has all the places that one network gets here, cache included; never for loopback (`None`).
+    /// Unconfirmed entries count only against other unconfirmed entries: that is what `among_unconfirmed` asks for.
     pub fn has_enough_of(&self, net: Option<Network>, among_unconfirmed: bool) -> bool {
         let all = self.entries.iter().chain(&self.cache).filter(|e| e.is_confirmed || among_unconfirmed);
         net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
-    /// Records that `contact` answered at `now`, if it is an entry; whether it is. `id` and address belong together by
-    /// the dialect's rules, so an entry that has answered from another address keeps its own.
+    /// If `contact` is an entry, records that it answered at `now`. Returns whether it is one. A confirmed entry keeps
+    /// the address at which it answered first, and ignores answers from others.
     pub fn refresh(&mut self, contact: &Contact<I>, now: Time) -> bool {
         let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) else {
             return false;
@@ -99,9 +99,10 @@ impl<I: Metric> Bucket<I> {
         true
     }
 
-    /// Takes in a contact that is no entry and was only heard of: as an entry if there is room, else it waits, if there
-    /// is room for that. Returns whether it is an entry now. `net` is its network, if those are counted.
-    pub fn hear(&mut self, contact: Contact<I>, net: Option<Network>, k: usize, now: Time) -> bool {
+    /// Adds a contact that is no entry and has only contacted us: as an entry if there is room, or else to the cache if
+    /// there is room there. Returns whether it is an entry now. `net` is its network, or `None` if those are not
+    /// counted.
+    pub fn add_unconfirmed(&mut self, contact: Contact<I>, net: Option<Network>, k: usize, now: Time) -> bool {
         let is_waiting = self.cache.iter().any(|e| e.contact.id == contact.id);
         if is_waiting || self.has_enough_of(net, true) {
             return false;
@@ -117,18 +118,18 @@ impl<I: Metric> Bucket<I> {
         false
     }
 
-    /// Takes in a contact that answered at `now` and is no entry; `net` is its network, if those are counted. One that
-    /// is `barred` waits in the cache even if there is room.
+    /// Adds a contact that is no entry and answered at `now`. `net` is its network, or `None` if those are not counted.
+    /// One that is `barred` goes to the cache even if there is room among the entries.
     pub fn add(&mut self, contact: Contact<I>, net: Option<Network>, barred: bool, k: usize, now: Time) -> Insert {
         self.cache.retain(|e| e.contact.id != contact.id);
         if self.has_enough_of(net, false) {
             return Insert::TooManyOfNetwork;
         }
         if self.has_enough_of(net, true) {
-            // One that answers takes the place of its neighbours that never did.
-            let is_unproven = |e: &Entry<I>| !e.is_confirmed && network(e.contact.addr.ip()) == net;
-            self.entries.retain(|e| !is_unproven(e));
-            self.cache.retain(|e| !is_unproven(e));
+            // It takes the places of the unconfirmed contacts of its network.
+            let gives_way = |e: &Entry<I>| !e.is_confirmed && network(e.contact.addr.ip()) == net;
+            self.entries.retain(|e| !gives_way(e));
+            self.cache.retain(|e| !gives_way(e));
         }
         let fresh = Entry { contact, answered_at: now, failures: 0, is_confirmed: true };
         if !barred && !self.is_full(k) {
@@ -148,15 +149,15 @@ impl<I: Metric> Bucket<I> {
 
     fn push(&mut self, entry: Entry<I>, k: usize) {
         if self.entries.len() == self.entries.capacity() {
-            // Not doubled, as a bucket is often full and never more than that.
+            // Not doubled, as buckets are often full and never grow beyond k.
             self.entries.reserve_exact(ENTRIES_AT_ONCE.min(k - self.entries.len()));
         }
         self.entries.push(entry);
     }
 
-    /// Records that the entry of `id` did not answer. It leaves when a waiting contact that has answered, and that
-    /// `admit` lets through, can take its place, or at the second failure in a row, or at the first if it never
-    /// answered. Returns whether it left.
+    /// Records that the entry of `id` did not answer. It leaves if a confirmed contact of the cache that `admit`
+    /// accepts can take its place. It also leaves at its second failure in a row, or at the first if it is unconfirmed.
+    /// Returns whether it left.
     pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> bool {
         self.cache.retain(|e| e.contact.id != *id);
         let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
@@ -166,7 +167,7 @@ impl<I: Metric> Bucket<I> {
         let left = self.entries[at];
         let leaves = left.failures >= CONTACT_FAILURES || !left.is_confirmed;
         let may_follow = |e: &Entry<I>| (e.is_confirmed || leaves) && admit(&e.contact);
-        // The newest that has answered, or else the newest.
+        // The newest that is confirmed, or else the newest.
         let waiting = self.cache.iter().enumerate().filter(|(_, e)| may_follow(e));
         match waiting.max_by_key(|(at, e)| (e.is_confirmed, *at)).map(|(at, _)| at) {
             Some(newest) => self.entries[at] = self.cache.remove(newest),
@@ -178,12 +179,13 @@ impl<I: Metric> Bucket<I> {
         true
     }
 
-    /// Whether a contact that answers would become an entry at once.
+    /// Whether a contact that answers would become an entry at once: there is room, or an entry that gives way.
     pub fn has_place(&self, k: usize) -> bool {
         !self.is_full(k) || self.displaceable().is_some()
     }
 
-    /// The entry that gives way to one that answers, if any: one that fails, or else one that never answered.
+    /// The entry that gives way to a contact that answers, if any: the one with the most failures, or else an
+    /// unconfirmed one.
     fn displaceable(&self) -> Option<usize> {
         let weak = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0 || !e.is_confirmed);
         weak.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)
@@ -252,10 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn spoofed_neighbours_keep_nobody_out_who_answers() {
+    fn spoofed_contacts_of_a_network_keep_out_none_that_answers() {
         let mut bucket = Bucket::default();
         let flood = (10..14)
-            .filter(|n| bucket.hear(contact(*n, [9, 9, 9, *n]), network([9, 9, 9, *n].into()), K, Time::ZERO))
+            .filter(|n| {
+                bucket.add_unconfirmed(contact(*n, [9, 9, 9, *n]), network([9, 9, 9, *n].into()), K, Time::ZERO)
+            })
             .count();
         assert_eq!(flood, 2, "of one network");
         assert_eq!(answer(&mut bucket, contact(1, [9, 9, 9, 1]), Time::ZERO), Some(Insert::Added));
@@ -264,9 +268,9 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_gives_no_place_to_one_that_was_only_heard_of() {
+    fn one_failure_gives_no_place_to_an_unconfirmed_contact() {
         let mut bucket = full();
-        bucket.hear(contact(9, [127, 0, 0, 1]), None, K, Time::ZERO);
+        bucket.add_unconfirmed(contact(9, [127, 0, 0, 1]), None, K, Time::ZERO);
         assert!(!bucket.failed(&Id([1; 32]), |_| true));
         assert!(bucket.failed(&Id([1; 32]), |_| true));
         assert!(bucket.get(&Id([9; 32])).is_some(), "the second does");

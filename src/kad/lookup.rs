@@ -1,5 +1,5 @@
-//! One iterative lookup (Kademlia paper, section 2.3; disjoint paths as in S/Kademlia, section 4.4): whom to ask next,
-//! and when to stop. Never asks anybody itself, and never asks anybody twice.
+//! One iterative lookup (Kademlia paper, section 2.3; disjoint paths as in S/Kademlia, section 4.4): which contact to
+//! ask next, and when to stop. Sends nothing itself, and asks a contact again only if another address is named for it.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -7,66 +7,104 @@ use std::num::NonZeroU16;
 use crate::contact::{Contact, Network, network};
 use crate::id::{Distance, Id};
 use crate::kad::Parameters;
-use crate::limits::{LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS, LOOKUP_IN_FLIGHT, NETWORK_PER_BUCKET, PATH_HORIZON};
+use crate::limits::{
+    LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS, LOOKUP_IN_FLIGHT, NETWORK_PER_BUCKET, PATH_HORIZON, PATHS_MAX,
+};
 
-/// What the lookup is for, which decides when it has heard enough.
+/// What a lookup is for, which decides when it has enough answers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// This many of the closest living nodes. Who is past its short timeout is not waited for once another has
-    /// answered.
+    /// This many of the closest living nodes. Once any contact has answered, the lookup does not wait for those that
+    /// are past their short timeout.
     Nodes(usize),
-    /// A value. Who is slow may hold it, so it is waited for; the caller ends the lookup once it has the value.
+    /// A value. A slow contact may hold it, so the lookup waits for it; the caller ends the lookup once it has the
+    /// value.
     Value,
-    /// What each of the closest living nodes has to say. Who is slow is waited for, and others are asked meanwhile in
-    /// case that it is dead.
+    /// An answer of each of the closest living nodes. The lookup waits for slow contacts, and asks others meanwhile in
+    /// case those are dead.
     Everything,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum State {
-    /// Nobody asked it yet.
+    /// Not asked yet.
     Fresh,
     /// Asked, and within the short timeout.
     Waiting,
     /// Asked, and past the short timeout.
     Slow,
     Answered,
-    /// Answered, but not as the one it was asked as: whom it named counts, it does not.
+    /// Another node answered at its address: the contacts that it named count, the candidate itself does not.
     Guided,
+    /// Did not answer, or was to be avoided from the start.
     Failed,
-    /// Could not be asked just now: it has had no say.
+    /// Could not be asked at the time, and was not queried.
     PassedOver,
 }
 
-/// A set of paths, a bit each.
-type Paths = u16;
+/// Names one path of a lookup: below the number of its paths.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+struct PathIndex(u8);
 
+/// A set of paths, a bit each.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+struct PathSet(u16);
+
+impl PathSet {
+    fn only(path: PathIndex) -> PathSet {
+        PathSet(1 << path.0)
+    }
+
+    fn contains(self, path: PathIndex) -> bool {
+        self.0 & (1 << path.0) != 0
+    }
+
+    fn insert(&mut self, path: PathIndex) {
+        self.0 |= 1 << path.0;
+    }
+
+    fn remove(&mut self, path: PathIndex) {
+        self.0 &= !(1 << path.0);
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+const _: () = assert!(PATHS_MAX <= u16::BITS as usize, "each path has a bit");
+
+/// A place in [`Lookup::referrers`], plus one.
+#[derive(Copy, Clone, Debug)]
+struct ReferrerIndex(NonZeroU16);
+
+/// A contact that the lookup may ask, or did. `at` is always the place of one in [`Lookup::shortlist`].
 #[derive(Copy, Clone, Debug)]
 struct Candidate {
     contact: Contact,
     distance: Distance,
     network: Option<Network>,
     state: State,
-    /// On which paths it was named: any of them may ask it.
-    named_on: Paths,
-    /// On which path it was asked: its answer helps only that one.
-    asked_on: u8,
-    /// Who named it first, as a place in [`Lookup::referrers`].
-    named_by: Option<NonZeroU16>,
+    /// The paths on which it was named: any of them may ask it.
+    named_on: PathSet,
+    /// The path that asked it: its answer helps only that one.
+    asked_on: PathIndex,
+    /// The contact that named it first; none named the seeds.
+    named_by: Option<ReferrerIndex>,
 }
 
 impl Candidate {
-    fn is_on(&self, path: u8) -> bool {
-        self.named_on & (1 << path) != 0
+    fn is_on(&self, path: PathIndex) -> bool {
+        self.named_on.contains(path)
     }
 
-    /// Whether it counts as one of `network` on this path: an address at which somebody else was found does not.
-    fn is_of(&self, network: Option<Network>, path: u8) -> bool {
+    /// Whether it counts as one of `network` on this path. It does not if another node was found at its address.
+    fn is_of(&self, network: Option<Network>, path: PathIndex) -> bool {
         self.network == network && self.is_on(path) && self.state != State::Guided
     }
 }
 
-/// One of the paths that share no node they ask, so that who is led astray on one does no harm to the others.
+/// One of the paths of a lookup. No two ask the same node, so liars on one path do no harm to the others.
 #[derive(Copy, Clone, Debug)]
 struct Path {
     /// Requests left.
@@ -86,9 +124,9 @@ pub struct Lookup {
     goal: Goal,
     k: usize,
     counts_networks: bool,
-    /// Requests in flight per path while nobody is slow.
+    /// Requests in flight per path while none is slow.
     alpha_per_path: usize,
-    /// Nearest candidates of a path that must have been heard before the path ends.
+    /// Nearest candidates of a path that must have answered before the path ends.
     horizon: usize,
     /// Candidates that a path remembers: all that its budget lets it ask, and k more.
     shortlist_per_path: usize,
@@ -98,14 +136,15 @@ pub struct Lookup {
     /// Requests in flight, the slow ones included.
     in_flight: usize,
     answers: usize,
-    /// Who answered, in that order.
+    /// The addresses of the contacts that answered, in that order.
     referrers: Vec<SocketAddr>,
-    /// Contacts that were named and had too many neighbours.
+    /// How often a named contact was left out because of others of its network.
     crowded_out: u64,
 }
 
 impl Lookup {
-    /// A lookup that starts from `seeds`, the closest contacts known, and asks none of `avoided`, whoever names them.
+    /// A lookup over so many disjoint `paths` (brought within 1 to [`PATHS_MAX`]) that starts from `seeds`, the closest
+    /// contacts known. It asks none of `avoided`, even if others name them.
     pub fn new(
         target: Id,
         goal: Goal,
@@ -114,7 +153,7 @@ impl Lookup {
         seeds: &[Contact],
         avoided: &[Contact],
     ) -> Lookup {
-        let paths = paths.clamp(1, Paths::BITS as usize);
+        let paths = paths.clamp(1, PATHS_MAX);
         let wanted = match goal {
             Goal::Nodes(wanted) => wanted.min(parameters.k),
             Goal::Value | Goal::Everything => parameters.k,
@@ -139,69 +178,69 @@ impl Lookup {
             lookup.avoid(*contact);
         }
         for (contact, i) in seeds.iter().zip(0..) {
-            lookup.offer(*contact, (i % paths) as u8, None, &|_| true);
+            lookup.offer(*contact, PathIndex((i % paths) as u8), None, &|_| true);
         }
         lookup
     }
 
-    /// What is looked for.
+    /// The id that is looked for.
     pub fn target(&self) -> Id {
         self.target
     }
 
-    /// What it is for.
+    /// What the lookup is for.
     pub fn goal(&self) -> Goal {
         self.goal
     }
 
-    /// Whether the `n` nearest candidates have answered, but for those that are slow or failed.
-    pub fn has_heard_nearest(&self, n: usize) -> bool {
+    /// Whether the `n` nearest candidates have answered, not counting those that are slow or failed.
+    pub fn have_nearest_answered(&self, n: usize) -> bool {
         let gone = |c: &Candidate| matches!(c.state, State::Slow | State::Guided | State::Failed | State::PassedOver);
         let living = self.shortlist.iter().filter(|c| !gone(c));
         living.take(n).all(|c| c.state == State::Answered)
     }
 
-    /// The `n` nearest candidates, nearest first, once all of them have answered. Unlike for
-    /// [`Lookup::has_heard_nearest`], one that is slow is waited for: most of those are alive.
+    /// The up to `n` nearest candidates, nearest first, once all of them have answered. `None` before that. Unlike
+    /// [`Lookup::have_nearest_answered`], this waits for slow contacts: most of them are alive.
     pub fn settled_nearest(&self, n: usize) -> Option<Vec<Contact>> {
         let gone = |c: &Candidate| matches!(c.state, State::Guided | State::Failed | State::PassedOver);
         let hopes = self.shortlist.iter().filter(|c| !gone(c)).take(n);
         hopes.map(|c| (c.state == State::Answered).then_some(c.contact)).collect()
     }
 
-    /// From now on all that must still be heard may be asked at once (paper, section 2.3, for the last round): the
-    /// caller has reason to believe that nobody nearer will be named.
+    /// From now on the lookup may ask at once all contacts whose answers it still needs (paper, section 2.3, for the
+    /// last round): the caller has reason to believe that no nearer contact will be named.
     pub fn hurry(&mut self) {
         self.alpha_per_path = self.alpha_per_path.max(self.horizon);
     }
 
-    /// The contact to ask now, if any; it counts as asked. Call until `None`.
+    /// The contact to ask now, if any; it counts as asked from then on. Call until `None`.
     pub fn next_to_ask(&mut self) -> Option<Contact> {
         if self.in_flight >= LOOKUP_IN_FLIGHT {
             return None;
         }
-        let with_room = |path: &u8| {
-            let path = self.paths[usize::from(*path)];
-            // Where some are slow, many are likely to be dead: their places are filled twice over.
+        let with_room = |path: &PathIndex| {
+            let path = self.path(*path);
+            // Where some contacts are slow, many are likely to be dead: each slow one makes room for two requests.
             path.waiting < self.alpha_per_path + path.slow
         };
-        let paths = (0..self.paths.len() as u8).filter(with_room);
+        let paths = self.path_indices().filter(with_room);
         let askable = paths.filter_map(|path| Some((path, self.askable(path)?)));
-        // The one with the least in flight, so that no path takes the places of the others.
-        let in_flight = |path: u8| self.paths[usize::from(path)].waiting + self.paths[usize::from(path)].slow;
+        // The path with the fewest requests in flight, so that none takes the places of the others.
+        let in_flight = |path: PathIndex| self.path(path).waiting + self.path(path).slow;
         let (path, at) = askable.min_by_key(|(path, _)| in_flight(*path))?;
         let candidate = &mut self.shortlist[at];
         candidate.state = State::Waiting;
         candidate.asked_on = path;
-        let path = &mut self.paths[usize::from(path)];
+        let path = self.path_mut(path);
         path.budget -= 1;
         path.waiting += 1;
         self.in_flight += 1;
-        Some(candidate.contact)
+        Some(self.shortlist[at].contact)
     }
 
-    /// `from`, which is to be found at its address, answered and named `contacts`: those become candidates on its path. Those
-    /// that nobody named before must be `genuine`; returns how many were not.
+    /// `from` answered at its address and named `contacts`, which become candidates of the path that asked it. Those
+    /// that are new to the lookup must be `genuine`; returns the number of those that were not.
     pub fn answered(&mut self, from: &Contact, contacts: &[Contact], genuine: impl Fn(&Contact) -> bool) -> usize {
         let Ok(at) = self.position(&from.id) else {
             return 0;
@@ -209,25 +248,26 @@ impl Lookup {
         if self.shortlist[at].contact.addr != from.addr {
             self.move_to(at, *from);
         }
-        self.heard_from(at, State::Answered, contacts, &genuine)
+        self.take_answer(at, State::Answered, contacts, &genuine)
     }
 
-    /// Who was asked as `asked` answered under another id, or none, and named `contacts`: those become candidates,
-    /// `asked` is none any more.
+    /// At the address of `asked`, a node of another id (or of none) answered and named `contacts`. Those become
+    /// candidates, and `asked` is one no longer.
     pub fn guided(&mut self, asked: &Id, contacts: &[Contact]) {
         if let Ok(at) = self.position(asked) {
-            self.heard_from(at, State::Guided, contacts, &|_| true);
+            self.take_answer(at, State::Guided, contacts, &|_| true);
         }
     }
 
-    /// The address of who first named `id` to this lookup.
+    /// The address of the contact that first named `id` to this lookup; `None` for a seed and for an unknown id.
     pub fn referrer(&self, id: &Id) -> Option<SocketAddr> {
         let named_by = self.shortlist[self.position(id).ok()?].named_by?;
-        self.referrers.get(usize::from(named_by.get()) - 1).copied()
+        self.referrers.get(usize::from(named_by.0.get()) - 1).copied()
     }
 
-    /// The candidate at position `at` answered and named `contacts`.
-    fn heard_from(
+    /// The request to the candidate `at` has ended in an answer that named `contacts`. Returns the number of those that
+    /// are not genuine.
+    fn take_answer(
         &mut self,
         at: usize,
         state: State,
@@ -240,77 +280,89 @@ impl Lookup {
         };
         self.answers += 1;
         self.referrers.push(addr);
-        let named_by = u16::try_from(self.referrers.len()).ok().and_then(NonZeroU16::new);
+        let named_by = u16::try_from(self.referrers.len()).ok().and_then(NonZeroU16::new).map(ReferrerIndex);
         contacts.iter().filter(|contact| !self.offer(**contact, path, named_by, genuine)).count()
     }
 
-    /// `from` did not answer, refused, or could not be reached.
+    /// `from` did not answer, refused to, or could not be reached.
     pub fn failed(&mut self, from: &Id) {
         self.position(from).ok().and_then(|at| self.end(at, State::Failed));
     }
 
-    /// `from` could not be asked just now, which says nothing of it.
+    /// `from` could not be asked just now, which says nothing about its health.
     pub fn passed_over(&mut self, from: &Id) {
         self.position(from).ok().and_then(|at| self.end(at, State::PassedOver));
     }
 
-    /// `from` is past its short timeout: its place in flight is free for another, but it may yet answer.
+    /// The request to `from` is past its short timeout: it makes room for another, but may yet be answered.
     pub fn slow(&mut self, from: &Id) {
         let waiting = self.position(from).ok().filter(|at| self.shortlist[*at].state == State::Waiting);
         if let Some(at) = waiting {
             self.shortlist[at].state = State::Slow;
-            let path = &mut self.paths[usize::from(self.shortlist[at].asked_on)];
+            let path = self.path_mut(self.shortlist[at].asked_on);
             path.waiting -= 1;
             path.slow += 1;
         }
     }
 
-    /// Whether there is nobody left to ask or to wait for.
+    /// Whether no contact is left to ask or to wait for.
     pub fn is_finished(&self) -> bool {
-        // Who is slow is better than nobody.
+        // With no answers yet, keep waiting for slow contacts.
         let waits_for_slow = matches!(self.goal, Goal::Value | Goal::Everything) || self.answers == 0;
         let waiting: usize = self.paths.iter().map(|path| path.waiting).sum();
         if waiting > 0 || (waits_for_slow && self.in_flight > 0) {
             return false;
         }
-        (0..self.paths.len() as u8).all(|path| self.askable(path).is_none())
+        self.path_indices().all(|path| self.askable(path).is_none())
     }
 
-    /// Whether a path ended for want of budget, not of candidates.
+    /// Whether a path ended because its budget ran out while it still had candidates to ask.
     pub fn ran_out(&self) -> bool {
-        let ran_out = |path: u8| self.paths[usize::from(path)].budget == 0 && self.nearest_fresh(path).is_some();
-        (0..self.paths.len() as u8).any(ran_out)
+        let ran_out = |path: PathIndex| self.path(path).budget == 0 && self.nearest_fresh(path).is_some();
+        self.path_indices().any(ran_out)
     }
 
-    /// The up to k nearest contacts that answered, nearest first.
+    /// The nearest contacts that answered, nearest first, at most k.
     pub fn closest(&self) -> Vec<Contact> {
         let answered = self.shortlist.iter().filter(|c| c.state == State::Answered);
         answered.take(self.k).map(|c| c.contact).collect()
     }
 
-    /// Everybody who was asked: they have had their say, or failed. Those that were to be avoided are among them.
-    pub fn heard(&self) -> Vec<Contact> {
-        let is_heard = |c: &&Candidate| !matches!(c.state, State::Fresh | State::PassedOver);
-        self.shortlist.iter().filter(is_heard).map(|c| c.contact).collect()
+    /// All contacts that were queried, whether they answered or not, and those that were to be avoided, nearest first.
+    pub fn queried(&self) -> Vec<Contact> {
+        let is_queried = |c: &&Candidate| !matches!(c.state, State::Fresh | State::PassedOver);
+        self.shortlist.iter().filter(is_queried).map(|c| c.contact).collect()
     }
 
-    /// How often a contact was left out because enough of its network are candidates.
+    /// How often a named contact was left out because enough candidates are of its network.
     pub fn crowded_out(&self) -> u64 {
         self.crowded_out
     }
 
-    /// Contacts that answered.
+    /// The number of contacts that answered.
     pub fn answers(&self) -> usize {
         self.answers
     }
 
-    /// What [`Lookup::nearest_fresh`] finds, while the path's budget lasts.
-    fn askable(&self, path: u8) -> Option<usize> {
-        if self.paths[usize::from(path)].budget == 0 { None } else { self.nearest_fresh(path) }
+    fn path_indices(&self) -> impl Iterator<Item = PathIndex> + use<> {
+        (0..self.paths.len() as u8).map(PathIndex)
     }
 
-    /// The nearest candidate of `path` that nobody asked, unless enough nearer ones are alive or awaited.
-    fn nearest_fresh(&self, path: u8) -> Option<usize> {
+    fn path(&self, path: PathIndex) -> &Path {
+        &self.paths[usize::from(path.0)]
+    }
+
+    fn path_mut(&mut self, path: PathIndex) -> &mut Path {
+        &mut self.paths[usize::from(path.0)]
+    }
+
+    /// What [`Lookup::nearest_fresh`] finds, while the path's budget lasts.
+    fn askable(&self, path: PathIndex) -> Option<usize> {
+        if self.path(path).budget == 0 { None } else { self.nearest_fresh(path) }
+    }
+
+    /// The nearest candidate of `path` that was not asked, unless enough nearer ones are alive or may yet answer.
+    fn nearest_fresh(&self, path: PathIndex) -> Option<usize> {
         let mut alive = 0;
         for (at, candidate) in self.shortlist.iter().enumerate().filter(|(_, c)| c.is_on(path)) {
             match candidate.state {
@@ -326,21 +378,21 @@ impl Lookup {
         None
     }
 
-    /// A request to the candidate at position `at` has ended; the path on which it was asked. `None` if none was in flight.
-    fn end(&mut self, at: usize, state: State) -> Option<u8> {
-        let candidate = &mut self.shortlist[at];
-        let path = candidate.asked_on;
-        match candidate.state {
-            State::Waiting => self.paths[usize::from(path)].waiting -= 1,
-            State::Slow => self.paths[usize::from(path)].slow -= 1,
+    /// The request to the candidate `at` has ended. Returns the path that asked it, or `None` if no request was in
+    /// flight.
+    fn end(&mut self, at: usize, state: State) -> Option<PathIndex> {
+        let Candidate { asked_on: path, state: before, .. } = self.shortlist[at];
+        match before {
+            State::Waiting => self.path_mut(path).waiting -= 1,
+            State::Slow => self.path_mut(path).slow -= 1,
             State::Fresh | State::Answered | State::Guided | State::Failed | State::PassedOver => return None,
         }
-        candidate.state = state;
+        self.shortlist[at].state = state;
         self.in_flight -= 1;
         Some(path)
     }
 
-    /// Where `id` stands in the shortlist, or would.
+    /// The place of `id` in the shortlist, or else (`Err`) the place where it belongs.
     fn position(&self, id: &Id) -> Result<usize, usize> {
         let distance = self.target.distance(id);
         self.shortlist.binary_search_by_key(&distance, |c| c.distance)
@@ -350,17 +402,18 @@ impl Lookup {
         if let Err(at) = self.position(&contact.id) {
             let distance = self.target.distance(&contact.id);
             let (state, named_by) = (State::Failed, None);
-            let avoided = Candidate { contact, distance, network: None, state, named_on: 0, asked_on: 0, named_by };
+            let (named_on, asked_on) = (PathSet::default(), PathIndex(0));
+            let avoided = Candidate { contact, distance, network: None, state, named_on, asked_on, named_by };
             self.shortlist.insert(at, avoided);
         }
     }
 
-    /// `contact` was named on `path`. Returns whether it is `genuine`, which is asked of those only that are not known.
+    /// `contact` was named on `path`. Returns whether it is `genuine`; one that is known already counts as such.
     fn offer(
         &mut self,
         contact: Contact,
-        path: u8,
-        named_by: Option<NonZeroU16>,
+        path: PathIndex,
+        named_by: Option<ReferrerIndex>,
         genuine: &impl Fn(&Contact) -> bool,
     ) -> bool {
         let at = match self.position(&contact.id) {
@@ -375,9 +428,9 @@ impl Lookup {
         true
     }
 
-    /// The candidate at position `at` is said to be at another address: if it failed at the one that was known, or somebody
-    /// else was there, it is worth another try. Whether it is.
-    fn try_elsewhere(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) -> bool {
+    /// The candidate `at` was named at another address, that of `contact`. If it failed at the known one, or another
+    /// node answered there, the lookup tries the new one. Returns whether it does.
+    fn try_elsewhere(&mut self, contact: Contact, path: PathIndex, named_by: Option<ReferrerIndex>, at: usize) -> bool {
         let candidate = &self.shortlist[at];
         if !matches!(candidate.state, State::Failed | State::Guided) || !candidate.is_on(path) {
             return false;
@@ -392,57 +445,56 @@ impl Lookup {
         true
     }
 
-    /// The candidate at position `at` is to be found at `contact`'s address.
+    /// From now on the candidate `at` stands for `contact`, at that address.
     fn move_to(&mut self, at: usize, contact: Contact) {
         self.shortlist[at].network = self.network(&contact);
         self.shortlist[at].contact = contact;
     }
 
-    /// The network of `contact`, if those are counted.
+    /// The network of `contact`; `None` if networks are not counted.
     fn network(&self, contact: &Contact) -> Option<Network> {
         network(contact.addr.ip()).filter(|_| self.counts_networks)
     }
 
-    /// Whether `path` has as many candidates of `network` as one may have.
-    fn has_enough_of(&self, network: Option<Network>, path: u8) -> bool {
+    /// Whether `path` has as many candidates of `network` as one network may have.
+    fn has_enough_of(&self, network: Option<Network>, path: PathIndex) -> bool {
         let of_it = self.shortlist.iter().filter(|c| c.is_of(network, path));
         network.is_some() && of_it.count() >= NETWORK_PER_BUCKET
     }
 
-    /// Makes `contact`, which stands or belongs at position `at`, a candidate of `path`, if its network and the path
-    /// have room for it.
-    fn insert(&mut self, contact: Contact, path: u8, named_by: Option<NonZeroU16>, at: usize) {
+    /// Makes `contact`, which stands or belongs at the place `at`, a candidate of `path` if the limit on its network
+    /// and the path have room for it.
+    fn insert(&mut self, contact: Contact, path: PathIndex, named_by: Option<ReferrerIndex>, at: usize) {
         let network = self.network(&contact);
         if self.has_enough_of(network, path) && !self.drop_farther_fresh(at, path, |c| c.is_of(network, path)) {
             self.crowded_out += 1;
             return;
         }
-        if self.paths[usize::from(path)].candidates >= self.shortlist_per_path
-            && !self.drop_farther_fresh(at, path, |_| true)
-        {
+        if self.path(path).candidates >= self.shortlist_per_path && !self.drop_farther_fresh(at, path, |_| true) {
             return;
         }
-        self.paths[usize::from(path)].candidates += 1;
+        self.path_mut(path).candidates += 1;
         match self.shortlist.get_mut(at).filter(|known| known.contact.id == contact.id) {
-            Some(known) => known.named_on |= 1 << path,
+            Some(known) => known.named_on.insert(path),
             None => {
                 let distance = self.target.distance(&contact.id);
-                let (state, named_on) = (State::Fresh, 1 << path);
+                let (state, named_on) = (State::Fresh, PathSet::only(path));
                 let fresh = Candidate { contact, distance, network, state, named_on, asked_on: path, named_by };
                 self.shortlist.insert(at, fresh);
             }
         }
     }
 
-    /// Forgets the farthest unasked candidate of `path` behind position `at` that `which` names; whether there was one.
-    fn drop_farther_fresh(&mut self, at: usize, path: u8, which: impl Fn(&Candidate) -> bool) -> bool {
+    /// Drops from `path` the farthest fresh candidate at or behind the place `at` for which `which` holds. Returns
+    /// whether there was one.
+    fn drop_farther_fresh(&mut self, at: usize, path: PathIndex, which: impl Fn(&Candidate) -> bool) -> bool {
         let is_droppable = |c: &Candidate| c.state == State::Fresh && c.is_on(path) && which(c);
         let Some(behind) = self.shortlist[at..].iter().rposition(is_droppable).map(|behind| at + behind) else {
             return false;
         };
-        self.paths[usize::from(path)].candidates -= 1;
-        self.shortlist[behind].named_on &= !(1 << path);
-        if self.shortlist[behind].named_on == 0 {
+        self.path_mut(path).candidates -= 1;
+        self.shortlist[behind].named_on.remove(path);
+        if self.shortlist[behind].named_on.is_empty() {
             self.shortlist.remove(behind);
         }
         true
@@ -478,7 +530,7 @@ mod tests {
         let scattered: Vec<Contact> = (1..=5).map(|n| at(n, [9, 9, n, 1])).collect();
         let mut lookup = Lookup::new(Id::default(), Goal::Everything, parameters(5, 9), 1, &scattered, &[]);
         let liar = near(99);
-        lookup.offer(liar, 0, None, &|_| true);
+        lookup.offer(liar, PathIndex(0), None, &|_| true);
         ask_all(&mut lookup);
         scattered.iter().for_each(|c| lookup.failed(&c.id));
         ask_all(&mut lookup);
@@ -495,13 +547,13 @@ mod tests {
         lookup.failed(&near(1).id);
         lookup.answered(&near(2), &[moved], |_| true);
         assert_eq!(ask_all(&mut lookup), [moved]);
-        // Somebody else is there; the node is where it was, after all.
+        // Another node is there; the one we look for is where it was, after all.
         lookup.guided(&near(1).id, &[near(1)]);
         assert_eq!(ask_all(&mut lookup), [near(1)]);
         lookup.guided(&near(1).id, &[moved]);
         assert_eq!(ask_all(&mut lookup), [moved]);
         lookup.answered(&moved, &[near(1)], |_| true);
-        assert_eq!(ask_all(&mut lookup), [], "who has answered is believed to be where it is");
+        assert_eq!(ask_all(&mut lookup), [], "a contact that has answered is believed to be where it is");
         assert_eq!(lookup.closest(), [moved, near(2)]);
     }
 
@@ -553,16 +605,16 @@ mod tests {
         ask_all(&mut lookup);
         lookup.answered(&seeds[1], &[], |_| true);
         lookup.answered(&seeds[2], &[], |_| true);
-        assert!(lookup.has_heard_nearest(2) && lookup.settled_nearest(2).is_none(), "the slow one may be alive");
+        assert!(lookup.have_nearest_answered(2) && lookup.settled_nearest(2).is_none(), "the slow one may be alive");
         lookup.failed(&seeds[0].id);
         assert_eq!(lookup.settled_nearest(2), Some(seeds[1..3].to_vec()));
         assert_eq!(lookup.settled_nearest(3), None);
         lookup.answered(&seeds[3], &[near(0)], |_| true);
-        assert_eq!(lookup.settled_nearest(2), None, "somebody nearer was named");
+        assert_eq!(lookup.settled_nearest(2), None, "a nearer contact was named");
     }
 
     #[test]
-    fn in_a_hurry_all_that_must_be_heard_are_asked_at_once() {
+    fn in_a_hurry_all_whose_answers_are_needed_are_asked_at_once() {
         let seeds: Vec<Contact> = (1..=12).map(near).collect();
         let mut lookup = Lookup::new(Id::default(), Goal::Nodes(8), parameters(20, 3), 1, &seeds, &[]);
         assert_eq!(ask_all(&mut lookup), seeds[..3]);
@@ -601,12 +653,12 @@ mod tests {
     }
 
     #[test]
-    fn the_avoided_are_not_asked_whoever_names_them() {
+    fn the_avoided_are_not_asked_even_if_others_name_them() {
         let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 8, &[near(9)], &[near(1), near(2)]);
         assert_eq!(ask_all(&mut lookup), [near(9)]);
         lookup.answered(&near(9), &[near(1), near(2), near(3)], |_| true);
         assert_eq!(ask_all(&mut lookup), [near(3)]);
-        assert_eq!(lookup.heard(), [near(1), near(2), near(3), near(9)]);
+        assert_eq!(lookup.queried(), [near(1), near(2), near(3), near(9)]);
     }
 
     #[test]
@@ -649,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn who_could_not_be_asked_just_now_has_had_no_say() {
+    fn a_contact_that_could_not_be_asked_just_now_was_not_queried() {
         let seeds = [near(1), near(2), near(3)];
         let mut lookup = Lookup::new(Id::default(), Goal::Value, parameters(20, 3), 1, &seeds, &[]);
         ask_all(&mut lookup);
@@ -657,7 +709,7 @@ mod tests {
         lookup.failed(&seeds[1].id);
         lookup.answered(&seeds[2], &[], |_| true);
         assert!(lookup.is_finished());
-        assert_eq!(lookup.heard(), seeds[1..]);
+        assert_eq!(lookup.queried(), seeds[1..]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Kademlia itself, shared by all dialects: buckets, routing table, lookups, requests in flight, and the overlay that
-//! ties them together. Pure: knows ids, contacts and time; knows no message, no socket, no clock.
+//! ties them together. Pure: it knows ids, contacts and time, but no message, no socket and no clock.
 
 pub mod bucket;
 pub mod lookup;
@@ -7,25 +7,26 @@ pub mod overlay;
 pub mod requests;
 pub mod routing_table;
 
-/// How the nodes of a dialect come to know each other.
+/// What differs between dialects in how their nodes come to know each other.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct OverlayPolicy {
-    /// Who gets the places of a bucket.
-    pub buckets: routing_table::BucketPolicy,
-    /// No answer names the asker, so a node must find out elsewhere whether others can find it.
+    /// Which contacts get the places of a bucket.
+    pub bucket_policy: routing_table::BucketPolicy,
+    /// Whether a node must check by requests of its own that others can find it, because no answer names the asker.
     pub probes_own_reachability: bool,
 }
 
-/// The parameters of Kademlia that a person may set.
+/// The parameters of Kademlia that a user may set.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
-    /// Contacts per bucket and per answer, nodes a lookup hears from: 1 to [`crate::limits::K_MAX`].
+    /// Contacts per bucket and per answer, and nodes whose answers end a lookup: 1 to [`crate::limits::K_MAX`].
     pub k: usize,
     /// Requests a lookup keeps in flight: 1 to [`crate::limits::ALPHA_MAX`].
     pub alpha: usize,
-    /// Disjoint paths of a first lookup: 1 to [`crate::limits::PATHS_MAX`].
+    /// Disjoint paths of the first lookup for a value: 1 to [`crate::limits::PATHS_MAX`].
     pub paths: usize,
-    /// Whether contacts of one network (/24, /64) are few in a table and a lookup: not where all are of one.
+    /// Whether the number of contacts of one network (/24 or /64) in a table and a lookup is limited. It should be,
+    /// unless all nodes are in one network.
     pub counts_networks: bool,
 }
 

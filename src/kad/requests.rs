@@ -1,5 +1,6 @@
-//! Requests in flight and their two timeouts (design.md, decision 11). Knows whom was asked and what for, as an opaque
-//! purpose; sends nothing and reads no clock.
+//! Requests in flight and their two timeouts (docs/architecture.md, decision 11): past the short one a lookup asks
+//! another contact as well, past the long one the contact has failed. Knows the contact and an opaque purpose of each
+//! request; sends nothing and reads no clock.
 
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
@@ -7,15 +8,15 @@ use crate::limits::{LONG_TIMEOUT_MS, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_T
 use crate::time::Time;
 use crate::wheel::{TimerKey, Wheel};
 
-/// Names one request in flight; outlives it safely.
+/// Names one request in flight. A key whose request has ended names none, so it may be kept safely.
 pub type RequestId = Key;
 
-/// What the clock says of a request.
+/// A request that is past one of its timeouts.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Overdue<P> {
-    /// Past the short timeout: widen, but go on waiting.
+    /// Past the short timeout: ask another contact as well, but go on waiting.
     Slow(Contact, P),
-    /// Past the long one: the contact has failed and the request is forgotten.
+    /// Past the long timeout: the contact has failed, and the request has ended.
     Failed(Contact, P),
 }
 
@@ -44,14 +45,14 @@ impl<P> Default for Requests<P> {
 }
 
 impl<P: Copy> Requests<P> {
-    /// Starts the clock of a request to `contact`.
+    /// Notes that a request to `contact` was sent at `now`.
     pub fn start(&mut self, contact: Contact, purpose: P, now: Time) -> RequestId {
         let timer = self.wheel.arm(now, now.after(self.short_timeout_ms()), self.requests.vacant_key());
         self.requests.insert(Request { contact, purpose, sent_at: now, slow: false, timer })
     }
 
-    /// Ends a request that was answered or failed early; `None` if it is forgotten already. An answer counts into the
-    /// smoothed round trip.
+    /// Ends a request that was answered or that failed before its timeout. Returns its contact and purpose, or `None`
+    /// if it has ended already. The time until an answer counts into the smoothed round trip.
     pub fn finish(&mut self, id: RequestId, answered: bool, now: Time) -> Option<(Contact, P)> {
         let request = self.requests.remove(id)?;
         self.wheel.cancel(request.timer);
@@ -65,12 +66,12 @@ impl<P: Copy> Requests<P> {
         Some((request.contact, request.purpose))
     }
 
-    /// Requests in flight.
+    /// The number of requests in flight.
     pub fn len(&self) -> usize {
         self.requests.len()
     }
 
-    /// Whether none is in flight.
+    /// Whether no request is in flight.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
@@ -80,7 +81,7 @@ impl<P: Copy> Requests<P> {
         self.wheel.next_deadline()
     }
 
-    /// What is overdue at `now`.
+    /// The requests that are past one of their timeouts at `now`, each timeout once.
     pub fn expire(&mut self, now: Time) -> Vec<Overdue<P>> {
         let mut due = Vec::new();
         self.wheel.expire(now, &mut due);
@@ -101,6 +102,7 @@ impl<P: Copy> Requests<P> {
         overdue
     }
 
+    /// A multiple of the smoothed round trip, within bounds.
     fn short_timeout_ms(&self) -> u64 {
         (self.smoothed_rtt_eighths / 8 * SHORT_TIMEOUT_ROUND_TRIPS).clamp(SHORT_TIMEOUT_MIN_MS, LONG_TIMEOUT_MS / 2)
     }

@@ -1,6 +1,6 @@
 //! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts
-//! that answered, and where a dialect lists them at once, such as were only heard of; the caller says which. Never
-//! holds the own id.
+//! that have responded and, in dialects that list senders eagerly, contacts that have only contacted us; the caller
+//! says which. Never holds the own id, and never asks a contact anything.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
@@ -9,19 +9,57 @@ use crate::kad::bucket::{Bucket, Entry, Insert};
 use crate::limits::{BUCKET_PARTS_BITS, NETWORK_PER_TABLE, UNDIVIDED_BUCKETS};
 use crate::time::Time;
 
-/// What became of a contact that answered.
+/// What [`RoutingTable::answered`] did with a contact.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Added {
-    /// It is in the table, anew or still, or waits in a replacement cache.
+    /// It is in the table, or waits in a replacement cache.
     Kept,
-    /// The bucket or the table has enough contacts of its network.
+    /// It was turned away: its bucket or the table has enough contacts of its network.
     TooManyOfNetwork,
     /// It carries our own id.
     OwnId,
 }
 
-/// Bucket `i` holds ids that share exactly `i` leading bits with the own id; the last one holds all that share more and
-/// is the only one that splits.
+/// Names one bucket of a table, by the number of leading bits that its ids share with the own id. Buckets are never
+/// removed, so an index stays valid.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BucketIndex(usize);
+
+impl BucketIndex {
+    /// The bucket of the ids whose first bit differs from the own id's: half of all ids. Every table has it.
+    pub const FARTHEST: BucketIndex = BucketIndex(0);
+
+    /// The bucket of the next farther ids, of which there are about twice as many; `None` for the farthest.
+    pub fn farther(self) -> Option<BucketIndex> {
+        self.0.checked_sub(1).map(BucketIndex)
+    }
+}
+
+/// Buckets of contacts. Each bucket but the last holds the ids that share exactly as many leading bits with the own id
+/// as its [`BucketIndex`] says; the last one holds those that share more as well, and is the only one that splits.
+///
+/// ```rust
+/// use dayfly::contact::Contact;
+/// use dayfly::id::Id;
+/// use dayfly::kad::Parameters;
+/// use dayfly::kad::routing_table::{Added, BucketPolicy, RoutingTable};
+/// use dayfly::time::Time;
+///
+/// let contact = |n: u8| Contact { id: Id::of(&[n]), addr: ([127, 0, 0, 1], 6500 + u16::from(n)).into() };
+/// let mut table = RoutingTable::new(contact(0).id, Parameters::default(), BucketPolicy::Even);
+/// for n in 1..=5 {
+///     assert_eq!(table.answered(contact(n), Time::from_ms(u64::from(n))), Added::Kept);
+/// }
+///
+/// let mut closest = Vec::new();
+/// table.closest(&contact(3).id, 2, |entry| entry.failures == 0, &mut closest);
+/// assert_eq!((closest.len(), closest[0]), (2, contact(3)));
+///
+/// // One failure is forgiven, the second in a row is not.
+/// assert!(!table.failed(&contact(3).id));
+/// assert!(table.failed(&contact(3).id));
+/// assert_eq!(table.len(), 4);
+/// ```
 #[derive(Clone, Debug)]
 pub struct RoutingTable<I = Id> {
     own: I,
@@ -31,34 +69,34 @@ pub struct RoutingTable<I = Id> {
     buckets: Vec<Bucket<I>>,
 }
 
-/// Who gets the places of a bucket.
+/// Which contacts get the places of a bucket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum BucketPolicy {
-    /// Each part of the bucket's range gets its share of them.
+    /// The bucket's range is divided into equal parts, and the contacts of each part get an equal share of the places.
     Even,
-    /// Who comes first, as in Kademlia's paper and in the k-bucket that hyperdht's other nodes use.
+    /// Those that come first, as in Kademlia's paper and in the k-bucket that other hyperdht nodes use.
     FirstCome,
 }
 
-/// What became of a contact that was heard of.
+/// What [`RoutingTable::add_unconfirmed`] did with a contact.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Listed {
-    /// It is an entry already, or may not be one.
+    /// Nothing: it is an entry already, or it may not be one.
     Nothing,
-    /// It is an entry now, until it proves that it is there or fails to.
+    /// It is an entry now, until it answers a request or fails to.
     Added,
-    /// Its bucket is full of others.
+    /// Its bucket is full; it may wait in the cache.
     Full,
 }
 
 impl<I: Metric> RoutingTable<I> {
-    /// An empty table around `own`.
+    /// An empty table around the id `own`. Of the `parameters`, `k` (at least 1) and `counts_networks` are used.
     pub fn new(own: I, parameters: Parameters, policy: BucketPolicy) -> RoutingTable<I> {
         let Parameters { k, counts_networks, .. } = parameters;
         RoutingTable { own, k, counts_networks, policy, buckets: vec![Bucket::default()] }
     }
 
-    /// Contacts in the table, the waiting ones not counted.
+    /// The number of contacts in the table, not counting those in replacement caches.
     pub fn len(&self) -> usize {
         self.buckets.iter().map(|b| b.entries().len()).sum()
     }
@@ -68,14 +106,19 @@ impl<I: Metric> RoutingTable<I> {
         self.buckets.iter().all(|b| b.entries().is_empty())
     }
 
-    /// Whether some contact in the table has answered.
+    /// Whether any contact in the table has answered.
     pub fn has_confirmed(&self) -> bool {
         self.entries().any(|e| e.is_confirmed)
     }
 
-    /// Buckets, at least one.
+    /// The number of buckets: 1 to the number of bits of an id.
     pub fn bucket_count(&self) -> usize {
         self.buckets.len()
+    }
+
+    /// The last bucket: that of the ids nearest to the own one.
+    pub fn nearest_bucket(&self) -> BucketIndex {
+        BucketIndex(self.buckets.len() - 1)
     }
 
     /// All entries, bucket by bucket from the farthest.
@@ -85,42 +128,43 @@ impl<I: Metric> RoutingTable<I> {
 
     /// The entry of `id`.
     pub fn get(&self, id: &I) -> Option<&Entry<I>> {
-        self.buckets[self.bucket_of(id)].get(id)
+        self.bucket(self.bucket_of(id)).get(id)
     }
 
-    /// Records that `contact` answered at `now`.
+    /// Records that `contact` answered at `now`, and adds it if there is a place for it.
     pub fn answered(&mut self, contact: Contact<I>, now: Time) -> Added {
         if contact.id == self.own {
             return Added::OwnId;
         }
         let index = self.bucket_of(&contact.id);
-        if self.buckets[index].refresh(&contact, now) {
+        if self.bucket_mut(index).refresh(&contact, now) {
             return Added::Kept;
         }
-        // One that will wait in the cache is judged when it is let in.
-        let may_enter = self.buckets[index].has_place(self.k) || self.splits(&contact.id);
+        // A contact that goes to the cache is held against the limit on its network when it leaves that for a place.
+        let may_enter = self.bucket(index).has_place(self.k) || self.splits(&contact.id);
         if may_enter && self.has_enough_of_network(&contact, false) {
             return Added::TooManyOfNetwork;
         }
         self.split_for(&contact.id);
         let barred = may_enter && self.is_crowded(&contact.id);
-        let (bucket, net) = (self.bucket_of(&contact.id), self.network(&contact));
-        let insert = self.buckets[bucket].add(contact, net, barred, self.k, now);
+        let (k, net) = (self.k, self.network(&contact));
+        let insert = self.home_of(&contact.id).add(contact, net, barred, k, now);
         self.debug_check();
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
     }
 
-    /// Records that `contact` was heard of, which proves nothing: it gives way to any that answers, and displaces none.
+    /// Adds `contact`, which has only contacted us. As that proves nothing, it displaces no other entry, and gives way
+    /// to any contact that answers.
     pub fn add_unconfirmed(&mut self, contact: Contact<I>, now: Time) -> Listed {
         let is_known = contact.id == self.own || self.get(&contact.id).is_some();
         if is_known || self.has_enough_of_network(&contact, true) || self.is_crowded(&contact.id) {
             return Listed::Nothing;
         }
         self.split_for(&contact.id);
-        let index = self.bucket_of(&contact.id);
-        let net = self.network(&contact);
-        let was_full = self.buckets[index].is_full(self.k);
-        let added = self.buckets[index].hear(contact, net, self.k, now);
+        let (k, net) = (self.k, self.network(&contact));
+        let bucket = self.home_of(&contact.id);
+        let was_full = bucket.is_full(k);
+        let added = bucket.add_unconfirmed(contact, net, k, now);
         self.debug_check();
         match (added, was_full) {
             (true, _) => Listed::Added,
@@ -129,36 +173,36 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// The up to `n` entries of the bucket of `id` that have been silent longest, longest first: who is to be asked
-    /// whether it is still there when the bucket is full.
+    /// The `n` entries of the bucket of `id` that have been silent longest (all of them if there are fewer), longest
+    /// first. If the bucket is full, those are the ones to ask whether they are still alive.
     pub fn oldest_beside(&self, id: &I, n: usize) -> Vec<Contact<I>> {
-        let mut entries: Vec<&Entry<I>> = self.buckets[self.bucket_of(id)].entries().iter().collect();
+        let mut entries: Vec<&Entry<I>> = self.bucket(self.bucket_of(id)).entries().iter().collect();
         entries.sort_by_key(|e| e.answered_at);
         entries.into_iter().take(n).map(|e| e.contact).collect()
     }
 
-    /// The entries that were heard of before `since` and never answered.
+    /// The unconfirmed entries that contacted us at `since` or before.
     pub fn unconfirmed_since(&self, since: Time) -> impl Iterator<Item = Contact<I>> {
         self.entries().filter(move |e| !e.is_confirmed && e.answered_at <= since).map(|e| e.contact)
     }
 
-    /// Records that the contact `id` did not answer. Returns whether it left the table.
+    /// Records that the contact `id` did not answer a request. Returns whether it left the table.
     pub fn failed(&mut self, id: &I) -> bool {
         let index = self.bucket_of(id);
-        // Those who wait have passed the limit on their network in the bucket, not the one in the table, nor the one on
-        // their part of the bucket's range.
-        let waiting = self.buckets[index].cache().iter().map(|e| e.contact);
+        // The contacts in the cache are within the limit on their network in the bucket, but were not yet held against
+        // the one in the table, nor against the share of their part of the bucket's range.
+        let waiting = self.bucket(index).cache().iter().map(|e| e.contact);
         let is_barred =
             |contact: &Contact<I>| self.has_enough_of_network(contact, true) || self.is_crowded(&contact.id);
         let barred: Vec<Contact<I>> = waiting.filter(is_barred).collect();
-        let left = self.buckets[index].failed(id, |contact| !barred.contains(contact));
+        let left = self.bucket_mut(index).failed(id, |contact| !barred.contains(contact));
         self.debug_check();
         left
     }
 
-    /// Whether `contact`, of which nothing is known yet, would find or make a place if it answered.
+    /// Whether `contact` is new to the table and would get a place in it if it answered.
     pub fn wants(&self, contact: &Contact<I>) -> bool {
-        let bucket = &self.buckets[self.bucket_of(&contact.id)];
+        let bucket = self.bucket(self.bucket_of(&contact.id));
         let net = self.network(contact);
         contact.id != self.own
             && bucket.get(&contact.id).is_none()
@@ -168,14 +212,15 @@ impl<I: Metric> RoutingTable<I> {
             && !self.has_enough_of_network(contact, true)
     }
 
-    /// Appends to `out` the up to `n` contacts nearest to `target` that `admit` lets through, nearest first.
+    /// Appends to `out` the `n` entries nearest to `target` that `admit` accepts (fewer if there are no more), nearest
+    /// first.
     pub fn closest(&self, target: &I, n: usize, admit: impl Fn(&Entry<I>) -> bool, out: &mut Vec<Contact<I>>) {
-        // Seen from the target, ids of its own bucket are nearest; those of all deeper buckets differ from it first at
-        // this bucket's bit and come next; then the shallower buckets follow one by one.
-        let home = self.bucket_of(target);
+        // Seen from the target, the ids in its own bucket are nearest. Next come those in all deeper buckets, which all
+        // differ from it first at this bucket's bit. Then the shallower buckets follow one by one.
+        let BucketIndex(home) = self.bucket_of(target);
         let end = out.len() + n;
         let shallower = (0..home).rev().map(|i| i..i + 1);
-        // What is sorted is small: how far each is, as far as eight bytes tell, and where it stands.
+        // What is sorted is small: the first eight bytes of each distance, and a reference.
         let mut near: Vec<(u64, &Contact<I>)> = Vec::with_capacity(self.k);
         for range in [home..home + 1, home + 1..self.buckets.len()].into_iter().chain(shallower) {
             if out.len() >= end {
@@ -189,7 +234,7 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// The entries that have been silent since before `since`, longest first.
+    /// The entries that last answered (or, if unconfirmed, contacted us) before `since`, the longest silent first.
     pub fn silent_since(&self, since: Time) -> Vec<Contact<I>> {
         let mut silent: Vec<&Entry<I>> = self.entries().filter(|e| e.answered_at < since).collect();
         silent.sort_unstable_by_key(|e| (e.answered_at, e.contact.id));
@@ -198,40 +243,54 @@ impl<I: Metric> RoutingTable<I> {
 
     /// Records that a lookup for `target` ended, so that its bucket needs no refresh for a while.
     pub fn looked_up(&mut self, target: &I, now: Time) {
-        let bucket = self.bucket_of(target);
-        self.buckets[bucket].looked_up_at = now;
+        self.home_of(target).looked_up_at = now;
     }
 
-    /// The bucket whose last lookup lies farthest back, if that is before `since`.
-    pub fn stale_bucket(&self, since: Time) -> Option<usize> {
+    /// The bucket that has gone longest without a lookup, if its last one ended before `since`.
+    pub fn stale_bucket(&self, since: Time) -> Option<BucketIndex> {
         let ages = self.buckets.iter().map(|b| b.looked_up_at).enumerate();
-        ages.filter(|&(_, at)| at < since).min_by_key(|&(_, at)| at).map(|(i, _)| i)
+        ages.filter(|&(_, at)| at < since).min_by_key(|&(_, at)| at).map(|(i, _)| BucketIndex(i))
     }
 
-    /// The id in bucket `index`'s range that `random` chooses.
-    pub fn id_in_bucket(&self, index: usize, random: I) -> I {
+    /// An id in the range of `bucket` of this table: `random` with as few bits changed as that takes.
+    pub fn id_in_bucket(&self, bucket: BucketIndex, random: I) -> I {
+        let BucketIndex(shared) = bucket;
         let mut id = random;
-        for bit in 0..index {
+        for bit in 0..shared {
             if id.bit(bit) != self.own.bit(bit) {
                 id = id.with_bit_flipped(bit);
             }
         }
-        // The last bucket takes all that share `index` bits, so its next bit is free.
-        if index + 1 < self.buckets.len() && id.bit(index) == self.own.bit(index) {
-            id = id.with_bit_flipped(index);
+        // The last bucket also takes ids that share more bits, so the next bit is free there.
+        if bucket != self.nearest_bucket() && id.bit(shared) == self.own.bit(shared) {
+            id = id.with_bit_flipped(shared);
         }
         id
     }
 
-    fn bucket_of(&self, id: &I) -> usize {
-        self.own.common_prefix(id).min(self.buckets.len() - 1)
+    fn bucket_of(&self, id: &I) -> BucketIndex {
+        BucketIndex(self.own.common_prefix(id)).min(self.nearest_bucket())
     }
 
-    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup hears from
-    /// contacts that are close to each other; a bucket that took them all would know one corner of its range and lead
-    /// lookups into the others no further. The last few buckets, whose ranges hold few nodes, take all.
-    fn is_crowded(&self, id: &I) -> bool {
+    fn bucket(&self, index: BucketIndex) -> &Bucket<I> {
+        &self.buckets[index.0]
+    }
+
+    fn bucket_mut(&mut self, index: BucketIndex) -> &mut Bucket<I> {
+        &mut self.buckets[index.0]
+    }
+
+    /// The bucket of `id`, to be changed.
+    fn home_of(&mut self, id: &I) -> &mut Bucket<I> {
         let index = self.bucket_of(id);
+        self.bucket_mut(index)
+    }
+
+    /// Whether the part of its bucket's range in which `id` lies has its share of the places. A lookup learns of
+    /// contacts that are close to each other. A bucket that took them all would know one corner of its range, and lead
+    /// lookups for ids in other corners no further. The last few buckets, whose ranges hold few nodes, take all.
+    fn is_crowded(&self, id: &I) -> bool {
+        let BucketIndex(index) = self.bucket_of(id);
         if self.policy == BucketPolicy::FirstCome || index + UNDIVIDED_BUCKETS >= self.buckets.len() {
             return false;
         }
@@ -243,11 +302,10 @@ impl<I: Metric> RoutingTable<I> {
 
     /// Whether the bucket of `id` is the one that splits.
     fn splits(&self, id: &I) -> bool {
-        let last = self.buckets.len() - 1;
-        self.bucket_of(id) == last && last + 1 < I::BITS
+        self.bucket_of(id) == self.nearest_bucket() && self.buckets.len() < I::BITS
     }
 
-    /// The network of `contact`, if those are counted.
+    /// The network of `contact`; `None` if networks are not counted.
     fn network(&self, contact: &Contact<I>) -> Option<Network> {
         network(contact.addr.ip()).filter(|_| self.counts_networks)
     }
@@ -261,27 +319,26 @@ impl<I: Metric> RoutingTable<I> {
     /// Splits the last bucket until `id` has room or falls into a bucket that does not split.
     fn split_for(&mut self, id: &I) {
         loop {
-            let last = self.buckets.len() - 1;
-            let bucket = &self.buckets[last];
-            if self.bucket_of(id) != last || !bucket.is_full(self.k) || bucket.get(id).is_some() || last + 1 >= I::BITS
-            {
+            let last = self.nearest_bucket();
+            let bucket = self.bucket(last);
+            if !self.splits(id) || !bucket.is_full(self.k) || bucket.get(id).is_some() {
                 return;
             }
-            let (entries, waiting) = self.buckets[last].take();
-            let looked_up_at = self.buckets[last].looked_up_at;
+            let (entries, waiting) = self.bucket_mut(last).take();
+            let looked_up_at = self.bucket(last).looked_up_at;
             let mut deeper = Bucket::default();
             deeper.looked_up_at = looked_up_at;
             self.buckets.push(deeper);
             for entry in entries {
-                let home = self.bucket_of(&entry.contact.id);
-                self.buckets[home].put_back(entry);
+                self.home_of(&entry.contact.id).put_back(entry);
             }
-            for entry in waiting {
-                let (home, net) = (self.bucket_of(&entry.contact.id), self.network(&entry.contact));
-                if entry.is_confirmed {
-                    self.buckets[home].add(entry.contact, net, false, self.k, entry.answered_at);
+            for Entry { contact, answered_at, is_confirmed, .. } in waiting {
+                let (k, net) = (self.k, self.network(&contact));
+                let home = self.home_of(&contact.id);
+                if is_confirmed {
+                    home.add(contact, net, false, k, answered_at);
                 } else {
-                    self.buckets[home].hear(entry.contact, net, self.k, entry.answered_at);
+                    home.add_unconfirmed(contact, net, k, answered_at);
                 }
             }
         }
@@ -293,7 +350,8 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// Panics unless every contact is in its bucket, once, and no list is over its bound. For debug builds and tests.
+    /// Panics unless every contact is in its bucket, once, and no list is above its bound. Called after each change in
+    /// debug builds.
     pub fn check_invariants(&self) {
         for (index, bucket) in self.buckets.iter().enumerate() {
             assert!(bucket.entries().len() <= self.k);
@@ -301,7 +359,7 @@ impl<I: Metric> RoutingTable<I> {
             for (at, entry) in bucket.entries().iter().enumerate() {
                 let id = entry.contact.id;
                 assert_ne!(id, self.own);
-                assert_eq!(self.bucket_of(&id), index);
+                assert_eq!(self.bucket_of(&id), BucketIndex(index));
                 assert!(bucket.entries()[..at].iter().all(|e| e.contact.id != id), "an id stands once");
                 assert!(bucket.cache().iter().all(|e| e.contact.id != id), "no entry waits as well");
             }
@@ -378,7 +436,7 @@ mod tests {
     fn a_bucket_knows_all_corners_of_its_range() {
         let mut table = filled(2_000);
         let own = Id::default();
-        // A thousand close to each other, as one lookup hears of them, for an early bucket that has lost its own.
+        // A thousand close to each other, as one lookup learns of them, for an early bucket that has lost its own.
         let emptied: Vec<Id> = table.entries().map(|e| e.contact.id).filter(|id| id.common_prefix(&own) == 0).collect();
         for id in emptied.iter().chain(&emptied) {
             table.failed(id);
@@ -434,7 +492,7 @@ mod tests {
         }
     }
 
-    /// All of the table's behaviour for ids of `N` bytes, of which `ids` are heard of or answer.
+    /// All of the table's behaviour for ids of `N` bytes, which learns of `ids` that answer or only contact it.
     fn holds_ids_of<const N: usize>(own: Short<N>, ids: &[[u8; N]], target: Short<N>) {
         let mut table = RoutingTable::new(own, Parameters { k: 4, ..Parameters::default() }, BucketPolicy::FirstCome);
         for (id, n) in ids.iter().zip(1u16..) {
@@ -454,7 +512,7 @@ mod tests {
         let mut got = Vec::new();
         table.closest(&target, 9, |_| true, &mut got);
         assert_eq!(got.iter().map(|c| c.id).collect::<Vec<_>>(), want);
-        for index in 0..table.bucket_count() {
+        for index in (0..table.bucket_count()).map(BucketIndex) {
             assert_eq!(table.bucket_of(&table.id_in_bucket(index, target)), index);
         }
     }
@@ -500,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_only_heard_of_gives_way_to_who_answers_and_displaces_nobody() {
+    fn an_unconfirmed_contact_gives_way_to_one_that_answers_and_displaces_none() {
         let far = |n: u64| {
             let mut id = [0; 32];
             (id[0], id[31]) = (128, n as u8);
@@ -519,7 +577,7 @@ mod tests {
         table.answered(far(100), Time::from_ms(1));
         assert!(
             table.get(&far(100).id).is_some_and(|e| e.is_confirmed),
-            "one who answers takes the place of one who did not"
+            "one that answers takes the place of one that did not"
         );
         let unheard = table.unconfirmed_since(Time::ZERO).next().unwrap();
         table.failed(&unheard.id);
@@ -540,7 +598,7 @@ mod tests {
         let mut table = filled(200);
         assert_eq!(table.stale_bucket(Time::ZERO), None);
         table.looked_up(&Id([255; 32]), Time::from_ms(50));
-        assert_eq!(table.stale_bucket(Time::from_ms(10)), Some(1));
+        assert_eq!(table.stale_bucket(Time::from_ms(10)), Some(BucketIndex(1)));
     }
 
     proptest! {
@@ -571,7 +629,7 @@ mod tests {
         #[test]
         fn random_ids_fall_into_the_bucket_asked_for(random: [u8; 32], n in 0u64..2_000) {
             let table = filled(n);
-            for index in 0..table.bucket_count() {
+            for index in (0..table.bucket_count()).map(BucketIndex) {
                 prop_assert_eq!(table.bucket_of(&table.id_in_bucket(index, Id(random))), index);
             }
         }

@@ -25,7 +25,7 @@ use crate::kad::routing_table::BucketPolicy;
 use crate::limits::{JOBS, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
 use crate::time::Time;
 
-const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::FirstCome, probes_own_reachability: false };
+const POLICY: OverlayPolicy = OverlayPolicy { bucket_policy: BucketPolicy::FirstCome, probes_own_reachability: false };
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]

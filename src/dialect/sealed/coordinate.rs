@@ -139,7 +139,7 @@ impl Node {
             return;
         };
         let (winner, electorate) = (tally.winner(quorum).cloned(), tally.electorate());
-        if let Some(value) = winner.filter(|_| self.overlay.has_heard_nearest(lookup, electorate)) {
+        if let Some(value) = winner.filter(|_| self.overlay.have_nearest_answered(lookup, electorate)) {
             self.finish(id, Outcome::Found(value), now);
         }
     }
@@ -178,7 +178,7 @@ impl Node {
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
-                None if self.retry(id, &ended.heard, now) => {}
+                None if self.retry(id, &ended.queried, now) => {}
                 None => self.finish(id, Outcome::Missing, now),
             }
         }

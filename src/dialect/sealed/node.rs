@@ -24,7 +24,7 @@ use crate::limits::NODE_ENTRIES;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
-const POLICY: OverlayPolicy = OverlayPolicy { buckets: BucketPolicy::Even, probes_own_reachability: true };
+const POLICY: OverlayPolicy = OverlayPolicy { bucket_policy: BucketPolicy::Even, probes_own_reachability: true };
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
