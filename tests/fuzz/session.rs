@@ -272,7 +272,7 @@ impl Model {
         else {
             return;
         };
-        assert_eq!(self.session.frame_len(bytes), Some(len), "the frame is consumed, no more and no less");
+        assert_eq!(frame_len(self.wire, bytes), Ok(Some(len)), "the frame is consumed, no more and no less");
         if let Verdict::Answer(_) = want {
             self.asked.remove(0);
         }

@@ -175,11 +175,6 @@ impl<A> Session<A> {
         self.owing.as_ref().is_some_and(|owing| owing.has_waiting())
     }
 
-    /// How many bytes the frame that `bytes` begin with has; `None` while that cannot be told, or if none can begin so.
-    pub fn frame_len(&self, bytes: &[u8]) -> Option<usize> {
-        self.measure(bytes).ok().flatten()
-    }
-
     /// Whether `bytes` begin with a whole frame, or with what no frame can begin with: there is something to be said of them.
     pub fn can_judge(&self, bytes: &[u8]) -> bool {
         match self.measure(bytes) {
