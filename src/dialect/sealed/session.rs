@@ -5,12 +5,13 @@
 use std::collections::VecDeque;
 
 use crate::dialect::Codec;
+use crate::dialect::sealed::answers::{DeferredRequest, Expects, OwedAnswers};
 use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
-use crate::dialect::sealed::owed::{Access, DeferredRequest, Owing};
 use crate::dialect::sealed::request::Request;
+use crate::dialect::sealed::turns::Access;
 use crate::limits::{ASKED, ASKED_BYTES, STRIKE_WINDOW_MS, STRIKES};
 use crate::time::Time;
 
@@ -123,7 +124,7 @@ pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
     /// Answers owed; none most of the time.
-    owing: Option<Box<Owing>>,
+    owing: Option<Box<OwedAnswers>>,
     /// None until something was asked.
     asking: Option<Box<PendingRequests<A>>>,
     strikes: Option<Box<Strikes>>,
@@ -145,7 +146,7 @@ impl<A> Session<A> {
         self.saw_frame
     }
 
-    /// Bytes queued behind owed answers.
+    /// Bytes of memory that owed answers take, with the requests that wait.
     pub fn owed_bytes(&self) -> usize {
         self.owing.as_ref().map_or(0, |owing| owing.bytes())
     }
@@ -284,8 +285,8 @@ impl<A> Session<A> {
 
     /// Takes in the frame of a request that came at `now` and must wait.
     pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
-        let silent = self.is_silent(request);
-        self.owing.get_or_insert_default().wait(frame, Access::of(request), silent, now);
+        let expects = self.expects(request);
+        self.owing.get_or_insert_default().wait(frame, Access::of(request), expects, now);
     }
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
@@ -308,8 +309,8 @@ impl<A> Session<A> {
 
     /// Owes the answer to the request that just came; returns its place.
     pub fn owe(&mut self, request: &Message<'_>) -> u64 {
-        let silent = self.is_silent(request);
-        self.owing.get_or_insert_default().owe(Access::of(request), silent)
+        let expects = self.expects(request);
+        self.owing.get_or_insert_default().owe(Access::of(request), expects)
     }
 
     /// What the job at `place` writes can be read from now on, although it is not done yet.
@@ -331,8 +332,11 @@ impl<A> Session<A> {
     }
 
     /// The API's PUT is never answered.
-    fn is_silent(&self, request: &Message<'_>) -> bool {
-        self.wire == Wire::Api && matches!(request, Message::Put { .. })
+    fn expects(&self, request: &Message<'_>) -> Expects {
+        match (self.wire, request) {
+            (Wire::Api, Message::Put { .. }) => Expects::Silence,
+            _ => Expects::Answer,
+        }
     }
 
     // ---- requests of ours ----
