@@ -784,4 +784,21 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_has_left_past_a_silent_one_is_not_looked_at_again() {
+        let (mut owed, mut left) = (OwedAnswers::default(), Vec::new());
+        let put = owed.owe(write(1), Expects::Silence);
+        for _ in 0..1_000 {
+            let get = owed.owe(read(2), Expects::Answer);
+            owed.release(&mut left, 100);
+            owed.settle(get, b"value".to_vec());
+            owed.release(&mut left, 100);
+        }
+        assert_eq!(left.len(), 5_000);
+        assert!(owed.looks <= 8_000, "{} looks", owed.looks);
+        owed.settle(put, Vec::new());
+        owed.release(&mut left, 100);
+        assert!(owed.is_empty());
+    }
 }
