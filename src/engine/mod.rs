@@ -28,7 +28,7 @@ use crate::contact::Contact;
 #[cfg(feature = "hyperdht")]
 use crate::dialect::hyperdht::operation::Event;
 use crate::dialect::sealed::node::Node;
-use crate::dialect::sealed::session::Wire;
+use crate::dialect::sealed::session::{Place, Wire};
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, StoreLimits};
 use crate::engine::buffer::BufferPool;
@@ -143,7 +143,7 @@ impl Default for EngineSettings {
 struct Waiter {
     conn: ConnId,
     /// Among the connection's answers.
-    place: u64,
+    place: Place,
     key: Id,
 }
 

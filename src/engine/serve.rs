@@ -7,7 +7,7 @@ use crate::arena::Arena;
 use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::{Answer, Failure, Node};
-use crate::dialect::sealed::session::{Parsed, Session, Wire};
+use crate::dialect::sealed::session::{Parsed, Place, Session, Wire};
 use crate::dialect::sealed::store::Store;
 use crate::engine::buffer::{BufferPool, Outbox};
 use crate::engine::conn::{Conn, Origin};
@@ -202,7 +202,7 @@ struct Asking {
     node: Option<usize>,
     peer: SocketAddr,
     /// The place it was given when it had to wait; `None` for a request that just came.
-    place: Option<u64>,
+    place: Option<Place>,
     /// When the request came.
     since: Time,
 }
@@ -287,7 +287,12 @@ impl Desk<'_> {
 }
 
 /// Puts an answer, or silence, in its place.
-fn put_in_place(session: &mut Session<Requester>, place: Option<u64>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
+fn put_in_place(
+    session: &mut Session<Requester>,
+    place: Option<Place>,
+    answer: Option<&Message<'_>>,
+    out: &mut Vec<u8>,
+) {
     match (place, answer) {
         (Some(place), answer) => session.settle(place, answer),
         (None, Some(answer)) => session.answer(answer, out),

@@ -3,7 +3,7 @@
 
 use dayfly::dialect::sealed::codec::{ErrorCode, FrameError, Message, is_answer, kind, kind_of};
 use dayfly::dialect::sealed::request::Request;
-use dayfly::dialect::sealed::session::{Breach, Parsed, PendingRequest, Session, Wire};
+use dayfly::dialect::sealed::session::{Breach, Parsed, PendingRequest, Place, Session, Wire};
 use dayfly::id::Id;
 use dayfly::limits::{OWED_BYTES, OWED_JOBS, STRIKE_WINDOW_MS, STRIKES};
 use dayfly::time::Time;
@@ -21,7 +21,7 @@ type Access = Option<(Id, bool)>;
 #[derive(Debug)]
 struct Slot {
     /// Its place by the session's count; none if it was answered at once.
-    place: Option<u64>,
+    place: Option<Place>,
     access: Access,
     silent: bool,
     stage: Stage,
@@ -42,7 +42,7 @@ struct Model {
     /// Bytes of answers that have left, without those of forgotten slots.
     left: Vec<u8>,
     /// The place of the next request that gets one.
-    next_place: u64,
+    next_place: Place,
     /// What we asked, oldest first.
     asked: Vec<(u32, Request)>,
     asks: u32,
@@ -74,7 +74,7 @@ impl Model {
             session: Session::new(wire),
             slots: Vec::new(),
             left: Vec::new(),
-            next_place: 0,
+            next_place: Place(0),
             asked: Vec::new(),
             asks: 0,
             saw_frame: false,
@@ -119,7 +119,7 @@ impl Model {
         let must_wait = self.running() >= OWED_JOBS || self.is_blocked(access, self.slots.len());
         assert_eq!(self.session.must_wait(&message), must_wait, "{message:?}");
         // Where nothing is owed, nobody knows any place, and they begin anew.
-        let next_place = if self.session.owes() { self.next_place } else { 0 };
+        let next_place = if self.session.owes() { self.next_place } else { Place(0) };
         let (place, stage) = if must_wait {
             self.session.wait(&message, &frame, self.now);
             (Some(next_place), Stage::Waiting { frame: frame.clone(), since: self.now })
@@ -132,7 +132,7 @@ impl Model {
             (owed.then_some(next_place), Stage::Settled(encode(self.wire, &answer)))
         };
         assert!(place.is_none_or(|place| place == next_place), "places are counted up");
-        self.next_place = next_place + u64::from(place.is_some());
+        self.next_place = Place(next_place.0 + u64::from(place.is_some()));
         self.slots.push(Slot { place, access, silent, stage });
     }
 

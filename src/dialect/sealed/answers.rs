@@ -225,11 +225,11 @@ impl OwedAnswers {
                 self.settled_bytes -= frame.len();
                 outbox.append(&mut frame);
             }
-            self.unsent += 1;
+            self.unsent = self.unsent.plus(1);
         }
         while matches!(self.owed.front(), Some(Owed::Settled(frame)) if frame.is_empty()) {
             self.owed.pop_front();
-            self.first += 1;
+            self.first = self.first.plus(1);
         }
         self.unsent = self.unsent.max(self.first);
     }
@@ -237,7 +237,7 @@ impl OwedAnswers {
     /// Moves the barrier past all that no longer holds back later answers.
     fn advance_barrier(&mut self) {
         while self.at(self.barrier).is_some_and(|owed| !owed.holds_back_later_answers()) {
-            self.barrier += 1;
+            self.barrier = self.barrier.plus(1);
         }
     }
 
@@ -246,13 +246,14 @@ impl OwedAnswers {
         {
             self.looks += 1;
         }
-        let index = place.checked_sub(self.first)?;
+        let index = place.0.checked_sub(self.first.0)?;
         self.owed.get_mut(index as usize)
     }
 
     fn push(&mut self, owed: Owed) -> Place {
+        let place = self.first.plus(self.owed.len());
         self.owed.push_back(owed);
-        self.first + self.owed.len() as u64 - 1
+        place
     }
 
     /// Panics unless the sums are right and each request waits exactly for those that it has to wait for. For debug
@@ -260,7 +261,7 @@ impl OwedAnswers {
     pub fn check_invariants(&self) {
         let (mut waiting, mut startable, mut running, mut waiting_bytes, mut settled_bytes) = (0, 0, 0, 0, 0);
         let mut accesses = Vec::new();
-        for (place, owed) in (self.first..).zip(&self.owed) {
+        for (place, owed) in self.owed.iter().enumerate().map(|(index, owed)| (self.first.plus(index), owed)) {
             match owed {
                 Owed::Waiting { frame, access, .. } => {
                     let is_startable = self.startable.contains(&place);
@@ -300,7 +301,7 @@ mod tests {
     #[derive(Default)]
     struct Model {
         slots: Vec<Slot>,
-        first: u64,
+        first: Place,
     }
 
     struct Slot {
@@ -418,12 +419,12 @@ mod tests {
             }
             while self.slots.first().is_some_and(|slot| slot.stage == Stage::Settled(Vec::new())) {
                 self.slots.remove(0);
-                self.first += 1;
+                self.first = self.first.plus(1);
             }
         }
 
         fn place(&self, at: usize) -> Place {
-            self.first + at as u64
+            self.first.plus(at)
         }
     }
 
@@ -559,8 +560,8 @@ mod tests {
                 slots.filter(|(_, slot)| slot.stage == Stage::Running).map(|(at, _)| at).collect();
             match pick {
                 Pick::Running(n) if !running.is_empty() => self.model.place(running[n % running.len()]),
-                Pick::Running(n) => self.model.first + n as u64 % 3,
-                Pick::Any(n) => (self.model.first + n).saturating_sub(3),
+                Pick::Running(n) => self.model.first.plus(n % 3),
+                Pick::Any(n) => Place((self.model.first.0 + n).saturating_sub(3)),
             }
         }
 
@@ -659,12 +660,12 @@ mod tests {
         wait(&mut owed, &[read(1), write(1), read(1)]);
         assert_eq!(start(&mut owed), None);
         owed.unblock(put);
-        assert_eq!((start(&mut owed), start(&mut owed)), (Some(put + 1), None));
+        assert_eq!((start(&mut owed), start(&mut owed)), (Some(put.plus(1)), None));
         // The PUT has ended its turn, so that its end is nobody's turn.
         owed.settle(put, b"stored".to_vec());
         assert_eq!(start(&mut owed), None);
-        owed.settle(put + 1, b"value".to_vec());
-        assert_eq!((start(&mut owed), start(&mut owed)), (Some(put + 2), None));
+        owed.settle(put.plus(1), b"value".to_vec());
+        assert_eq!((start(&mut owed), start(&mut owed)), (Some(put.plus(2)), None));
         owed.check_invariants();
     }
 
@@ -675,11 +676,11 @@ mod tests {
         assert!(owed.must_wait(&Message::Ping { nonce: 1 }));
         wait(&mut owed, &[write(1), write(1), read(2)]);
         assert_eq!(start(&mut owed), None);
-        let first = OWED_JOBS as u64;
+        let first = Place(OWED_JOBS as u64);
         owed.settle(running[9], Vec::new());
         assert_eq!((start(&mut owed), start(&mut owed)), (Some(first), None));
         owed.settle(running[3], Vec::new());
-        assert_eq!((start(&mut owed), start(&mut owed)), (Some(first + 2), None));
+        assert_eq!((start(&mut owed), start(&mut owed)), (Some(first.plus(2)), None));
         owed.settle(running[7], Vec::new());
         assert_eq!(start(&mut owed), None, "the other write is not done");
         owed.check_invariants();
@@ -696,11 +697,15 @@ mod tests {
         owed.unblock(put);
         assert_eq!(start(&mut owed), None, "the GET is behind the PUT");
         owed.settle(put, b"stored".to_vec());
-        assert_eq!((start(&mut owed), start(&mut owed)), (Some(1), None), "the GET is what holds it back now");
-        owed.settle(1, b"value".to_vec());
+        assert_eq!(
+            (start(&mut owed), start(&mut owed)),
+            (Some(put.plus(1)), None),
+            "the GET is what holds it back now"
+        );
+        owed.settle(put.plus(1), b"value".to_vec());
         owed.release(&mut left, usize::MAX / 2);
         assert_eq!(left.len(), 11 + OWED_BYTES);
-        assert_eq!(start(&mut owed), Some(3));
+        assert_eq!(start(&mut owed), Some(put.plus(3)));
     }
 
     #[test]

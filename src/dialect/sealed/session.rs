@@ -12,6 +12,7 @@ use crate::dialect::sealed::codec::{
 };
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::turns::Access;
+pub use crate::dialect::sealed::turns::Place;
 use crate::limits::{ASKED, ASKED_BYTES, STRIKE_WINDOW_MS, STRIKES};
 use crate::time::Time;
 
@@ -308,18 +309,18 @@ impl<A> Session<A> {
     }
 
     /// Owes the answer to the request that just came; returns its place.
-    pub fn owe(&mut self, request: &Message<'_>) -> u64 {
+    pub fn owe(&mut self, request: &Message<'_>) -> Place {
         let expects = self.expects(request);
         self.owing.get_or_insert_default().owe(Access::of(request), expects)
     }
 
     /// What the job at `place` writes can be read from now on, although it is not done yet.
-    pub fn unblock(&mut self, place: u64) {
+    pub fn unblock(&mut self, place: Place) {
         self.owing.iter_mut().for_each(|owing| owing.unblock(place));
     }
 
     /// Settles the answer owed at `place`; `None`: with silence. It leaves by [`Session::release`].
-    pub fn settle(&mut self, place: u64, message: Option<&Message<'_>>) {
+    pub fn settle(&mut self, place: Place, message: Option<&Message<'_>>) {
         if let Some(owing) = &mut self.owing {
             owing.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
         }

@@ -8,7 +8,16 @@ use crate::dialect::sealed::codec::Message;
 use crate::id::Id;
 
 /// Where a request stands in the order of its connection's requests. Counted up from 0 while any answer is owed.
-pub type Place = u64;
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Place(pub u64);
+
+impl Place {
+    /// The place `n` behind this one.
+    #[must_use]
+    pub fn plus(self, n: usize) -> Place {
+        Place(self.0 + n as u64)
+    }
+}
 
 /// What a request does to a key.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -143,19 +152,18 @@ mod tests {
     const KEY: Id = Id([1; 32]);
     const READ: Access = Access { key: KEY, writes: false };
     const WRITE: Access = Access { key: KEY, writes: true };
-    const NOBODY: [Place; 0] = [];
 
     /// Requests at one key, in order; those whose turn it is are told after each step.
     #[derive(Default)]
     struct Line {
         turns: Turns,
-        places: u8,
+        places: u64,
     }
 
     impl Line {
         fn join(&mut self, access: Access) -> bool {
             self.places += 1;
-            self.turns.join(place(self.places - 1), access)
+            self.turns.join(Place(self.places - 1), access)
         }
 
         fn leave(&mut self, access: Access) -> Vec<Place> {
@@ -165,16 +173,12 @@ mod tests {
         }
     }
 
-    fn place(n: u8) -> Place {
-        Place::from(n)
-    }
-
     #[test]
     fn reads_share_a_turn_and_a_write_waits_for_all_of_them() {
         let mut line = Line::default();
         assert!(line.join(READ) && line.join(READ) && !line.join(WRITE));
-        assert_eq!(line.leave(READ), NOBODY);
-        assert_eq!(line.leave(READ), [place(2)]);
+        assert_eq!(line.leave(READ), []);
+        assert_eq!(line.leave(READ), [Place(2)]);
     }
 
     #[test]
@@ -182,12 +186,12 @@ mod tests {
         let mut line = Line::default();
         assert!(line.join(READ) && !line.join(WRITE));
         assert!(!line.turns.admits(READ) && !line.join(READ) && !line.join(READ) && !line.join(WRITE));
-        assert_eq!(line.leave(READ), [place(1)]);
-        assert_eq!(line.leave(WRITE), [place(2), place(3)]);
-        assert_eq!(line.leave(READ), NOBODY);
-        assert_eq!(line.leave(READ), [place(4)]);
+        assert_eq!(line.leave(READ), [Place(1)]);
+        assert_eq!(line.leave(WRITE), [Place(2), Place(3)]);
+        assert_eq!(line.leave(READ), []);
+        assert_eq!(line.leave(READ), [Place(4)]);
         assert!(!line.turns.admits(READ), "the last write is under way");
-        assert_eq!(line.leave(WRITE), NOBODY);
+        assert_eq!(line.leave(WRITE), []);
         assert!(line.turns.keys.is_empty(), "a key that nobody touches takes no memory");
     }
 
@@ -197,7 +201,7 @@ mod tests {
         let other = Access { key: Id([2; 32]), writes: true };
         assert!(line.join(WRITE) && line.join(other));
         assert!(!line.turns.admits(READ) && !line.turns.admits(Access { writes: false, ..other }));
-        assert_eq!(line.leave(other), NOBODY);
+        assert_eq!(line.leave(other), []);
         assert!(line.turns.admits(other) && !line.turns.admits(READ));
     }
 
@@ -205,9 +209,9 @@ mod tests {
     fn who_is_removed_is_waited_for_no_longer() {
         let mut line = Line::default();
         assert!(line.join(READ) && !line.join(WRITE) && !line.join(READ));
-        assert_eq!(line.turns.take_blocked(), [place(1), place(2)]);
+        assert_eq!(line.turns.take_blocked(), [Place(1), Place(2)]);
         assert!(line.turns.admits(READ) && !line.turns.admits(WRITE));
-        assert_eq!(line.leave(READ), NOBODY);
+        assert_eq!(line.leave(READ), []);
         assert!(line.turns.keys.is_empty());
     }
 }
