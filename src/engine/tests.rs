@@ -14,7 +14,7 @@ use crate::dialect::sealed::service::Service;
 use crate::id::Id;
 use crate::limits::{
     BAN_MS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS, NODE_IDLE_MS,
-    OUTBOX_SOFT_BYTES, OWED_JOBS, STALL_MS, TURN_MESSAGES,
+    OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, STALL_MS, TURN_MESSAGES,
 };
 
 /// One engine with one node, driven by hand.
@@ -417,6 +417,35 @@ fn a_get_sees_the_put_before_it_and_not_the_one_after() {
     let stored = frame(&Message::Success { key: target(1), value: b"" });
     let found = |value| frame(&Message::Success { key: target(1), value });
     assert!(bench.take(id) == [stored.clone(), found(b"one"), stored, found(b"two")].concat());
+}
+
+#[test]
+fn as_many_requests_as_may_wait_are_answered_in_order() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    bench.pass(1);
+    // Of each key a PUT and a GET that waits for it, and only so many at once.
+    let (mut requests, mut answers) = (Vec::new(), Vec::new());
+    for n in 0..OWED_ANSWERS as u64 / 2 {
+        let key = target(n);
+        requests.push(frame(&Message::Put { ttl_s: 9, replication: 3, key, value: b"v" }));
+        requests.push(frame(&Message::Get { key }));
+        answers.push(frame(&Message::Success { key, value: b"" }));
+        answers.push(frame(&Message::Success { key, value: b"v" }));
+    }
+    bench.feed(id, &requests.concat(), usize::MAX);
+    assert_eq!((bench.engine.service::<Service>().nodes()[0].jobs(), bench.take(id)), (OWED_JOBS, Vec::new()));
+    assert!(bench.engine.read_space(id).is_none(), "no more is read until some are answered");
+    bench.play_peers(|_, asked| match asked {
+        Message::FindNode { .. } => Some(frame(&Message::Node(Nodes::Contacts(&[])))),
+        Message::FindValue { .. } => Some(frame(&Message::Value { value: b"v" })),
+        Message::Put { key, .. } => Some(frame(&Message::Success { key: *key, value: b"" })),
+        _ => None,
+    });
+    assert!(bench.take(id) == answers.concat());
+    bench.feed(id, &ping(1), 1);
+    assert_eq!(bench.take(id), pong(1));
 }
 
 #[test]

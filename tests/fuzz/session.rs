@@ -3,7 +3,7 @@
 
 use dayfly::dialect::sealed::codec::{ErrorCode, FrameError, Message, is_answer, kind, kind_of};
 use dayfly::dialect::sealed::request::Request;
-use dayfly::dialect::sealed::session::{Breach, Parsed, PendingRequest, Session, Wire};
+use dayfly::dialect::sealed::session::{Breach, Parsed, PendingRequest, Place, Session, Wire};
 use dayfly::dialect::stream::Session as _;
 use dayfly::id::Id;
 use dayfly::limits::{OWED_BYTES, OWED_JOBS};
@@ -22,7 +22,7 @@ type Access = Option<(Id, bool)>;
 #[derive(Debug)]
 struct Slot {
     /// Its place by the session's count; none if it was answered at once.
-    place: Option<u64>,
+    place: Option<Place>,
     access: Access,
     silent: bool,
     stage: Stage,
@@ -43,7 +43,7 @@ struct Model {
     /// Bytes of answers that have left, without those of forgotten slots.
     left: Vec<u8>,
     /// The place of the next request that gets one.
-    next_place: u64,
+    next_place: Place,
     /// What we asked, oldest first.
     asked: Vec<(u32, Request)>,
     asks: u32,
@@ -74,7 +74,7 @@ impl Model {
             session: Session::new(wire),
             slots: Vec::new(),
             left: Vec::new(),
-            next_place: 0,
+            next_place: Place(0),
             asked: Vec::new(),
             asks: 0,
             saw_frame: false,
@@ -118,7 +118,7 @@ impl Model {
         let must_wait = self.running() >= OWED_JOBS || self.is_blocked(access, self.slots.len());
         assert_eq!(self.session.must_wait(&message), must_wait, "{message:?}");
         // Where nothing is owed, nobody knows any place, and they begin anew.
-        let next_place = if self.session.owes() { self.next_place } else { 0 };
+        let next_place = if self.session.owes() { self.next_place } else { Place(0) };
         let (place, stage) = if must_wait {
             self.session.wait(&message, &frame, self.now);
             (Some(next_place), Stage::Waiting { frame: frame.clone(), since: self.now })
@@ -131,7 +131,7 @@ impl Model {
             (owed.then_some(next_place), Stage::Settled(encode(self.wire, &answer)))
         };
         assert!(place.is_none_or(|place| place == next_place), "places are counted up");
-        self.next_place = next_place + u64::from(place.is_some());
+        self.next_place = Place(next_place.0 + u64::from(place.is_some()));
         self.slots.push(Slot { place, access, silent, stage });
     }
 
@@ -141,12 +141,13 @@ impl Model {
             matches!(self.slots[at].stage, Stage::Waiting { .. }) && !self.is_blocked(self.slots[at].access, at)
         });
         let has_room = self.running() < OWED_JOBS;
+        let is_full = self.settled_bytes() >= OWED_BYTES;
+        let startable = startable.filter(|at| has_room && !(is_full && self.is_held_back(*at)));
         let Some(held) = self.session.next_startable() else {
-            let is_full = self.session.bytes() >= OWED_BYTES;
-            assert!(startable.is_none() || !has_room || is_full, "{startable:?} could start");
+            assert!(startable.is_none(), "{startable:?} could start");
             return false;
         };
-        let at = startable.filter(|_| has_room).expect("it may start");
+        let at = startable.expect("it may start");
         let stage = std::mem::replace(&mut self.slots[at].stage, Stage::Running);
         assert_eq!(stage, Stage::Waiting { frame: held.frame, since: held.since });
         assert_eq!(Some(held.place), self.slots[at].place);
@@ -351,6 +352,17 @@ impl Model {
         };
         let earlier = self.slots[..before].iter().filter(|slot| !matches!(slot.stage, Stage::Settled(_)));
         earlier.filter_map(|slot| slot.access).any(|(other, wrote)| other == key && (writes || wrote))
+    }
+
+    /// Bytes of answers that are settled and have not left.
+    fn settled_bytes(&self) -> usize {
+        let settled = |slot: &Slot| if let Stage::Settled(frame) = &slot.stage { frame.len() } else { 0 };
+        self.slots.iter().map(settled).sum::<usize>() - self.left.len()
+    }
+
+    /// Whether one of the first `before` requests is yet to be answered.
+    fn is_held_back(&self, before: usize) -> bool {
+        self.slots[..before].iter().any(|slot| !slot.silent && !matches!(slot.stage, Stage::Settled(_)))
     }
 
     /// All bytes that may have left by now.

@@ -1,19 +1,20 @@
 //! The sealed dialect (seed 001): Kademlia over TCP, a SHA-256 trailer on every message, values that live less than ten
 //! seconds; and the VoidPhone API, the plain listener to the same node. What the seed leaves open, `sealed.md` closes.
 
+mod answers;
 pub mod api;
 pub mod codec;
 mod coordinate;
 pub mod job;
 pub mod node;
 pub mod operation;
-mod owed;
 pub mod request;
 mod serve;
 pub mod service;
 pub mod session;
 pub mod settings;
 pub mod store;
+mod turns;
 
 use std::net::SocketAddr;
 

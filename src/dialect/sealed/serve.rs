@@ -5,7 +5,7 @@ use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::Answer;
 use crate::dialect::sealed::service::{Requester, Service, Waiter, node_of};
-use crate::dialect::sealed::session::{Session, Wire};
+use crate::dialect::sealed::session::{Place, Session, Wire};
 use crate::dialect::stream::{Close, Context, Origin, Session as _, State, Verdict};
 use crate::guard::Counter;
 use crate::id::Id;
@@ -132,7 +132,7 @@ impl Service {
     pub(super) fn pay(
         session: &mut Session<Requester>,
         cx: &mut Context<'_>,
-        place: u64,
+        place: Place,
         key: Id,
         outcome: &Outcome,
         now: Time,
@@ -157,7 +157,7 @@ impl Service {
 #[derive(Copy, Clone)]
 struct Asked {
     /// The place it was given when it had to wait; `None` for a request that just came.
-    place: Option<u64>,
+    place: Option<Place>,
     since: Time,
 }
 

@@ -12,7 +12,7 @@ use crate::dialect::sealed::codec::Message;
 use crate::dialect::sealed::job::Outcome;
 use crate::dialect::sealed::node::{Node, Output as NodeOutput};
 use crate::dialect::sealed::operation::{Operation, Reply};
-use crate::dialect::sealed::session::{Parsed, PendingRequest, Session, Wire};
+use crate::dialect::sealed::session::{Parsed, PendingRequest, Place, Session, Wire};
 use crate::dialect::sealed::settings::ServiceSettings;
 use crate::dialect::sealed::store::Store;
 use crate::dialect::stream::{
@@ -42,14 +42,14 @@ pub enum Outgoing {
     /// The outcome of a job, which is owed at `place`.
     Outcome {
         /// Among the connection's answers.
-        place: u64,
+        place: Place,
         /// Of the request.
         key: Id,
         /// How the job ended.
         outcome: Outcome,
     },
     /// What the job at this place writes can be read from now on.
-    Unblock(u64),
+    Unblock(Place),
 }
 
 /// Where the outcome of a job goes.
@@ -57,7 +57,7 @@ pub enum Outgoing {
 pub(super) struct Waiter {
     pub conn: ConnId,
     /// Among the connection's answers.
-    pub place: u64,
+    pub place: Place,
     pub key: Id,
 }
 

@@ -5,12 +5,14 @@
 use std::collections::VecDeque;
 
 use crate::dialect::Codec;
+use crate::dialect::sealed::answers::{DeferredRequest, Expects, OwedAnswers};
 use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
-use crate::dialect::sealed::owed::{Access, DeferredRequest, Owing};
 use crate::dialect::sealed::request::Request;
+use crate::dialect::sealed::turns::Access;
+pub use crate::dialect::sealed::turns::Place;
 use crate::dialect::stream::{self, Session as _};
 use crate::guard::Counter;
 use crate::limits::{ASKED, ASKED_BYTES, STALL_MS};
@@ -141,7 +143,7 @@ pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
     /// Answers owed; none most of the time.
-    owing: Option<Box<Owing>>,
+    owing: Option<Box<OwedAnswers>>,
     /// None until something was asked.
     asking: Option<Box<PendingRequests<A>>>,
     /// When its peer was last looked at as a candidate for the routing table.
@@ -257,8 +259,8 @@ impl<A> Session<A> {
 
     /// Takes in the frame of a request that came at `now` and must wait.
     pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
-        let silent = self.answers_with_silence(request);
-        self.owing.get_or_insert_default().wait(frame, Access::of(request), silent, now);
+        let expects = self.expects(request);
+        self.owing.get_or_insert_default().wait(frame, Access::of(request), expects, now);
     }
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
@@ -275,18 +277,18 @@ impl<A> Session<A> {
     }
 
     /// Owes the answer to the request that just came; returns its place.
-    pub fn owe(&mut self, request: &Message<'_>) -> u64 {
-        let silent = self.answers_with_silence(request);
-        self.owing.get_or_insert_default().owe(Access::of(request), silent)
+    pub fn owe(&mut self, request: &Message<'_>) -> Place {
+        let expects = self.expects(request);
+        self.owing.get_or_insert_default().owe(Access::of(request), expects)
     }
 
     /// What the job at `place` writes can be read from now on, although it is not done yet.
-    pub fn unblock(&mut self, place: u64) {
+    pub fn unblock(&mut self, place: Place) {
         self.owing.iter_mut().for_each(|owing| owing.unblock(place));
     }
 
     /// Settles the answer owed at `place`; `None`: with silence. It leaves by [`Session::release`].
-    pub fn settle(&mut self, place: u64, message: Option<&Message<'_>>) {
+    pub fn settle(&mut self, place: Place, message: Option<&Message<'_>>) {
         if let Some(owing) = &mut self.owing {
             owing.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
         }
@@ -299,8 +301,11 @@ impl<A> Session<A> {
     }
 
     /// The API's PUT is never answered.
-    fn answers_with_silence(&self, request: &Message<'_>) -> bool {
-        self.wire == Wire::Api && matches!(request, Message::Put { .. })
+    fn expects(&self, request: &Message<'_>) -> Expects {
+        match (self.wire, request) {
+            (Wire::Api, Message::Put { .. }) => Expects::Silence,
+            _ => Expects::Answer,
+        }
     }
 
     // ---- requests of ours ----

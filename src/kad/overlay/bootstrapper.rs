@@ -196,7 +196,7 @@ mod tests {
     /// One that knows of `n` bootstraps and is to join through them.
     fn bootstrapper(n: u16) -> Bootstrapper {
         let mut bootstrapper = Bootstrapper::default();
-        (1..=n).for_each(|n| bootstrapper.add(Bootstrap::Contact(contact(n)), false, Time::ZERO));
+        (1..=n).for_each(|n| assert!(bootstrapper.add(Bootstrap::Contact(contact(n)), false, Time::ZERO)));
         bootstrapper
     }
 

@@ -268,7 +268,7 @@ fn after_a_timeout_the_next_deadline_lies_ahead_whatever_was_reported() {
         for _ in 0..400 {
             let stranger = contact(random.u16(2..300));
             match random.u8(..8) {
-                0 => overlay.add_bootstrap(stranger, now),
+                0 => drop(overlay.add_bootstrap(stranger, now)),
                 1 => overlay.add_unconfirmed(stranger, now),
                 2 => overlay.candidate(stranger, now),
                 3 => overlay.alive(stranger, now),

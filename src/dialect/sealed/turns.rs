@@ -1,0 +1,217 @@
+//! Turns at keys: the requests of one connection that touch the same key take turns in the order they came, reads together
+//! and each write alone. Part of the session; never holds a frame, and never starts a request.
+
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
+
+use crate::dialect::sealed::codec::Message;
+use crate::id::Id;
+
+/// Where a request stands in the order of its connection's requests. Counted up from 0 while any answer is owed.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Place(pub u64);
+
+impl Place {
+    /// The place `n` behind this one.
+    #[must_use]
+    pub fn plus(self, n: usize) -> Place {
+        Place(self.0 + n as u64)
+    }
+}
+
+/// What a request does to a key.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// Which key.
+    pub key: Id,
+    /// Whether it changes what is stored under the key.
+    pub writes: bool,
+}
+
+impl Access {
+    /// What `request` does; `None` if it touches no key.
+    pub fn of(request: &Message<'_>) -> Option<Access> {
+        match request {
+            Message::Get { key } | Message::FindValue { key } => Some(Access { key: *key, writes: false }),
+            Message::Put { key, .. } => Some(Access { key: *key, writes: true }),
+            _ => None,
+        }
+    }
+}
+
+/// The requests that touch keys and are not done: a fair readers-writer lock for each key.
+#[derive(Debug, Default)]
+pub struct Turns {
+    keys: BTreeMap<Id, KeyQueue>,
+}
+
+/// The requests of one key, at least one of them active.
+#[derive(PartialEq, Eq, Debug, Default)]
+struct KeyQueue {
+    /// How many have their turn: any number that read, or one that writes.
+    active: u32,
+    /// Whether an active one writes.
+    is_written: bool,
+    /// Those whose turn is yet to come, oldest first.
+    blocked: VecDeque<Blocked>,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+struct Blocked {
+    place: Place,
+    writes: bool,
+}
+
+impl KeyQueue {
+    /// Whether one more may be active beside those that are.
+    fn admits(&self, writes: bool) -> bool {
+        self.active == 0 || !(writes || self.is_written)
+    }
+
+    fn activate(&mut self, writes: bool) {
+        self.active += 1;
+        self.is_written |= writes;
+    }
+
+    /// Ends the turn of one that is active; tells `grant` the places of those whose turn it is then.
+    fn deactivate(&mut self, grant: &mut impl FnMut(Place)) {
+        self.active -= 1;
+        self.is_written &= self.active > 0;
+        while let Some(&Blocked { place, writes }) = self.blocked.front().filter(|next| self.admits(next.writes)) {
+            self.blocked.pop_front();
+            self.activate(writes);
+            grant(place);
+        }
+    }
+}
+
+impl Turns {
+    /// Whether a request with this access would have its turn at once: no earlier one of its key is in the way.
+    pub fn admits(&self, access: Access) -> bool {
+        self.keys.get(&access.key).is_none_or(|queue| queue.blocked.is_empty() && queue.admits(access.writes))
+    }
+
+    /// Adds the newest request; whether it has its turn at once. If not, [`Turns::leave`] tells when.
+    pub fn join(&mut self, place: Place, access: Access) -> bool {
+        let is_admitted = self.admits(access);
+        if is_admitted {
+            self.start(access);
+        } else {
+            let queue = self.keys.entry(access.key).or_default();
+            queue.blocked.push_back(Blocked { place, writes: access.writes });
+        }
+        is_admitted
+    }
+
+    /// Adds the newest request as one that has its turn, which [`Turns::admits`] has to allow.
+    pub fn start(&mut self, access: Access) {
+        debug_assert!(self.admits(access), "a request was started out of turn");
+        self.keys.entry(access.key).or_default().activate(access.writes);
+    }
+
+    /// Ends the turn of a request with this access; tells `grant` the places of those whose turn it is then.
+    pub fn leave(&mut self, access: Access, mut grant: impl FnMut(Place)) {
+        if let Entry::Occupied(mut queue) = self.keys.entry(access.key) {
+            queue.get_mut().deactivate(&mut grant);
+            if queue.get().active == 0 {
+                queue.remove();
+            }
+        }
+    }
+
+    /// Removes all requests whose turn is yet to come.
+    pub fn take_blocked(&mut self) -> Vec<Place> {
+        self.keys.values_mut().flat_map(|queue| queue.blocked.drain(..)).map(|blocked| blocked.place).collect()
+    }
+
+    /// Panics unless `requests`, oldest first and each with whether it has its turn, are those that joined and did not
+    /// leave, and the turns are theirs. For debug builds and tests.
+    pub fn check_invariants(&self, requests: impl Iterator<Item = (Place, Access, bool)>) {
+        let mut keys: BTreeMap<Id, KeyQueue> = BTreeMap::new();
+        // Keys that occurred, and whether one that writes was among them.
+        let mut written: BTreeMap<Id, bool> = BTreeMap::new();
+        for (place, Access { key, writes }, has_turn) in requests {
+            let is_blocked = written.get(&key).is_some_and(|is_written| writes || *is_written);
+            assert_eq!(has_turn, !is_blocked, "the turn of place {place:?}");
+            *written.entry(key).or_default() |= writes;
+            let queue = keys.entry(key).or_default();
+            if is_blocked {
+                queue.blocked.push_back(Blocked { place, writes });
+            } else {
+                queue.activate(writes);
+            }
+        }
+        assert_eq!(self.keys, keys);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Id = Id([1; 32]);
+    const READ: Access = Access { key: KEY, writes: false };
+    const WRITE: Access = Access { key: KEY, writes: true };
+
+    /// Requests at one key, in order; those whose turn it is are told after each step.
+    #[derive(Default)]
+    struct Line {
+        turns: Turns,
+        places: u64,
+    }
+
+    impl Line {
+        fn join(&mut self, access: Access) -> bool {
+            self.places += 1;
+            self.turns.join(Place(self.places - 1), access)
+        }
+
+        fn leave(&mut self, access: Access) -> Vec<Place> {
+            let mut granted = Vec::new();
+            self.turns.leave(access, |place| granted.push(place));
+            granted
+        }
+    }
+
+    #[test]
+    fn reads_share_a_turn_and_a_write_waits_for_all_of_them() {
+        let mut line = Line::default();
+        assert!(line.join(READ) && line.join(READ) && !line.join(WRITE));
+        assert_eq!(line.leave(READ), []);
+        assert_eq!(line.leave(READ), [Place(2)]);
+    }
+
+    #[test]
+    fn no_read_overtakes_a_write_that_waits() {
+        let mut line = Line::default();
+        assert!(line.join(READ) && !line.join(WRITE));
+        assert!(!line.turns.admits(READ) && !line.join(READ) && !line.join(READ) && !line.join(WRITE));
+        assert_eq!(line.leave(READ), [Place(1)]);
+        assert_eq!(line.leave(WRITE), [Place(2), Place(3)]);
+        assert_eq!(line.leave(READ), []);
+        assert_eq!(line.leave(READ), [Place(4)]);
+        assert!(!line.turns.admits(READ), "the last write is under way");
+        assert_eq!(line.leave(WRITE), []);
+        assert!(line.turns.keys.is_empty(), "a key that nobody touches takes no memory");
+    }
+
+    #[test]
+    fn other_keys_are_not_in_the_way() {
+        let mut line = Line::default();
+        let other = Access { key: Id([2; 32]), writes: true };
+        assert!(line.join(WRITE) && line.join(other));
+        assert!(!line.turns.admits(READ) && !line.turns.admits(Access { writes: false, ..other }));
+        assert_eq!(line.leave(other), []);
+        assert!(line.turns.admits(other) && !line.turns.admits(READ));
+    }
+
+    #[test]
+    fn who_is_removed_is_waited_for_no_longer() {
+        let mut line = Line::default();
+        assert!(line.join(READ) && !line.join(WRITE) && !line.join(READ));
+        assert_eq!(line.turns.take_blocked(), [Place(1), Place(2)]);
+        assert!(line.turns.admits(READ) && !line.turns.admits(WRITE));
+        assert_eq!(line.leave(READ), []);
+        assert!(line.turns.keys.is_empty());
+    }
+}
