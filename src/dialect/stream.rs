@@ -271,8 +271,9 @@ pub trait Service: Operations {
     fn on_deadline(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, now: Time) -> Option<Close>;
     /// The process stops: say goodbye.
     fn on_shutdown(&mut self, _session: &mut Self::Session, _cx: &mut Context<'_>, _now: Time) {}
-    /// The peer will say no more. May be told twice. Drops what [`Session::drop_pending`] drops, and fails or sends again
-    /// what was asked.
+    /// The peer will say no more: its end has come, or the connection closes. May be told twice. Fails or sends again what
+    /// was asked of the peer, and drops what can't leave without another word of it. Requests that were read before are
+    /// still answered where the connection stays open for writing.
     fn on_lost(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, why: CloseReason, now: Time);
     /// The next thing to do; call until `None`.
     fn poll(&mut self, shared: &mut Shared, now: Time) -> Option<Action<Self::Outgoing>>;

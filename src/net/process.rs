@@ -12,7 +12,11 @@ use crate::net::load::Moment;
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = fs::read_to_string(task?.path().join("schedstat"))?;
+        let stat = match fs::read_to_string(task?.path().join("schedstat")) {
+            // The thread has ended since the folder was read.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            stat => stat?,
+        };
         let running = stat.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
         nanos += running.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     }

@@ -290,7 +290,6 @@ impl stream::Service for Service {
     /// What was asked on a connection that was in use already, so that its death says nothing about the contact, is asked
     /// once more on a fresh one; all else has failed.
     fn on_lost(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, why: CloseReason, now: Time) {
-        session.drop_pending();
         let node = node_of(cx.info.listener);
         for pending in session.take_pending() {
             let is_worth_it = pending.on_reused && node.is_some() && now.since(pending.at) < LONG_TIMEOUT_MS;
