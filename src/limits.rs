@@ -242,6 +242,8 @@ pub const DIALLED_SHARE: usize = 4;
 pub const NODE_IDLE_MS: u64 = 60_000;
 /// Descriptors kept free for listeners, epoll, signals, the status listener and the spare.
 pub const RESERVED_DESCRIPTORS: u64 = 32;
+/// Open files of a process that macOS allows at most (OPEN_MAX).
+pub const MACOS_OPEN_MAX: u64 = 10_240;
 /// A connection to the sealed listener must have sent its first frame by then (faults.md, row 2).
 pub const FIRST_FRAME_MS: u64 = 10_000;
 /// A frame must be complete this long after its first byte, not counting time in which it is not read (row 1).

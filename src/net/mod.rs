@@ -18,6 +18,7 @@ pub mod status;
 #[cfg(feature = "hyperdht")]
 mod datagrams;
 mod listeners;
+mod private;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
