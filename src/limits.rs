@@ -164,6 +164,8 @@ pub const STRIKES: usize = 3;
 pub const STRIKE_WINDOW_MS: u64 = 60_000;
 /// Bytes a store holds by default, keys and bookkeeping included (`--store-bytes`).
 pub const STORE_BYTES: usize = 64 * 1024 * 1024;
+/// The largest `--store-bytes`: 1 TiB; on a 32-bit host, whose processes have 2 to 4 GiB of addresses, 1 GiB.
+pub const STORE_BYTES_MAX: usize = 1 << if usize::BITS < 64 { 30 } else { 40 };
 /// Values a store holds by default (`--store-entries`).
 pub const STORE_ENTRIES: usize = 100_000;
 /// What an entry costs beside its value: timer with the key, index, allocation (measured: `make bench`, memory).
@@ -236,6 +238,14 @@ pub const DATAGRAM_OUTBOX_KEPT_BYTES: usize = 4 * 1024;
 
 /// Connections in all (`--max-connections`); lowered at start to what the limit of open files leaves.
 pub const CONNECTIONS: usize = 16_384;
+/// The largest `--max-connections`.
+pub const CONNECTIONS_MAX: usize = connections_max(usize::BITS);
+/// The largest `--max-connections` where a `usize` has `width` bits. With 64 it is more than any host of ours has open
+/// files for. With 32 it is half of the slots that a token of the kernel can name (arena.rs): a connection that was
+/// closed keeps its slot until the end of the turn.
+pub const fn connections_max(width: u32) -> usize {
+    if width < 64 { 32_768 } else { 1_000_000 }
+}
 /// Inbound connections from one address (v6: /64) that is not loopback.
 pub const CONNECTIONS_PER_ADDRESS: usize = 128;
 /// Connections to nodes, least recently used out (sealed.md).
@@ -246,6 +256,8 @@ pub const DIALLED_SHARE: usize = 4;
 pub const NODE_IDLE_MS: u64 = 60_000;
 /// Descriptors kept free for listeners, epoll, signals, the status listener and the spare.
 pub const RESERVED_DESCRIPTORS: u64 = 32;
+/// Open files of a process that macOS allows at most (OPEN_MAX).
+pub const MACOS_OPEN_MAX: u64 = 10_240;
 /// A connection to the sealed listener must have sent its first frame by then (faults.md, row 2).
 pub const FIRST_FRAME_MS: u64 = 10_000;
 /// A frame must be complete this long after its first byte, not counting time in which it is not read (row 1).
@@ -328,7 +340,8 @@ const _: () = assert!(LOOKUP_BUDGET >= 2 * K && LOOKUP_BUDGET_ALL_PATHS >= PATHS
 const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_BYTES >= VALUE_MAX);
 const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);
 const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);
-const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS);
+const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS && CONNECTIONS <= connections_max(32));
+const _: () = assert!(STORE_BYTES + TALLY_BYTES + BUFFERED_BYTES < 1 << 30, "the defaults fit a 32-bit host");
 const _: () = assert!(ANSWER_BYTES < DATAGRAM_BYTES && DATAGRAM_BYTES < DATAGRAM_OUTBOX_BYTES);
 const _: () = assert!(DATAGRAM_ALPHA <= LOOKUP_IN_FLIGHT && LOOKUP_IN_FLIGHT <= DATAGRAM_REQUESTS);
 const _: () = assert!(ANNOUNCE_AGAIN_MAX_MS < RECORD_AGE_MS && DATAGRAM_REQUESTS < 1 << 14);

@@ -18,8 +18,8 @@ use crate::engine::dialects;
 use crate::engine::{Engine, EngineSettings, Listener};
 use crate::kad::Parameters;
 use crate::limits::{
-    ALPHA, ALPHA_MAX, CONNECTIONS, GET_TRIES, K, K_MAX, LISTENERS, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
-    RESERVED_DESCRIPTORS, STORE_BYTES, STORE_ENTRIES, VALUE_MAX,
+    ALPHA, ALPHA_MAX, CONNECTIONS, CONNECTIONS_MAX, GET_TRIES, K, K_MAX, LISTENERS, PATHS, PATHS_MAX, REPLICATION,
+    REPLICATION_MAX, RESERVED_DESCRIPTORS, STORE_BYTES, STORE_BYTES_MAX, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::clock::Clock;
 use crate::net::socket::{ListeningSocket, listen, raise_open_files, route_towards, seed};
@@ -195,7 +195,7 @@ fn plan(matches: &Matches) -> Result<Plan, Stop> {
 
 fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
     let open_files = usize::try_from(raise_open_files().saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
-    let max_connections = number(matches, "max-connections", CONNECTIONS, 1, 1_000_000)?;
+    let max_connections = number(matches, "max-connections", CONNECTIONS, 1, CONNECTIONS_MAX)?;
     if open_files == 0 {
         return Err(Stop::new(
             exit::SYSTEM,
@@ -218,7 +218,7 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
             quorum: number(matches, "quorum", 1, 1, 20)?,
         },
         store: StoreLimits {
-            bytes: number(matches, "store-bytes", STORE_BYTES, 0, 1 << 40)?,
+            bytes: number(matches, "store-bytes", STORE_BYTES, 0, STORE_BYTES_MAX)?,
             entries: number(matches, "store-entries", STORE_ENTRIES, 0, 100_000_000)?,
             value_bytes: number(matches, "max-value-bytes", VALUE_MAX, 0, VALUE_MAX)?,
         },

@@ -18,6 +18,7 @@ pub mod status;
 #[cfg_attr(not(feature = "hyperdht"), path = "no_datagrams.rs")]
 mod datagrams;
 mod listeners;
+mod private;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -26,12 +27,14 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use rustix::io::Errno;
 
+use crate::arena::TokenLayout;
 use crate::dialect::Dialect;
 use crate::engine::dialects::InEngine;
 use crate::engine::{CallId, ConnId, DialError, Engine, Listener, Output};
 use crate::guard::Counter;
-use crate::limits::{EVENTS, STOP_MS, TURN_BYTES};
+use crate::limits::{ACCEPTS_PER_TURN, EVENTS, STOP_MS, TURN_BYTES, connections_max};
 use crate::net::clock::Clock;
 use crate::net::datagrams::DatagramListeners;
 use crate::net::listeners::Listeners;
@@ -40,8 +43,12 @@ use crate::net::signals::Signals;
 use crate::net::status::StatusListener;
 use crate::time::Time;
 
-/// Tokens of connections have this bit clear.
-const OWN_TOKENS: usize = 1 << 63;
+/// Tokens of connections have this bit clear ([`ConnId::to_token`]).
+const OWN_TOKENS: usize = 1 << (usize::BITS - 1);
+const _: () = assert!(2 * connections_max(32) as u64 <= TokenLayout::of(32).slots(), "those closed in a turn included");
+const _: () = assert!(2 * connections_max(64) as u64 <= TokenLayout::of(64).slots());
+// An event comes within a turn of its connection's end.
+const _: () = assert!(((ACCEPTS_PER_TURN * crate::limits::LISTENERS) as u64) < TokenLayout::of(32).serials());
 const SIGNALS: Token = Token(OWN_TOKENS);
 const NAMES: Token = Token(OWN_TOKENS + 1);
 const STATUS: Token = Token(OWN_TOKENS + 2);
@@ -307,15 +314,18 @@ impl Net {
                     self.datagrams.mark_ready(number, readable, writable, &mut self.engine);
                 }
                 Token(token) if token >= LISTENERS => self.listeners.mark_ready(token - LISTENERS),
-                Token(token) => self.take_event(ConnId::from_bits(token as u64), event, now),
+                Token(token) => self.take_event(token, event, now),
             }
         }
         self.events = events;
     }
 
-    fn take_event(&mut self, id: ConnId, event: &mio::event::Event, now: Time) {
-        let Some(socket) = socket_of(&mut self.sockets, id) else {
+    fn take_event(&mut self, token: usize, event: &mio::event::Event, now: Time) {
+        let Some(socket) = self.sockets.get_mut(ConnId::slot_of_token(token)).and_then(Option::as_mut) else {
             return;
+        };
+        let Some(id) = ConnId::from_token(token, socket.serial) else {
+            return; // Of a connection that had the slot before.
         };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             socket.is_readable = true;
@@ -533,8 +543,8 @@ fn keep(
     mut stream: TcpStream,
     is_connecting: bool,
 ) -> io::Result<()> {
-    let token = Token(id.to_bits() as usize);
-    poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+    let token = id.to_token().ok_or(Errno::NOBUFS)?;
+    poll.registry().register(&mut stream, Token(token), Interest::READABLE | Interest::WRITABLE)?;
     if sockets.len() <= id.index() {
         sockets.resize_with(id.index() + 1, || None);
     }

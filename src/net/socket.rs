@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::limits::BACKLOG;
 #[cfg(feature = "hyperdht")]
 use crate::limits::DATAGRAM_SOCKET_BYTES;
+use crate::limits::{BACKLOG, MACOS_OPEN_MAX};
 
 /// A bound, listening socket.
 pub struct ListeningSocket {
@@ -87,18 +87,33 @@ pub fn route_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
 /// Raises the soft limit of open files to the hard one; returns what it is now, `u64::MAX` for none.
 pub fn raise_open_files() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // macOS has no hard limit by default, but takes no soft one above its OPEN_MAX.
+    let is_macos = cfg!(target_os = "macos");
+    let current = if is_macos { maximum.or(Some(MACOS_OPEN_MAX)).min(Some(MACOS_OPEN_MAX)) } else { maximum };
     // An error leaves the soft limit, which is then read back.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Random bytes from the kernel, for what nobody may guess.
 pub fn secret<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())? {
-        n if n == N => Ok(bytes),
+    fill_randomly(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(target_os = "linux")]
+fn fill_randomly(bytes: &mut [u8]) -> io::Result<()> {
+    match rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())? {
+        n if n == bytes.len() => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Elsewhere the device, which is seeded before any of our processes can run.
+#[cfg(not(target_os = "linux"))]
+fn fill_randomly(bytes: &mut [u8]) -> io::Result<()> {
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, bytes)
 }
 
 /// A random number from the kernel, to seed what is pure; the time where the kernel has none.

@@ -1,19 +1,19 @@
-//! What a node says of itself, to its own user and root only: an abstract Unix socket named after the listening
-//! address. It exists in this host's network namespace alone, leaves nothing on disk, and both ends check whose process
-//! the other is. A connection gets the report and is closed; nothing is ever read from it.
+//! What a node says of itself, to its own user and root only: a private Unix socket named after the listening address,
+//! which exists on this host alone. A connection gets the report and is closed; nothing is ever read from it.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 
 use crate::engine::Engine;
 use crate::limits::{REPORT_BYTES, STATUS_READERS};
+use crate::net::private::{is_trusted, name_of, remove_stale};
 use crate::time::Time;
 
 /// The status sockets of the process, one per node.
@@ -24,7 +24,9 @@ pub(super) struct StatusListener {
 
 impl StatusListener {
     pub fn open(&mut self, addr: SocketAddr, registry: &Registry, token: Token) -> io::Result<()> {
-        let mut listener = UnixListener::bind_addr(&name_of(addr)?)?;
+        let name = name_of(addr)?;
+        remove_stale(&name);
+        let mut listener = UnixListener::bind_addr(&name)?;
         registry.register(&mut listener, token, Interest::READABLE)?;
         self.listeners.push(listener);
         Ok(())
@@ -39,10 +41,22 @@ impl StatusListener {
                     break;
                 };
                 if is_trusted(&stream) {
+                    // Room for the report, which is more than some systems give; the write below tells if it failed.
+                    let _ = SockRef::from(&stream).set_send_buffer_size(REPORT_BYTES as usize);
                     // A reader that has left already is none of our business.
                     let _ = stream.write_all(report.as_bytes());
                 }
             }
+        }
+    }
+}
+
+impl Drop for StatusListener {
+    fn drop(&mut self) {
+        let names = self.listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        for file in names.filter_map(|name| name.as_pathname().map(Path::to_path_buf)) {
+            // A file that stays is replaced by the next node on this address.
+            let _ = std::fs::remove_file(file);
         }
     }
 }
@@ -61,16 +75,6 @@ pub fn read(addr: SocketAddr, timeout: Duration) -> io::Result<String> {
     let mut report = String::new();
     stream.take(REPORT_BYTES).read_to_string(&mut report)?;
     Ok(report)
-}
-
-fn name_of(addr: SocketAddr) -> io::Result<UnixAddr> {
-    UnixAddr::from_abstract_name(format!("dayfly/status/{addr}"))
-}
-
-/// Whether the process at the other end is this user's or root's.
-fn is_trusted(stream: &impl AsFd) -> bool {
-    let own = rustix::process::geteuid();
-    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
 
 /// The report: figures and counters by name, then what each dialect says of itself.

@@ -16,7 +16,7 @@ use crate::dialect::sealed::session::{Parsed, PendingRequest, Place, Session, Wi
 use crate::dialect::sealed::settings::ServiceSettings;
 use crate::dialect::sealed::store::Store;
 use crate::dialect::stream::{
-    self, Action, Close, CloseReason, ConnId, Context, Failure, Listener, Session as _, State, To, Verdict, Via,
+    self, Action, Close, CloseReason, ConnId, Context, Failure, Listener, State, To, Verdict, Via,
 };
 use crate::dialect::{CallId, Operations, Shared};
 use crate::guard::Counter;
