@@ -297,12 +297,13 @@ mod tests {
     #[test]
     fn bootstraps_are_bounded_and_noted_once() {
         let mut bootstrapper = bootstrapper(BOOTSTRAPS as u16);
-        assert!(!bootstrapper.note(Bootstrap::Contact(contact(1_000))));
+        assert!(!bootstrapper.add(Bootstrap::Contact(contact(1_000)), false, Time::ZERO), "no room");
+        assert!(bootstrapper.add(Bootstrap::Contact(contact(1)), false, Time::ZERO), "it is known");
         assert_eq!(bootstrapper.seeds(&Id::default()).count(), BOOTSTRAPS);
         let mut bootstrapper = Bootstrapper::default();
-        bootstrapper.add(Bootstrap::Contact(contact(1)), true, Time::ZERO);
+        assert!(bootstrapper.add(Bootstrap::Contact(contact(1)), true, Time::ZERO));
         assert_eq!(bootstrapper.deadline(), None, "a member of a network need not join");
-        bootstrapper.add(Bootstrap::Contact(contact(1)), false, Time::ZERO);
+        assert!(bootstrapper.add(Bootstrap::Contact(contact(1)), false, Time::ZERO));
         assert_eq!(bootstrapper.deadline(), None, "one that is known changes nothing");
     }
 

@@ -134,8 +134,9 @@ impl Overlay {
 
     // ---- Where to begin ----
 
-    /// Adds a contact to bootstrap from, and joins through it at `now` unless some contact has responded already. Returns
-    /// whether it is remembered: there is room for [`BOOTSTRAPS`](crate::limits::BOOTSTRAPS). Our own id is ignored.
+    /// Adds a contact to bootstrap from, and joins through it at `now` unless some contact has responded already.
+    /// Returns `false` only if there is no room for it beside [`BOOTSTRAPS`](crate::limits::BOOTSTRAPS) others. Our own
+    /// id is ignored, and needs no room.
     pub fn add_bootstrap(&mut self, contact: Contact, now: Time) -> bool {
         contact.id == self.own.id || self.bootstrapper.add(Bootstrap::Contact(contact), self.table.has_confirmed(), now)
     }
