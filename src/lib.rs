@@ -23,6 +23,7 @@ pub mod buffer;
 pub mod cli;
 pub mod contact;
 pub mod dialect;
+pub mod embed;
 pub mod engine;
 pub mod guard;
 pub mod hash;
@@ -37,3 +38,5 @@ pub mod sim;
 pub mod sources;
 pub mod time;
 pub mod wheel;
+
+pub use embed::Node;

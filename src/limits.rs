@@ -150,10 +150,10 @@ pub const OWED_ANSWERS: usize = 1_024;
 /// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read: room
 /// for all that an honest peer has outstanding, so that its answers to us can always be read.
 pub const OWED_BYTES: usize = ASKED_BYTES + 2 * FRAME_MAX;
-/// What each owed answer takes beside its frame: an entry, a key, a place in a queue (measured, each with its own key).
-pub const OWED_ANSWER_BYTES: usize = 220;
-/// What they take together, be it for one: the first node of a tree and the first of a queue (measured).
-pub const OWED_ANSWERS_BYTES: usize = 1_000;
+/// What each owed answer takes beside its frame: an entry, a key, a place in a queue (measured, each with its own key) ...
+pub const OWED_ANSWER_BYTES: usize = 165;
+/// ... and what they take together, even if there is only one: lists begin with room for several (measured).
+pub const OWED_ANSWERS_BYTES: usize = 600;
 /// Our own requests outstanding on one connection, past which that contact is busy.
 pub const ASKED: usize = 128;
 /// Bytes of our own requests outstanding on one connection, past which that contact is busy.

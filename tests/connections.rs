@@ -32,7 +32,7 @@ fn node_in_process(seed: u64) -> (Net, SocketAddr) {
 
 /// Has the node of `net` ask `to`.
 fn ask(net: &mut Net, to: SocketAddr, request: Request) -> Option<Reply> {
-    net.operation::<Service, _>(Some(0), Operation { to, request }, 10_000, Some).unwrap()
+    net.operation::<Service, _>(Some(0), Operation::Ask { to, request }, 10_000, Some).unwrap()
 }
 
 /// Lets the loop run for a little.

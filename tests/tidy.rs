@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["engine"],
     &["load", "sim"],
     &["net"],
+    &["embed"],
     &["cli"],
     &["main", "lib"],
 ];

@@ -91,7 +91,7 @@ impl Client {
         super::node::start_logging("error");
         let failed = |e: std::io::Error| Stop::new(exit::SYSTEM, format!("can't poll: {e}"));
         let mut net = Net::new(Engine::new(EngineSettings::default(), seed()), Clock::start()).map_err(failed)?;
-        let operation = Operation { to: node, request };
+        let operation = Operation::Ask { to: node, request };
         match net.operation::<Service, _>(None, operation, self.timeout_ms, Some).map_err(failed)? {
             None => Err(Stop::new(exit::TRY_AGAIN, format!("no answer from {node} within {} ms", self.timeout_ms))),
             Some(Reply::Unreachable) => Err(Stop::new(

@@ -72,7 +72,7 @@ impl Bench {
 
     /// Has the node ask `to` on behalf of a client.
     fn call(&mut self, to: SocketAddr, request: Request) {
-        let call = self.engine.start::<Service>(Some(0), Operation { to, request }, self.now);
+        let call = self.engine.start::<Service>(Some(0), Operation::Ask { to, request }, self.now);
         self.calls.push(call.expect("there is room for it"));
     }
 

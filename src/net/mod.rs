@@ -171,9 +171,7 @@ impl Net {
             let signals = self.signal_count();
             if signals > 0 && self.stop_at.is_none() {
                 log::info!("stopping");
-                self.listeners.close();
-                self.engine.stop(now);
-                self.finish_turn();
+                self.stop();
                 self.stop_at = Some(now.after(STOP_MS));
             }
             if signals > 1 {
@@ -260,6 +258,14 @@ impl Net {
 
     fn signal_count(&self) -> usize {
         self.signals.as_ref().map_or(0, Signals::count)
+    }
+
+    /// Begins to stop: nobody is accepted any more, and each connection closes once what it is owed is sent. The engine
+    /// says when that is done: [`Engine::is_quiet`].
+    pub fn stop(&mut self) {
+        self.listeners.close();
+        self.engine.stop(self.clock.now());
+        self.finish_turn();
     }
 
     /// One turn: wait for events (at most until `until`), take in what happened, do what is to be done.

@@ -288,7 +288,7 @@ impl Bench {
     /// A client asks something through the engine.
     pub fn call(&mut self, from: Option<u16>, to: SocketAddr, request: Request) {
         self.told.push(to);
-        let operation = Operation { to, request: request.clone() };
+        let operation = Operation::Ask { to, request: request.clone() };
         let call = self.engine.start::<Service>(from, operation, self.now).expect("there is room for it");
         assert!(self.calls.insert(call, request).is_none(), "no two calls share a name");
         self.settle();

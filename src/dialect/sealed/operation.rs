@@ -1,24 +1,45 @@
-//! What a local user has a node of this dialect do: one request to one peer, and its reply. Values only.
+//! What a local user has a node of this dialect do, and how it ended. Values only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::contact::Contact;
-use crate::dialect::sealed::codec::Message;
+use crate::dialect::sealed::codec::{ErrorCode, Message};
 use crate::dialect::sealed::is_genuine;
+use crate::dialect::sealed::job::Outcome;
 use crate::dialect::sealed::request::Request;
+use crate::id::Id;
 use crate::limits::{ERROR_TEXT, NODE_ENTRIES};
 
-/// One request to one peer. Its only event is the [`Reply`].
+/// What is to be done. Its only event is the [`Reply`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Operation {
-    /// Whom to ask.
-    pub to: SocketAddr,
-    /// What.
-    pub request: Request,
+pub enum Operation {
+    /// Ask one peer.
+    Ask {
+        /// Whom.
+        to: SocketAddr,
+        /// What.
+        request: Request,
+    },
+    /// Have the listener's own node store a value on the nodes nearest to its key. Needs a listener.
+    Put {
+        /// What it is stored under.
+        key: Id,
+        /// At most `limits::VALUE_MAX` bytes.
+        value: Arc<[u8]>,
+        /// Seconds; 0 for the longest.
+        ttl_s: u16,
+        /// Holders wanted; 0 for the node's default.
+        replication: usize,
+    },
+    /// Have the listener's own node find a value. Needs a listener.
+    Get {
+        /// What it was stored under.
+        key: Id,
+    },
 }
 
-/// What a peer replied.
+/// How an operation ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// PONG.
@@ -36,6 +57,18 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// How a job of our own node ended.
+    pub(super) fn of_job(outcome: Outcome) -> Reply {
+        let error = |code: ErrorCode| Reply::Error(code.code(), code.text().into());
+        match outcome {
+            Outcome::Stored => Reply::Success(Arc::default()),
+            Outcome::Found(value) => Reply::Success(value),
+            Outcome::Missing => Reply::Missing,
+            Outcome::Unreachable => error(ErrorCode::Unreachable),
+            Outcome::Busy => error(ErrorCode::Busy),
+        }
+    }
+
     /// What a client gets to see of `answer`; `None` for a message that answers nothing.
     pub(super) fn of(answer: &Message<'_>) -> Option<Reply> {
         match answer {

@@ -93,7 +93,7 @@ impl Service {
         let answer = match answer {
             Some(Answer::Later) => {
                 let place = asked.place.unwrap_or_else(|| session.owe(message));
-                self.waiters.insert(Waiter { conn: cx.id, place, key });
+                self.waiters.insert(Waiter::Peer { conn: cx.id, place, key });
                 return;
             }
             Some(Answer::Now(answer)) => {

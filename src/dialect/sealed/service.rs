@@ -3,14 +3,14 @@
 //! time; requests of peers are served in `serve.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::arena::Arena;
 #[cfg(feature = "sim")]
 use crate::contact::Contact;
-use crate::dialect::sealed::codec::Message;
-use crate::dialect::sealed::job::Outcome;
-use crate::dialect::sealed::node::{Node, Output as NodeOutput};
+use crate::dialect::sealed::codec::{ErrorCode, Message};
+use crate::dialect::sealed::job::{Outcome, Put, Ticket};
+use crate::dialect::sealed::node::{Answer, Node, Output as NodeOutput};
 use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::session::{Parsed, PendingRequest, Place, Session, Wire};
 use crate::dialect::sealed::settings::ServiceSettings;
@@ -54,11 +54,11 @@ pub enum Outgoing {
 
 /// Where the outcome of a job goes.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Waiter {
-    pub conn: ConnId,
-    /// Among the connection's answers.
-    pub place: Place,
-    pub key: Id,
+pub(super) enum Waiter {
+    /// To the place among the answers of a connection that it was given.
+    Peer { conn: ConnId, place: Place, key: Id },
+    /// To a local user.
+    Operation(CallId),
 }
 
 /// The nodes of this dialect, their common store, and what is owed to whom.
@@ -172,20 +172,53 @@ impl Service {
 
     fn action_of(&mut self, node: u16, output: NodeOutput, now: Time) -> Option<Action<Outgoing>> {
         let (conn, message) = match output {
-            NodeOutput::FirstCopy { ticket } => {
-                let &Waiter { conn, place, .. } = self.waiters.get(ticket.waiter)?;
-                (conn, Outgoing::Unblock(place))
-            }
-            NodeOutput::Done { ticket, outcome } => {
-                let Waiter { conn, place, key } = self.waiters.remove(ticket.waiter)?;
-                (conn, Outgoing::Outcome { place, key, outcome })
-            }
+            NodeOutput::FirstCopy { ticket } => match *self.waiters.get(ticket.waiter)? {
+                Waiter::Peer { conn, place, .. } => (conn, Outgoing::Unblock(place)),
+                Waiter::Operation(_) => return None,
+            },
+            NodeOutput::Done { ticket, outcome } => match self.waiters.remove(ticket.waiter)? {
+                Waiter::Peer { conn, place, key } => (conn, Outgoing::Outcome { place, key, outcome }),
+                Waiter::Operation(call) => {
+                    self.conclude(call, Reply::of_job(outcome));
+                    return None;
+                }
+            },
             NodeOutput::Send { request, to, message, via } => {
                 let requester = Requester::Node(node, request);
                 return Some(ask(Some(node), to, via, PendingRequest::new(requester, message, now)));
             }
         };
         Some(Action::Send { to: To::Conn(conn), message })
+    }
+
+    /// Starts a job of one of our nodes for a local user; whether it did, or ended at once.
+    fn start_job(&mut self, node: u16, call: CallId, operation: &Operation, now: Time) -> bool {
+        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
+        let own = &mut self.nodes[usize::from(node)];
+        let addr = own.overlay().own().addr;
+        let answer = match *operation {
+            Operation::Put { ref value, .. } if !self.store.admits(value) => {
+                Some(Answer::Now(ErrorCode::TooLarge.message()))
+            }
+            Operation::Put { key, ref value, ttl_s, replication } => {
+                // A local user has no share of the store: loopback stands for the host itself.
+                let source = Ipv4Addr::LOCALHOST.into();
+                own.start_put(Put { key, value, ttl_s, replication, source }, ticket, now).then_some(Answer::Later)
+            }
+            Operation::Get { key } => Some(own.on_request(addr, &Message::Get { key }, &mut self.store, ticket, now)),
+            Operation::Ask { .. } => None,
+        };
+        let reply = match answer {
+            None => return false,
+            Some(Answer::Now(message)) => Some(Reply::of(&message).unwrap_or(Reply::Unreachable)),
+            Some(Answer::Later) => None,
+        };
+        if reply.is_none() {
+            self.waiters.insert(Waiter::Operation(call));
+        }
+        self.operations.insert(call, reply);
+        self.stir(node);
+        true
     }
 
     fn first_deadline(&self) -> Option<Time> {
@@ -202,11 +235,17 @@ impl Operations for Service {
         if !is_known || self.operations.len() >= OPERATIONS {
             return false;
         }
-        self.operations.insert(call, None);
-        let via = if listener.is_some() { Via::Shared } else { Via::Single };
-        let pending = PendingRequest::new(Requester::Operation(call), operation.request, now);
-        self.actions.push_back(ask(listener, operation.to, via, pending));
-        true
+        match (operation, listener) {
+            (Operation::Ask { to, request }, listener) => {
+                self.operations.insert(call, None);
+                let via = if listener.is_some() { Via::Shared } else { Via::Single };
+                let pending = PendingRequest::new(Requester::Operation(call), request, now);
+                self.actions.push_back(ask(listener, to, via, pending));
+                true
+            }
+            (job, Some(node)) => self.start_job(node, call, &job, now),
+            (Operation::Put { .. } | Operation::Get { .. }, None) => false,
+        }
     }
 
     fn cancel(&mut self, call: CallId, _: Time) {
