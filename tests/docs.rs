@@ -157,7 +157,8 @@ fn limits() -> BTreeMap<String, u64> {
     let source = page("src/limits.rs");
     let mut known = BTreeMap::new();
     let mut unknown: Vec<(&str, &str)> = Vec::new();
-    for line in source.lines().filter_map(|line| line.strip_prefix("pub const ")) {
+    let constants = source.lines().filter_map(|line| line.strip_prefix("pub const "));
+    for line in constants.filter(|line| !line.starts_with("fn ")) {
         let (name, rest) = line.split_once(':').unwrap();
         let (_, value) = rest.split_once(" = ").unwrap();
         unknown.push((name, value.split(';').next().unwrap()));
