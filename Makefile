@@ -1,6 +1,7 @@
 # Each target is a line or two that calls cargo or scripts/.
 
-.PHONY: demo test test-armv7 size check check-targets bench bench-network bench-hyperdht bench-micro bench-check figures sim fuzz run build clean
+.PHONY: demo test test-armv7 size check check-targets bench bench-network bench-hyperdht bench-micro bench-check figures
+.PHONY: sim fuzz run build clean
 
 # Five nodes, one value, its life and end: what to run first.
 demo:
@@ -14,8 +15,9 @@ test:
 
 # Three nodes as 32-bit ARM programs under qemu-user, on loopback: two minutes to build, five seconds to run. Fetches its
 # tools, 350 MB of Debian's packages, into target/cross once, and installs nothing; says that it skips where it can't.
+# FLAGS=--unit: the unit tests too, five minutes more.
 test-armv7:
-	@scripts/test-armv7
+	@scripts/test-armv7 $(FLAGS)
 
 # The release binaries against their limits, bare 800 KB and full 2.5 MB; FLAGS=--oldest: as rustc 1.85 makes them, which
 # is fetched as by check-targets.
