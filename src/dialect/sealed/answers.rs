@@ -1,7 +1,8 @@
 //! The answers owed on one connection while jobs are under way or requests wait, in the order of the requests. Part of the
 //! session; holds frames and places, and never decides what a request means. Most connections never need one.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use crate::dialect::sealed::codec::Message;
 use crate::dialect::sealed::turns::{Access, Place, Turns};
@@ -48,8 +49,8 @@ impl Owed {
     }
 }
 
-/// The answers owed, in the order of the requests. Every operation costs O(log n), spread over the requests that came:
-/// each is looked at a fixed number of times from when it comes to when its answer leaves.
+/// The answers owed, in the order of the requests. No event costs a search through them: what may start is in a heap, and
+/// what may leave lies between two places that only move forward.
 #[derive(Debug, Default)]
 pub struct OwedAnswers {
     /// By place, the oldest first.
@@ -62,8 +63,8 @@ pub struct OwedAnswers {
     barrier: Place,
     /// Who may touch which key; of all that is not settled or unblocked.
     turns: Turns,
-    /// Places of waiting requests that no earlier one is in the way of.
-    startable: BTreeSet<Place>,
+    /// Places of waiting requests that no earlier one is in the way of; the first is on top.
+    startable: BinaryHeap<Reverse<Place>>,
     waiting: usize,
     running: usize,
     /// Bytes of requests that wait.
@@ -114,7 +115,7 @@ impl OwedAnswers {
         self.waiting += 1;
         self.waiting_bytes += frame.len();
         if access.is_none_or(|access| self.turns.join(place, access)) {
-            self.startable.insert(place);
+            self.startable.push(Reverse(place));
         }
     }
 
@@ -138,7 +139,7 @@ impl OwedAnswers {
 
     /// The first waiting request that may start now, which counts as a running job from now on.
     pub fn next_startable(&mut self) -> Option<DeferredRequest> {
-        let place = *self.startable.first().filter(|_| self.running < OWED_JOBS)?;
+        let Reverse(place) = *self.startable.peek().filter(|_| self.running < OWED_JOBS)?;
         if self.settled_bytes >= OWED_BYTES {
             // Much is to be sent already: only what holds it back may start, or else nothing would ever be sent.
             self.advance_barrier();
@@ -146,7 +147,7 @@ impl OwedAnswers {
                 return None;
             }
         }
-        self.startable.pop_first();
+        self.startable.pop();
         let owed = self.at(place)?;
         let Owed::Waiting { frame, access, expects, since } = owed else {
             return None;
@@ -184,32 +185,23 @@ impl OwedAnswers {
         self.end_turn(access);
     }
 
-    /// Forgets the requests that wait: they will not be started any more, and get no answer.
+    /// Forgets the requests that wait: they will not be started any more, and get no answer. Looks at all that is owed;
+    /// a connection does so once, at its end.
     pub fn drop_waiting(&mut self) {
-        for place in self.turns.take_blocked() {
-            self.forget(place);
-        }
-        // None is blocked any more, so nobody's turn comes when these end theirs.
-        for place in std::mem::take(&mut self.startable) {
-            let access = self.forget(place);
-            self.end_turn(access);
+        (self.turns, self.startable) = Default::default();
+        for owed in &mut self.owed {
+            match owed {
+                Owed::Waiting { .. } => *owed = Owed::Settled(Vec::new()),
+                Owed::Running { access: Some(access), .. } => self.turns.start(*access),
+                Owed::Running { access: None, .. } | Owed::Settled(_) => {}
+            }
         }
         (self.waiting, self.waiting_bytes) = (0, 0);
     }
 
-    /// Settles a waiting request with silence; returns its access.
-    fn forget(&mut self, place: Place) -> Option<Access> {
-        match std::mem::replace(self.at(place)?, Owed::Settled(Vec::new())) {
-            Owed::Waiting { access, .. } => access,
-            Owed::Running { .. } | Owed::Settled(_) => None,
-        }
-    }
-
     fn end_turn(&mut self, access: Option<Access>) {
         if let Some(access) = access {
-            self.turns.leave(access, |place| {
-                self.startable.insert(place);
-            });
+            self.turns.leave(access, |place| self.startable.push(Reverse(place)));
         }
     }
 
@@ -260,11 +252,12 @@ impl OwedAnswers {
     /// builds and tests.
     pub fn check_invariants(&self) {
         let (mut waiting, mut startable, mut running, mut waiting_bytes, mut settled_bytes) = (0, 0, 0, 0, 0);
+        let all_startable: BTreeSet<Place> = self.startable.iter().map(|Reverse(place)| *place).collect();
         let mut accesses = Vec::new();
         for (place, owed) in self.owed.iter().enumerate().map(|(index, owed)| (self.first.plus(index), owed)) {
             match owed {
                 Owed::Waiting { frame, access, .. } => {
-                    let is_startable = self.startable.contains(&place);
+                    let is_startable = all_startable.contains(&place);
                     assert!(is_startable || access.is_some(), "nobody is in the way of what touches no key");
                     accesses.extend(access.map(|access| (place, access, is_startable)));
                     startable += usize::from(is_startable);
