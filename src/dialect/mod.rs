@@ -55,7 +55,7 @@ pub trait Operations {
     /// What comes of it.
     type Event;
 
-    /// Starts `operation` under the name `call`, from `listener` (of this dialect's) or as a client that has none; whether
+    /// Starts `operation` under the name `call`, higher than any before it, from `listener` (of this dialect's) or as a client that has none; whether
     /// it did: there may be too much to do already, or no such listener.
     fn start(
         &mut self,

@@ -2,7 +2,7 @@
 //! of jobs to whom they are owed, requests of ours and what became of them. Never sees more than one connection at a
 //! time; requests of peers are served in `serve.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::arena::Arena;
@@ -71,7 +71,8 @@ pub struct Service {
     pub(super) waiters: Arena<Waiter>,
     actions: VecDeque<Action<Outgoing>>,
     /// Operations that have not ended, and replies that were not fetched yet.
-    operations: BTreeMap<CallId, Option<Reply>>,
+    /// Ordered, as each has a higher name than those before it.
+    operations: Vec<(CallId, Option<Reply>)>,
     /// Nodes, a bit each, to which something happened since they were last polled.
     stirred: u64,
     /// The next deadline of the nodes and the store; kept, because each turn of the loop asks for it.
@@ -89,7 +90,7 @@ impl Service {
             store: Store::new(settings.store, seed),
             waiters: Arena::default(),
             actions: VecDeque::new(),
-            operations: BTreeMap::new(),
+            operations: Vec::new(),
             stirred: 0,
             due: None,
         }
@@ -142,9 +143,13 @@ impl Service {
 
     /// An operation has ended, unless it was cancelled before.
     fn conclude(&mut self, call: CallId, reply: Reply) {
-        if let Some(ended) = self.operations.get_mut(&call) {
-            *ended = Some(reply);
+        if let Some(at) = self.find(call) {
+            self.operations[at].1 = Some(reply);
         }
+    }
+
+    fn find(&self, call: CallId) -> Option<usize> {
+        self.operations.binary_search_by_key(&call, |(name, _)| *name).ok()
     }
 
     fn on_answer(
@@ -216,7 +221,7 @@ impl Service {
         if reply.is_none() {
             self.waiters.insert(Waiter::Operation(call));
         }
-        self.operations.insert(call, reply);
+        self.operations.push((call, reply));
         self.stir(node);
         true
     }
@@ -237,7 +242,7 @@ impl Operations for Service {
         }
         match (operation, listener) {
             (Operation::Ask { to, request }, listener) => {
-                self.operations.insert(call, None);
+                self.operations.push((call, None));
                 let via = if listener.is_some() { Via::Shared } else { Via::Single };
                 let pending = PendingRequest::new(Requester::Operation(call), request, now);
                 self.actions.push_back(ask(listener, to, via, pending));
@@ -249,13 +254,12 @@ impl Operations for Service {
     }
 
     fn cancel(&mut self, call: CallId, _: Time) {
-        self.operations.remove(&call);
+        self.find(call).map(|at| self.operations.remove(at));
     }
 
     fn next_event(&mut self, call: CallId) -> Option<Reply> {
-        let reply = self.operations.get_mut(&call)?.take()?;
-        self.operations.remove(&call);
-        Some(reply)
+        let at = self.find(call).filter(|at| self.operations[*at].1.is_some())?;
+        self.operations.remove(at).1
     }
 }
 
