@@ -6,6 +6,11 @@ use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::api::VoidPhone;
 use dayfly::dialect::sealed::codec::{Message, Nodes, Sealed};
 use dayfly::dialect::sealed::contact_at;
+#[cfg(feature = "toy")]
+use dayfly::dialect::toy::{
+    self, WHILE_MAX_MS,
+    codec::{Message as ToyMessage, Toy},
+};
 use dayfly::id::Id;
 use proptest::prelude::*;
 
@@ -48,7 +53,27 @@ impl Parts {
             _ => Message::Failure { key },
         }
     }
+
+    #[cfg(feature = "toy")]
+    fn toy(&self) -> ToyMessage<'_> {
+        let Parts { kind, nonce: id, bytes, .. } = self;
+        let (id, name, after_ms) = (*id, u64::from(*id) << (kind % 32), *id as u16 % (WHILE_MAX_MS + 1));
+        match kind % 8 {
+            0 => ToyMessage::Hello { name },
+            1 => ToyMessage::Ask { id, after_ms, size: (id >> 16) as u16 },
+            2 => ToyMessage::Answer { id, bytes },
+            3 => ToyMessage::Shout { id: name, text: &bytes[..bytes.len().min(toy::TEXT_MAX)] },
+            4 => ToyMessage::Large { id, bytes },
+            5 => ToyMessage::Large { id, bytes: &LARGE },
+            6 => ToyMessage::Stuffing(bytes),
+            _ => ToyMessage::Bye,
+        }
+    }
 }
+
+/// The largest that the toy can say.
+#[cfg(feature = "toy")]
+static LARGE: [u8; toy::LARGE_MAX] = [9; toy::LARGE_MAX];
 
 fn parts() -> impl Strategy<Value = Parts> {
     let addr = (any::<bool>(), any::<[u8; 16]>(), any::<u16>());
@@ -119,10 +144,30 @@ proptest! {
         round_trip::<VoidPhone>(&parts.api(), chop)?;
     }
 
+    #[cfg(feature = "toy")]
+    #[test]
+    fn toy_round_trips(parts in parts(), chop in 1usize..40_000) {
+        round_trip::<Toy>(&parts.toy(), chop)?;
+    }
+
+    #[cfg(feature = "toy")]
+    #[test]
+    fn mutations_of_toy_frames_never_panic(parts in parts(), at: prop::sample::Index, with: u8, kind in 0u8..10) {
+        let mut frame = Vec::new();
+        Toy::encode(&parts.toy(), &mut frame);
+        let at = at.index(frame.len().min(40));
+        frame[at] ^= with;
+        never_panics::<Toy>(&frame)?;
+        frame[0] = kind;
+        never_panics::<Toy>(&frame)?;
+    }
+
     #[test]
     fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         never_panics::<Sealed>(&bytes)?;
         never_panics::<VoidPhone>(&bytes)?;
+        #[cfg(feature = "toy")]
+        never_panics::<Toy>(&bytes)?;
     }
 
     #[test]

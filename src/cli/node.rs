@@ -14,7 +14,6 @@ use crate::dialect::sealed::node_id;
 use crate::dialect::sealed::service::Service;
 use crate::dialect::sealed::settings::{Ids, ServiceSettings, Settings};
 use crate::dialect::sealed::store::StoreLimits;
-use crate::engine::dialects;
 use crate::engine::{Engine, EngineSettings, Listener};
 use crate::kad::Parameters;
 use crate::limits::{
@@ -223,7 +222,10 @@ fn engine_settings(matches: &Matches) -> Result<EngineSettings, Stop> {
             value_bytes: number(matches, "max-value-bytes", VALUE_MAX, 0, VALUE_MAX)?,
         },
     };
-    Ok(EngineSettings { dialects: dialects::Settings { sealed }, max_connections: max_connections.min(open_files) })
+    let max_connections = max_connections.min(open_files);
+    let mut settings = EngineSettings { max_connections, ..EngineSettings::default() };
+    settings.dialects.sealed = sealed;
+    Ok(settings)
 }
 
 /// The addresses of the flag `name`, or else the one of the configuration.

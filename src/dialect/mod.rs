@@ -22,6 +22,9 @@ pub enum Dialect {
     Sealed,
     /// The hyperdht of 2017 and 2018, over UDP.
     Hyperdht,
+    /// The dialect of the tests.
+    #[cfg(feature = "toy")]
+    Toy,
 }
 
 impl Dialect {
@@ -30,6 +33,8 @@ impl Dialect {
         match self {
             Dialect::Sealed => "sealed",
             Dialect::Hyperdht => "hyperdht",
+            #[cfg(feature = "toy")]
+            Dialect::Toy => "toy",
         }
     }
 }

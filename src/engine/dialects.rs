@@ -1,10 +1,9 @@
-//! The byte-stream dialects that this build speaks. The only file of the engine that names one: a new dialect adds a
-//! variant, a field and an arm, and the compiler lists the places. Decides nothing; it only dispatches.
+//! The byte-stream dialects that this build speaks. The only file of the engine that names one: a new dialect is an entry
+//! of [`for_each_dialect`]. Decides nothing; it only dispatches, by `match` without `_`.
 
 use std::net::SocketAddr;
 
 use crate::dialect::sealed::service::Requester;
-use crate::dialect::sealed::settings::ServiceSettings;
 use crate::dialect::sealed::{self};
 use crate::dialect::stream::{Close, CloseReason, Context, Listener, Service, Session as _, Verdict};
 #[cfg(feature = "toy")]
@@ -13,41 +12,22 @@ use crate::dialect::{Dialect, Operations, Shared};
 use crate::engine::Engine;
 use crate::time::Time;
 
-/// The session of any dialect. All but sealed's are boxed, so that connections stay small.
-#[derive(Debug)]
-pub enum Session {
-    /// Of the sealed dialect or its API.
-    Sealed(sealed::session::Session<Requester>),
-    /// Of the dialect of the tests.
-    #[cfg(feature = "toy")]
-    Toy(Box<toy::Session>),
-}
-
-/// What a person may set of the dialects.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Of the sealed dialect.
-    pub sealed: ServiceSettings,
-}
-
-/// One service per dialect.
-#[derive(Debug)]
-pub struct Services {
-    /// Services that were called since they were polled, a bit each.
-    touched: u8,
-    /// The first of their deadlines; kept, because each turn of the loop asks for it.
-    due: Option<Time>,
-    sealed: sealed::service::Service,
-    #[cfg(feature = "toy")]
-    toy: toy::Service,
-}
-
-/// A service whose place in the engine is known: what [`Engine::service`] and the operations are generic over.
-pub trait InEngine: Operations {
-    /// The engine's.
-    fn of(engine: &Engine) -> &Self;
-    /// The engine's, to be changed; it is polled afterwards.
-    fn of_mut(engine: &mut Engine) -> (&mut Self, &mut Shared);
+/// The list of dialects: `for_each_dialect!(m! args)` calls `m!` with `args` and with an entry for each. An entry says:
+/// in which builds; its variant of [`Session`] and [`Dialect`]; its field of [`Services`] and [`Settings`]; its service;
+/// and in braces its session as a connection keeps it (boxed, so that connections stay small; sealed's is small itself),
+/// what a person may set of it, and its listeners.
+macro_rules! for_each_dialect {
+    ($do:ident! $args:tt) => {
+        $do! { $args
+            #[cfg(all())] Sealed sealed sealed::service::Service, {
+                sealed::session::Session<Requester>, sealed::settings::ServiceSettings,
+                Listener::Sealed(_) | Listener::Api(_)
+            }
+            #[cfg(feature = "toy")] Toy toy toy::Service, {
+                Box<toy::Session>, toy::Settings, Listener::Toy(_)
+            }
+        }
+    };
 }
 
 /// A byte-stream dialect of this build: where the engine keeps what is its own.
@@ -66,6 +46,14 @@ pub trait StreamDialect: Service {
     fn listener(number: u16) -> Listener;
 }
 
+/// A service whose place in the engine is known: what [`Engine::service`] and the operations are generic over.
+pub trait InEngine: Operations {
+    /// The engine's.
+    fn of(engine: &Engine) -> &Self;
+    /// The engine's, to be changed; it is polled afterwards.
+    fn of_mut(engine: &mut Engine) -> (&mut Self, &mut Shared);
+}
+
 impl<D: StreamDialect> InEngine for D {
     fn of(engine: &Engine) -> &D {
         D::service(&engine.services)
@@ -77,11 +65,43 @@ impl<D: StreamDialect> InEngine for D {
     }
 }
 
-/// Names a dialect's variant of [`Session`], its field in [`Services`], and what goes between the session and its box.
-macro_rules! stream_dialect {
-    ($service:ty, $bit:literal, $variant:ident, $field:ident, $boxed:expr) => {
-        impl StreamDialect for $service {
-            const BIT: u8 = $bit;
+/// The types that hold something of each dialect, and whatever needs a dialect's names.
+macro_rules! define {
+    (() $(
+        #[$cfg:meta] $variant:ident $field:ident $service:ty, { $session:ty, $settings:ty, $listeners:pat }
+    )*) => {
+        /// The session of any dialect.
+        #[derive(Debug)]
+        pub enum Session { $(
+            #[doc = concat!("Of the dialect `", stringify!($field), "`.")]
+            #[$cfg] $variant($session),
+        )* }
+
+        /// What a person may set of the dialects.
+        #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Settings { $(
+            #[doc = concat!("Of the dialect `", stringify!($field), "`.")]
+            #[$cfg] pub $field: $settings,
+        )* }
+
+        /// One service per dialect.
+        #[derive(Debug)]
+        pub struct Services {
+            /// Services that were called since they were polled, a bit each.
+            touched: u8,
+            /// The first of their deadlines; kept, because each turn of the loop asks for it.
+            due: Option<Time>,
+            $(#[$cfg] $field: $service,)*
+        }
+
+        /// The dialects in the order of the list.
+        enum Number { $(#[$cfg] $variant,)* }
+
+        /// The bits of all services.
+        const ALL: u8 = (1 << [$(#[$cfg] Number::$variant,)*].len()) - 1;
+
+        $(#[$cfg] impl StreamDialect for $service {
+            const BIT: u8 = 1 << Number::$variant as u8;
 
             fn service(services: &Services) -> &$service {
                 &services.$field
@@ -100,74 +120,115 @@ macro_rules! stream_dialect {
             }
 
             fn wrap(session: <$service as Service>::Session) -> Session {
-                Session::$variant($boxed(session))
+                Session::$variant(session.into())
             }
 
             fn listener(number: u16) -> Listener {
                 Listener::$variant(number)
             }
+        })*
+
+        impl Session {
+            /// How long a connection for a single request may take, in milliseconds.
+            pub(super) fn single_ms(&self) -> u64 {
+                match self { $(#[$cfg] Session::$variant(_) => <$service>::SINGLE_MS,)* }
+            }
+        }
+
+        impl Services {
+            pub(super) fn new(settings: Settings, seed: u64) -> Services {
+                Services { touched: ALL, due: None, $(#[$cfg] $field: <$service>::new(settings.$field, seed),)* }
+            }
+
+            /// A session for a connection that `listener` accepts.
+            pub(super) fn accepted(&mut self, listener: Listener) -> Session {
+                match listener { $(#[$cfg] $listeners => Session::$variant(self.$field.accepted(listener).into()),)* }
+            }
+
+            /// Whether who connects to this listener is known by the address it comes from.
+            pub(super) fn knows_by_address(listener: Listener) -> bool {
+                let is_known = match listener { $(#[$cfg] $listeners => <$service>::KNOWN_BY_ADDRESS,)* };
+                is_known && Services::is_for_nodes(listener)
+            }
+
+            fn first_deadline(&self) -> Option<Time> {
+                [$(#[$cfg] self.$field.next_deadline(),)*].into_iter().flatten().min()
+            }
+
+            pub(super) fn on_timeout(&mut self, shared: &mut Shared, now: Time) {
+                self.touched = ALL;
+                $(#[$cfg] self.$field.on_timeout(shared, now);)*
+            }
+
+            pub(super) fn report(&self, lines: &mut Vec<String>) {
+                $(#[$cfg] self.$field.report(lines);)*
+            }
+
+            pub(super) fn check_invariants(&self) {
+                $(#[$cfg] self.$field.check_invariants();)*
+            }
+
+            /// Lets the nodes of `dialect` bootstrap from `addr`; whether one took it, `None` where this is no stream
+            /// dialect of this build.
+            pub(super) fn add_bootstrap(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) -> Option<bool> {
+                self.touched = ALL;
+                match dialect {
+                    $(#[$cfg] Dialect::$variant => Some(self.$field.add_bootstrap(addr, now)),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Engine {
+            /// Does what the services want done until they want nothing more.
+            pub(super) fn pump_all(&mut self, now: Time) {
+                if self.services.touched == 0 {
+                    return;
+                }
+                while self.services.touched != 0 {
+                    $(#[$cfg] self.pump::<$service>(now);)*
+                }
+                self.services.due = self.services.first_deadline();
+            }
         }
     };
 }
 
-stream_dialect!(sealed::service::Service, 1, Sealed, sealed, std::convert::identity);
-#[cfg(feature = "toy")]
-stream_dialect!(toy::Service, 2, Toy, toy, Box::new);
+for_each_dialect!(define!());
 
 /// Does the same with the session of whichever dialect.
 macro_rules! each {
-    ($of:expr, $session:ident => $do:expr) => {
-        match $of {
-            Session::Sealed($session) => $do,
-            #[cfg(feature = "toy")]
-            Session::Toy($session) => $do,
-        }
+    ($($args:tt)*) => { for_each_dialect!(each_session! ($($args)*)) };
+}
+
+macro_rules! each_session {
+    (
+        ($of:expr, $session:ident => $do:expr)
+        $(#[$cfg:meta] $variant:ident $field:ident $service:ty, $rest:tt)*
+    ) => {
+        match $of { $(#[$cfg] Session::$variant($session) => $do,)* }
     };
 }
 
 /// Has the service of whichever dialect do something with its session.
 macro_rules! at_service {
-    ($services:expr, $of:expr, |$service:ident, $session:ident| $do:expr) => {
-        match $of {
-            Session::Sealed($session) => {
-                $services.touched |= <sealed::service::Service as StreamDialect>::BIT;
-                let $service = &mut $services.sealed;
-                $do
-            }
-            #[cfg(feature = "toy")]
-            Session::Toy($session) => {
-                $services.touched |= <toy::Service as StreamDialect>::BIT;
-                let $service = &mut $services.toy;
-                $do
-            }
-        }
-    };
+    ($($args:tt)*) => { for_each_dialect!(each_service! ($($args)*)) };
 }
 
-/// Does the same for the service of every dialect.
-macro_rules! for_each_service {
-    (&mut $services:expr, $service:ident => $do:expr) => {
-        for_each_service!([&mut] $services, $service => $do)
+macro_rules! each_service {
+    (
+        ($services:expr, $of:expr, |$of_dialect:ident, $session:ident| $do:expr)
+        $(#[$cfg:meta] $variant:ident $field:ident $service:ty, $rest:tt)*
+    ) => {
+        match $of { $(
+            #[$cfg] Session::$variant($session) => {
+                $services.touched |= <$service>::BIT;
+                let $of_dialect = &mut $services.$field;
+                $do
+            }
+        )* }
     };
-    (&$services:expr, $service:ident => $do:expr) => {
-        for_each_service!([&] $services, $service => $do)
-    };
-    ([$($borrow:tt)+] $services:expr, $service:ident => $do:expr) => {{
-        let $service = $($borrow)+ $services.sealed;
-        $do;
-        #[cfg(feature = "toy")]
-        {
-            let $service = $($borrow)+ $services.toy;
-            $do;
-        }
-    }};
 }
-
-/// The bits of all services.
-#[cfg(not(feature = "toy"))]
-const ALL: u8 = <sealed::service::Service as StreamDialect>::BIT;
-#[cfg(feature = "toy")]
-const ALL: u8 = <sealed::service::Service as StreamDialect>::BIT | <toy::Service as StreamDialect>::BIT;
 
 /// What [`crate::dialect::stream::Session`] asks, of whichever dialect.
 impl Session {
@@ -218,51 +279,13 @@ impl Session {
     pub(super) fn check_invariants(&self) {
         each!(self, session => session.check_invariants())
     }
-
-    /// How long a connection for a single request may take, in milliseconds.
-    pub(super) fn single_ms(&self) -> u64 {
-        match self {
-            Session::Sealed(_) => sealed::service::Service::SINGLE_MS,
-            #[cfg(feature = "toy")]
-            Session::Toy(_) => toy::Service::SINGLE_MS,
-        }
-    }
 }
 
 /// What [`Service`] does with a session, for whichever dialect.
 impl Services {
-    pub(super) fn new(settings: Settings, seed: u64) -> Services {
-        Services {
-            touched: ALL,
-            due: None,
-            sealed: sealed::service::Service::new(settings.sealed, seed),
-            #[cfg(feature = "toy")]
-            toy: toy::Service::default(),
-        }
-    }
-
-    /// A session for a connection that `listener` accepts.
-    pub(super) fn accepted(&mut self, listener: Listener) -> Session {
-        match listener {
-            Listener::Sealed(_) | Listener::Api(_) => Session::Sealed(self.sealed.accepted(listener)),
-            #[cfg(feature = "toy")]
-            Listener::Toy(_) => Session::Toy(Box::new(self.toy.accepted(listener))),
-        }
-    }
-
     /// Whether other nodes connect to this listener: they must speak first, and are the first to go while they do not.
     pub(super) fn is_for_nodes(listener: Listener) -> bool {
         !matches!(listener, Listener::Api(_))
-    }
-
-    /// Whether who connects to this listener is known by the address it comes from.
-    pub(super) fn knows_by_address(listener: Listener) -> bool {
-        match listener {
-            Listener::Sealed(_) => sealed::service::Service::KNOWN_BY_ADDRESS,
-            Listener::Api(_) => false,
-            #[cfg(feature = "toy")]
-            Listener::Toy(_) => toy::Service::KNOWN_BY_ADDRESS,
-        }
     }
 
     pub(super) fn on_open(&mut self, session: &mut Session, cx: &mut Context<'_>, now: Time) {
@@ -293,51 +316,9 @@ impl Services {
     pub(super) fn next_deadline(&self) -> Option<Time> {
         if self.touched == 0 { self.due } else { self.first_deadline() }
     }
-
-    fn first_deadline(&self) -> Option<Time> {
-        let first = self.sealed.next_deadline();
-        #[cfg(feature = "toy")]
-        let first = first.into_iter().chain(self.toy.next_deadline()).min();
-        first
-    }
-
-    pub(super) fn on_timeout(&mut self, shared: &mut Shared, now: Time) {
-        self.touched = ALL;
-        for_each_service!(&mut self, service => service.on_timeout(shared, now));
-    }
-
-    pub(super) fn report(&self, lines: &mut Vec<String>) {
-        for_each_service!(&self, service => service.report(lines));
-    }
-
-    pub(super) fn check_invariants(&self) {
-        for_each_service!(&self, service => service.check_invariants());
-    }
-
-    /// Lets the nodes of `dialect` bootstrap from `addr`; whether one took it, `None` where this is no stream dialect.
-    pub(super) fn add_bootstrap(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) -> Option<bool> {
-        self.touched = ALL;
-        match dialect {
-            Dialect::Sealed => Some(self.sealed.add_bootstrap(addr, now)),
-            Dialect::Hyperdht => None,
-        }
-    }
 }
 
 impl Engine {
-    /// Does what the services want done until they want nothing more.
-    pub(super) fn pump_all(&mut self, now: Time) {
-        if self.services.touched == 0 {
-            return;
-        }
-        while self.services.touched != 0 {
-            self.pump::<sealed::service::Service>(now);
-            #[cfg(feature = "toy")]
-            self.pump::<toy::Service>(now);
-        }
-        self.services.due = self.services.first_deadline();
-    }
-
     /// The service is called: it is to be polled again.
     pub(super) fn touch<D: StreamDialect>(&mut self) {
         self.services.touched |= D::BIT;

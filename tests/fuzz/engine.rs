@@ -8,7 +8,6 @@ use dayfly::dialect::sealed::request::Request;
 use dayfly::dialect::sealed::session::Wire;
 use dayfly::dialect::sealed::settings::{ServiceSettings, Settings};
 use dayfly::dialect::sealed::store::StoreLimits;
-use dayfly::engine::dialects;
 use dayfly::engine::{ConnId, DialError, EngineSettings, Listener};
 use dayfly::kad::Parameters;
 
@@ -302,6 +301,8 @@ fn settings(how: u8) -> EngineSettings {
     };
     let (replication, quorum) = (1 + usize::from(how / 16 % 2) * 2, 1 + usize::from(how / 32 % 2));
     let node = Settings { kademlia, replication, quorum, ..Settings::default() };
-    let dialects = dialects::Settings { sealed: ServiceSettings { node, store } };
-    EngineSettings { dialects, max_connections: if how < 64 { 6 } else { 300 } }
+    let max_connections = if how < 64 { 6 } else { 300 };
+    let mut settings = EngineSettings { max_connections, ..EngineSettings::default() };
+    settings.dialects.sealed = ServiceSettings { node, store };
+    settings
 }
