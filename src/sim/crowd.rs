@@ -7,7 +7,7 @@ use crate::dialect::sealed::contact_at;
 use crate::engine::EngineSettings;
 use crate::id::Id;
 use crate::limits::JOB_MS;
-use crate::sim::host::address_of;
+use crate::sim::address::address_of;
 use crate::sim::options::Options;
 use crate::sim::plan::{STAGE_MS, Stage};
 use crate::sim::report::Report;

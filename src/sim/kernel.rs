@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::engine::{ConnId, DialError, Listener};
 use crate::limits::TURN_BYTES;
-use crate::sim::host::{address_of, host_of, number_of};
+use crate::sim::address::{address_of, host_of, number_of};
 use crate::sim::swarm::{Canary, Event, Owner, Swarm, WireId};
 use crate::sim::wire::{Phase, Side, Wire};
 

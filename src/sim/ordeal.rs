@@ -9,7 +9,7 @@ use crate::dialect::sealed::service::Service;
 use crate::engine::EngineSettings;
 use crate::id::Id;
 use crate::limits::{DIAL_TIMEOUT_MS, LIFETIME_MAX_MS};
-use crate::sim::host::number_of;
+use crate::sim::address::number_of;
 use crate::sim::swarm::{Canary, Swarm};
 use crate::sim::weather::Weather;
 use crate::time::Time;

@@ -12,7 +12,7 @@ use crate::dialect::sealed::service::Service;
 use crate::engine::{ConnId, Engine, EngineSettings, Output};
 use crate::guard::Counter;
 use crate::limits::BUFFERED_BYTES;
-use crate::sim::host::{address_of, number_of};
+use crate::sim::address::{address_of, number_of};
 use crate::sim::schedule::{Schedule, Trace};
 use crate::sim::weather::Weather;
 use crate::sim::wire::{Side, Wire};
