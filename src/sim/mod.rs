@@ -9,6 +9,8 @@ pub mod address;
 pub mod check;
 pub mod crowd;
 pub mod delay;
+pub mod dialect;
+pub mod dialects;
 pub mod host;
 mod kernel;
 pub mod liar;
