@@ -37,6 +37,8 @@ pub enum Canary<C> {
 pub enum Heard {
     /// They are no whole answer yet.
     Incomplete,
+    /// The machine has taken the request; its answer will come when another client does something, perhaps never.
+    Listening,
     /// An answer that shows nothing of what other clients did.
     Answer,
     /// An answer that shows what another client did before: a value was found, a message has arrived.
@@ -50,6 +52,9 @@ pub trait SimDialect: Sized + Debug {
     const NAME: &'static str;
     /// The listener that each machine has at its address, and that clients connect to.
     const LISTENER: Listener;
+    /// Whether machines that lost each other find together again by themselves. If not, every machine is told to join once
+    /// the faults stop, as after a restart.
+    const FINDS_BACK: bool;
     /// What a client asks a machine for.
     type Request: Clone + Debug;
     /// The dialect's own faults, one for each of its checkers; an empty enum if it has none.
@@ -88,16 +93,17 @@ pub trait SimDialect: Sized + Debug {
     /// Draws what a client asks for. No two calls of a run have the same `number`.
     fn draw_request(&mut self, number: usize, random: &mut fastrand::Rng) -> Self::Request;
 
-    /// What shows that two machines are in one network again: after the first request was made of machine `number`, the
-    /// second, made of another machine, must come to [`Heard::Effect`].
-    fn proof(&self, number: usize) -> [Self::Request; 2];
+    /// What shows that two machines are in one network again. The first request is made of machine `number`; once it was
+    /// answered or taken, the second is made of another machine; then one of the two must come to [`Heard::Effect`].
+    /// `attempt` counts from 0 for each machine.
+    fn proof(&self, number: usize, attempt: usize) -> [Self::Request; 2];
 
     /// The bytes that make a request on a new connection, a greeting included. Whatever comes of the request is judged
     /// against this.
     fn say(&mut self, request: &Self::Request) -> Vec<u8>;
 
     /// Judges `received`, all bytes that came so far on the connection of a request that was made at `asked_at`. Not called
-    /// again once an answer was heard. Panics if it is an answer that must never be.
+    /// again once it came to an answer or an effect. Panics if it is an answer that must never be.
     fn hear(&mut self, request: &Self::Request, asked_at: Time, received: &[u8], now: Time) -> Heard;
 
     /// What a stranger says who speaks the dialect badly, too much, or not at all; perhaps nothing.

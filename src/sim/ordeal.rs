@@ -32,6 +32,8 @@ struct Asked<R> {
     client: usize,
     request: R,
     at: Time,
+    /// The machine may let it wait for ever: see [`Heard::Listening`].
+    is_listening: bool,
 }
 
 /// A swarm and its clients.
@@ -129,7 +131,7 @@ impl<D: SimDialect> Ordeal<D> {
         let client = self.swarm.connect(number);
         let bytes = self.model.say(&request);
         self.swarm.say(client, &bytes);
-        self.asked.push(Asked { client, request, at: self.swarm.now() });
+        self.asked.push(Asked { client, request, at: self.swarm.now(), is_listening: false });
     }
 
     /// Somebody connects who does not mean well.
@@ -157,10 +159,11 @@ impl<D: SimDialect> Ordeal<D> {
         }
         let Ordeal { swarm, model, effects, answers, asked, .. } = self;
         let now = swarm.now();
-        asked.retain(|Asked { client, request, at }| {
+        asked.retain_mut(|Asked { client, request, at, is_listening }| {
             let seen = &swarm.clients[*client];
             let heard = model.hear(request, *at, &seen.received, now);
-            if heard == Heard::Incomplete {
+            if matches!(heard, Heard::Incomplete | Heard::Listening) {
+                *is_listening = heard == Heard::Listening;
                 return !seen.is_over;
             }
             *answers += 1;
@@ -191,13 +194,14 @@ impl<D: SimDialect> Ordeal<D> {
         }
         let now = self.swarm.now();
         for number in 0..self.swarm.machines.len() {
-            if self.swarm.machines[number].engine.is_none() {
-                self.swarm.start(number);
-                if self.canary != Canary::NeverHeals {
-                    self.bootstrap(number);
-                }
-            }
             self.swarm.freeze(number, now);
+            let was_down = self.swarm.machines[number].engine.is_none();
+            if was_down {
+                self.swarm.start(number);
+            }
+            if (was_down || !D::FINDS_BACK) && self.canary != Canary::NeverHeals {
+                self.bootstrap(number);
+            }
         }
         self.run(HEALING_MS);
         // A client whose machine died since, or that never got through, knows that it must ask again.
@@ -212,6 +216,7 @@ impl<D: SimDialect> Ordeal<D> {
     }
 
     fn send_clients_away(&mut self) {
+        self.asked.clear();
         (0..self.swarm.clients.len()).for_each(|client| self.swarm.abort(client));
     }
 
@@ -219,13 +224,14 @@ impl<D: SimDialect> Ordeal<D> {
     fn check_in_touch(&mut self, number: usize) {
         let neighbour = (number + 1) % self.swarm.machines.len();
         // A client that finds all places taken comes again.
-        for _ in 0..TRIES {
-            let [first, second] = self.model.proof(number);
+        for attempt in 0..TRIES {
+            let [first, second] = self.model.proof(number, attempt);
             self.ask(number, first);
-            self.run_until_answered();
+            self.run_while(|asked| asked.iter().any(|asked| !asked.is_listening));
             let before = self.effects;
             self.ask(neighbour, second);
-            self.run_until_answered();
+            self.run_while(|asked| !asked.is_empty());
+            self.asked.clear();
             if self.effects > before {
                 return;
             }
@@ -234,9 +240,10 @@ impl<D: SimDialect> Ordeal<D> {
         panic!("what machine {number} was told does not show at its neighbour, {complaint}: {machines}");
     }
 
-    fn run_until_answered(&mut self) {
+    /// Lets time pass while these requests wait, but not for ever.
+    fn run_while(&mut self, waits: impl Fn(&[Asked<D::Request>]) -> bool) {
         let end = self.swarm.now().after(ANSWER_MS);
-        while !self.asked.is_empty() && self.swarm.step(end) {
+        while waits(&self.asked) && self.swarm.step(end) {
             self.listen();
         }
         self.check_answered();
@@ -253,11 +260,12 @@ impl<D: SimDialect> Ordeal<D> {
         }
     }
 
-    /// Panics unless every request was answered.
+    /// Panics unless every request was answered, or was taken by a machine that may answer later.
     fn check_answered(&self) {
-        if let Some(Asked { client, request, at }) = self.asked.first() {
+        let waiting = || self.asked.iter().filter(|asked| !asked.is_listening);
+        if let Some(Asked { client, request, at, .. }) = waiting().next() {
             let (to_say, wire) = (self.swarm.clients[*client].to_say.len(), self.swarm.describe(*client));
-            let (all, machines) = (self.asked.len(), self.describe());
+            let (all, machines) = (waiting().count(), self.describe());
             let first = format!("client {client} at {at:?}, {to_say} bytes to say, {wire}: {machines}: {request:?}");
             panic!("{all} requests were never answered, the first of {first}");
         }

@@ -116,6 +116,7 @@ impl Sealed {
 impl SimDialect for Sealed {
     const NAME: &'static str = "sealed";
     const LISTENER: Listener = Listener::Sealed(0);
+    const FINDS_BACK: bool = true;
     type Request = Request;
     type Canary = Fault;
 
@@ -182,7 +183,7 @@ impl SimDialect for Sealed {
         value.map_or(Request::Get(key), |value| Request::Put { key, value, replication })
     }
 
-    fn proof(&self, number: usize) -> [Request; 2] {
+    fn proof(&self, number: usize, _: usize) -> [Request; 2] {
         let key = Id::hash_of(&[b"healed", &number.to_be_bytes()]);
         [Request::Put { key, value: b"well again".to_vec(), replication: 3 }, Request::Get(key)]
     }
