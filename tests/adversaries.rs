@@ -8,7 +8,7 @@ use dayfly::dialect::sealed::job::{Outcome, Ticket};
 use dayfly::dialect::sealed::node::Answer;
 use dayfly::id::Id;
 use dayfly::limits::{NETWORK_PER_TABLE, STORE_BYTES, STORE_SOURCE_SHARE};
-use dayfly::sim::host::neighbour_of;
+use dayfly::sim::address::neighbour_of;
 use dayfly::sim::options::Options;
 use dayfly::sim::plan::Run;
 use dayfly::sim::world::World;

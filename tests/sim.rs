@@ -4,14 +4,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dayfly::dialect::Codec;
-use dayfly::dialect::sealed::codec::{Message, Sealed};
+use dayfly::dialect::sealed::codec::Message;
 use dayfly::dialect::sealed::job::Outcome;
 use dayfly::dialect::sealed::service::Service;
 use dayfly::dialect::sealed::settings::Ids;
 use dayfly::engine::EngineSettings;
 use dayfly::id::Id;
 use dayfly::sim::check::Canary;
+use dayfly::sim::dialects::sealed::{Sealed, frame};
 use dayfly::sim::options::{Build, Churn, Lie, Options};
 use dayfly::sim::plan;
 use dayfly::sim::report::Report;
@@ -223,18 +223,13 @@ fn message_level() -> Outcomes {
 }
 
 fn byte_level() -> Outcomes {
-    let mut swarm = Swarm::new(EngineSettings::default(), Weather::fair(), 1);
+    let mut swarm = Swarm::<Sealed>::new(EngineSettings::default(), Weather::fair(), 1);
     for machine in 0..MACHINES {
         swarm.add_machine();
         if machine > 0 {
             swarm.join(machine, 0);
         }
     }
-    let frame = |message: &Message<'_>| {
-        let mut frame = Vec::new();
-        Sealed::encode(message, &mut frame);
-        frame
-    };
     let mut outcomes = Vec::new();
     for n in 0..VALUES {
         if n == VALUES / 2 {

@@ -1,48 +1,61 @@
-//! Byte-level swarms: 256 seeds, each with its own weather. A failure names the seed and the step; `SWARM_SEED=n cargo
-//! test --features sim --test swarm` replays it alone.
+//! Byte-level swarms of each dialect: 256 seeds, each with its own weather. A failure names the seed, the step, and the
+//! command that plays it again.
 #![cfg(feature = "sim")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dayfly::sim::dialect::{Canary, SimDialect};
+use dayfly::sim::dialects::sealed::{Fault, Sealed};
 use dayfly::sim::ordeal::Ordeal;
-use dayfly::sim::swarm::Canary;
 
 /// Seeds of a plain run; `SWARM_SEEDS=n` makes it longer.
 const SEEDS: u64 = 256;
 const STEPS: usize = 3_000;
 
-/// Runs one seed; what it says of itself, or where and why it failed.
-fn run(seed: u64, canary: Canary, heals: bool) -> Result<(u64, usize, usize), String> {
-    let mut step = 0;
+/// What a run says of itself.
+struct Told {
+    trace: u64,
+    effects: usize,
+    answers: usize,
+}
+
+/// Runs one seed; where and why it failed, if it did.
+fn run<D: SimDialect>(seed: u64, canary: Canary<D::Canary>) -> Result<Told, String> {
+    let mut at = "the start".to_string();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let mut ordeal = Ordeal::new(seed, canary);
-        while step < STEPS {
+        let mut ordeal = Ordeal::<D>::new(seed, canary);
+        for step in 0..STEPS {
+            at = format!("step {step}");
             ordeal.step();
-            step += 1;
         }
-        if heals {
-            ordeal.heal();
-        }
-        (ordeal.swarm.trace(), ordeal.found, ordeal.answers)
+        at = "healing".to_string();
+        ordeal.heal();
+        let told = Told { trace: ordeal.swarm.trace(), effects: ordeal.effects, answers: ordeal.answers };
+        at = "coming to rest".to_string();
+        ordeal.rest();
+        told
     }));
     outcome.map_err(|panic| {
         let why: Option<String> = panic.downcast_ref::<String>().map(|why| why.chars().take(600).collect());
         let why = why.or_else(|| panic.downcast_ref::<&str>().map(|why| String::from(*why))).unwrap_or_default();
-        let when = if step == STEPS { "healing".to_string() } else { format!("step {step}") };
-        format!("seed {seed}, {when}: {why}\nreplay: SWARM_SEED={seed} cargo test --features sim --test swarm")
+        let name = D::NAME;
+        format!(
+            "{name}, seed {seed}, {at}: {why}\nreplay: SWARM_SEED={seed} cargo test --features sim --test swarm \
+             {name}_swarms -- --nocapture"
+        )
     })
 }
 
-#[test]
-fn swarms_survive_what_their_seeds_draw() {
+/// Runs all seeds, or the one of `SWARM_SEED`; panics if one fails, or if together they do too little.
+fn survive<D: SimDialect>() {
     if let Ok(seed) = std::env::var("SWARM_SEED") {
         let seed = seed.parse().expect("SWARM_SEED is a number");
-        run(seed, Canary::None, true).unwrap_or_else(|why| panic!("{why}"));
+        run::<D>(seed, Canary::None).unwrap_or_else(|why| panic!("{why}"));
         return;
     }
     let seeds = std::env::var("SWARM_SEEDS").map_or(SEEDS, |n| n.parse().expect("SWARM_SEEDS is a number"));
-    let (next, found, answers) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (next, effects, answers) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failures: Vec<String> = std::thread::scope(|scope| {
         let worker = || {
             let mut failures = Vec::new();
@@ -51,10 +64,10 @@ fn swarms_survive_what_their_seeds_draw() {
                 if seed >= seeds {
                     return failures;
                 }
-                match run(seed, Canary::None, true) {
-                    Ok((_, some, all)) => {
-                        found.fetch_add(some as u64, Ordering::Relaxed);
-                        answers.fetch_add(all as u64, Ordering::Relaxed);
+                match run::<D>(seed, Canary::None) {
+                    Ok(told) => {
+                        effects.fetch_add(told.effects as u64, Ordering::Relaxed);
+                        answers.fetch_add(told.answers as u64, Ordering::Relaxed);
                     }
                     Err(why) => failures.push(why),
                 }
@@ -63,39 +76,52 @@ fn swarms_survive_what_their_seeds_draw() {
         let workers: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
-    println!("{} answers, {} values found", answers.load(Ordering::Relaxed), found.load(Ordering::Relaxed));
-    assert!(
-        failures.is_empty(),
-        "{} seeds failed, among them\n{}",
-        failures.len(),
-        failures[..failures.len().min(5)].join("\n")
-    );
-    assert!(found.load(Ordering::Relaxed) > 1_000, "the swarms do something");
+    let (effects, answers) = (effects.into_inner(), answers.into_inner());
+    println!("{}: {answers} answers, {effects} of them show what another client did", D::NAME);
+    let (all, first) = (failures.len(), failures.iter().take(5).cloned().collect::<Vec<_>>());
+    assert!(failures.is_empty(), "{all} seeds failed, among them\n{}", first.join("\n"));
+    assert!(effects > 4 * seeds, "the swarms do something");
 }
 
-#[test]
-fn the_same_seed_gives_the_same_trace_and_another_gives_another() {
-    let trace = |seed| run(seed, Canary::None, true).unwrap().0;
+/// Each checker must catch the swarm that is broken for it, or it checks nothing.
+fn catch<D: SimDialect>(canary: Canary<D::Canary>, complaint: &str) {
+    let caught = (0..64).find_map(|seed| run::<D>(seed, canary).err());
+    let caught = caught.unwrap_or_else(|| panic!("{canary:?} was not caught"));
+    assert!(caught.contains(complaint), "{canary:?} was caught as something else: {caught}");
+}
+
+/// The faults that are no dialect's own.
+fn catch_what_any_dialect_has<D: SimDialect>() {
+    catch::<D>(Canary::LosesAnswers, "never answered");
+    catch::<D>(Canary::LosesBytes, "all that was sent is accounted for");
+    catch::<D>(Canary::NeverHeals, "does not show at its neighbour");
+    catch::<D>(Canary::Spins, "no busy loop");
+    catch::<D>(Canary::KeepsMemory, "keeps memory");
+    catch::<D>(Canary::KeepsConnections, "is connected to machines only");
+}
+
+fn repeat<D: SimDialect>() {
+    let trace = |seed| run::<D>(seed, Canary::None).unwrap_or_else(|why| panic!("{why}")).trace;
     assert_eq!(trace(5), trace(5));
     assert_ne!(trace(5), trace(6));
 }
 
-/// Each checker must catch the node that is broken for it, or it checks nothing.
+#[test]
+fn sealed_swarms_survive_what_their_seeds_draw() {
+    survive::<Sealed>();
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_gives_another() {
+    repeat::<Sealed>();
+}
+
 #[test]
 fn every_canary_is_caught() {
-    let rows = [
-        (Canary::WrongKey, "only what was put under a key"),
-        (Canary::Stale, "was served"),
-        (Canary::LosesAnswers, "never answered"),
-        (Canary::LosesBytes, "all that was sent is accounted for"),
-        (Canary::NeverHeals, "which its neighbour does not find"),
-        (Canary::Spins, "no busy loop"),
-        (Canary::Hoards, "stays within its bounds"),
-        (Canary::ListsHidden, "which can't be dialled"),
-    ];
-    for (canary, complaint) in rows {
-        let caught = (0..64).find_map(|seed| run(seed, canary, true).err());
-        let caught = caught.unwrap_or_else(|| panic!("{canary:?} was not caught"));
-        assert!(caught.contains(complaint), "{canary:?} was caught as something else: {caught}");
-    }
+    catch_what_any_dialect_has::<Sealed>();
+    catch::<Sealed>(Canary::ListsHidden, "which can't be dialled");
+    catch::<Sealed>(Canary::Own(Fault::WrongKey), "only what was put under a key");
+    catch::<Sealed>(Canary::Own(Fault::Stale), "was served");
+    catch::<Sealed>(Canary::Own(Fault::Hoards), "stays within");
+    catch::<Sealed>(Canary::Own(Fault::KeepsForEver), "values outlive their time");
 }

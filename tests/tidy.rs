@@ -110,6 +110,20 @@ fn nothing_that_is_deployed_knows_the_simulator() {
     }
 }
 
+/// The byte level moves bytes; what they mean is in src/sim/dialects.
+#[test]
+fn the_simulated_network_knows_no_dialect() {
+    let general = ["address", "delay", "dialect", "kernel", "nat", "ordeal", "schedule", "swarm", "weather", "wire"];
+    let stem = |source: &Source| source.path.file_stem().unwrap().to_str().unwrap().to_string();
+    let sources = sources();
+    let found: Vec<_> = sources.iter().filter(|s| s.module == "sim" && general.contains(&&*stem(s))).collect();
+    assert_eq!(found.len(), general.len(), "all of them are there");
+    for source in found {
+        let named = ["sealed", "hyperdht", "toy"].iter().find(|name| source.code.to_lowercase().contains(*name));
+        assert!(named.is_none(), "{} names {named:?}", source.path.display());
+    }
+}
+
 #[test]
 fn no_dialect_knows_another() {
     for source in sources().iter().filter(|source| source.module == "dialect") {

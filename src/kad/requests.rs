@@ -4,12 +4,23 @@
 
 use crate::arena::{Arena, Key};
 use crate::contact::Contact;
-use crate::limits::{LONG_TIMEOUT_MS, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_TRIPS};
 use crate::time::Time;
 use crate::wheel::{TimerKey, Wheel};
 
 /// Names one request in flight. A key whose request has ended names none, so it may be kept safely.
 pub type RequestId = Key;
+
+/// How long a dialect's requests may take. What is enough for one round trip is too little for a dial with a handshake,
+/// so each dialect has its own; the values stand in [`crate::limits`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The least short timeout, in milliseconds: at most half of `long_ms`, which cuts it.
+    pub short_min_ms: u64,
+    /// The short timeout is this many smoothed round trips, between `short_min_ms` and half of `long_ms`.
+    pub short_round_trips: u64,
+    /// The long timeout, in milliseconds.
+    pub long_ms: u64,
+}
 
 /// A request that is past one of its timeouts.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +34,7 @@ pub enum Overdue<P> {
 /// The requests in flight of one node.
 #[derive(Debug)]
 pub struct Requests<P> {
+    timeouts: Timeouts,
     requests: Arena<Request<P>>,
     wheel: Wheel<RequestId>,
     /// Smoothed round trip (RFC 6298's gain of 1/8), in eighths of a millisecond.
@@ -38,13 +50,12 @@ struct Request<P> {
     timer: TimerKey,
 }
 
-impl<P> Default for Requests<P> {
-    fn default() -> Self {
-        Requests { requests: Arena::default(), wheel: Wheel::new(), smoothed_rtt_eighths: 0 }
-    }
-}
-
 impl<P: Copy> Requests<P> {
+    /// No requests yet; all that will be made have these timeouts.
+    pub fn new(timeouts: Timeouts) -> Requests<P> {
+        Requests { timeouts, requests: Arena::default(), wheel: Wheel::new(), smoothed_rtt_eighths: 0 }
+    }
+
     /// Notes that a request to `contact` was sent at `now`.
     pub fn start(&mut self, contact: Contact, purpose: P, now: Time) -> RequestId {
         let timer = self.wheel.arm(now, now.after(self.short_timeout_ms()), self.requests.vacant_key());
@@ -90,7 +101,7 @@ impl<P: Copy> Requests<P> {
             let Some(request) = self.requests.get_mut(id) else {
                 continue;
             };
-            let fails_at = request.sent_at.after(LONG_TIMEOUT_MS);
+            let fails_at = request.sent_at.after(self.timeouts.long_ms);
             if !request.slow && now < fails_at {
                 request.slow = true;
                 overdue.push(Overdue::Slow(request.contact, request.purpose));
@@ -104,7 +115,8 @@ impl<P: Copy> Requests<P> {
 
     /// A multiple of the smoothed round trip, within bounds.
     fn short_timeout_ms(&self) -> u64 {
-        (self.smoothed_rtt_eighths / 8 * SHORT_TIMEOUT_ROUND_TRIPS).clamp(SHORT_TIMEOUT_MIN_MS, LONG_TIMEOUT_MS / 2)
+        let Timeouts { short_min_ms, short_round_trips, long_ms } = self.timeouts;
+        (self.smoothed_rtt_eighths / 8).saturating_mul(short_round_trips).max(short_min_ms).min(long_ms / 2)
     }
 }
 
@@ -113,13 +125,18 @@ mod tests {
     use super::*;
     use crate::id::Id;
 
+    /// Two round trips, at least 150 ms, and 2 s.
+    const TIMEOUTS: Timeouts = Timeouts { short_min_ms: 150, short_round_trips: 2, long_ms: 2_000 };
+    /// Of a dialect that shakes hands first.
+    const PATIENT: Timeouts = Timeouts { short_min_ms: 1_000, short_round_trips: 3, long_ms: 10_000 };
+
     fn contact() -> Contact {
         Contact { id: Id::default(), addr: ([127, 0, 0, 1], 1).into() }
     }
 
     #[test]
     fn a_request_is_slow_first_and_failed_later() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(TIMEOUTS);
         requests.start(contact(), 'a', Time::ZERO);
         assert!(requests.expire(Time::from_ms(149)).is_empty());
         assert_eq!(requests.expire(Time::from_ms(176)), [Overdue::Slow(contact(), 'a')]);
@@ -130,7 +147,7 @@ mod tests {
 
     #[test]
     fn slow_round_trips_move_the_short_timeout() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(TIMEOUTS);
         let id = requests.start(contact(), 'a', Time::ZERO);
         assert!(requests.finish(id, true, Time::from_ms(200)).is_some());
         requests.start(contact(), 'b', Time::from_ms(1_000));
@@ -140,11 +157,48 @@ mod tests {
 
     #[test]
     fn a_late_answer_finds_nothing() {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(TIMEOUTS);
         let id = requests.start(contact(), 'a', Time::ZERO);
         requests.expire(Time::from_ms(5_000));
         requests.start(contact(), 'b', Time::from_ms(5_000));
         assert_eq!(requests.finish(id, true, Time::from_ms(5_001)), None);
         assert_eq!(requests.len(), 1);
+    }
+
+    #[test]
+    fn each_set_of_timeouts_is_kept() {
+        let mut requests = Requests::new(PATIENT);
+        let id = requests.start(contact(), 'a', Time::ZERO);
+        assert!(requests.expire(Time::from_ms(999)).is_empty());
+        assert_eq!(requests.expire(Time::from_ms(1_016)), [Overdue::Slow(contact(), 'a')]);
+        assert!(requests.expire(Time::from_ms(9_999)).is_empty());
+        assert!(requests.finish(id, true, Time::from_ms(9_999)).is_some());
+        // The round trip that was just seen is longer than the short timeout may become.
+        requests.start(contact(), 'b', Time::from_ms(20_000));
+        assert!(requests.expire(Time::from_ms(24_999)).is_empty(), "half of the long one, at most");
+        assert_eq!(requests.expire(Time::from_ms(25_016)), [Overdue::Slow(contact(), 'b')]);
+        assert_eq!(requests.expire(Time::from_ms(30_016)), [Overdue::Failed(contact(), 'b')]);
+    }
+
+    #[test]
+    fn a_short_timeout_is_so_many_round_trips() {
+        for (timeouts, short_ms) in [(TIMEOUTS, 1_000), (PATIENT, 1_500)] {
+            let mut requests = Requests::new(timeouts);
+            let id = requests.start(contact(), 'a', Time::ZERO);
+            requests.finish(id, true, Time::from_ms(500));
+            requests.start(contact(), 'b', Time::from_ms(1_000));
+            assert!(requests.expire(Time::from_ms(1_000 + short_ms - 1)).is_empty());
+            assert_eq!(requests.expire(Time::from_ms(1_000 + short_ms + 16)), [Overdue::Slow(contact(), 'b')]);
+        }
+    }
+
+    #[test]
+    fn timeouts_that_contradict_each_other_end_a_request_nevertheless() {
+        let mut requests = Requests::new(Timeouts { short_min_ms: 900, short_round_trips: u64::MAX, long_ms: 1_000 });
+        let id = requests.start(contact(), 'a', Time::ZERO);
+        assert_eq!(requests.expire(Time::from_ms(516)), [Overdue::Slow(contact(), 'a')], "half of the long one");
+        requests.finish(id, true, Time::from_ms(600));
+        requests.start(contact(), 'b', Time::from_ms(1_000));
+        assert_eq!(requests.expire(Time::from_ms(2_016)).len(), 1);
     }
 }

@@ -2,12 +2,13 @@
 //! over pretend TCP, whose connections take round trips of their own. Measures; judges nothing.
 
 use crate::dialect::Codec;
-use crate::dialect::sealed::codec::{Message, Sealed};
+use crate::dialect::sealed::codec::{Message, Sealed as SealedCodec};
 use crate::dialect::sealed::contact_at;
 use crate::engine::EngineSettings;
 use crate::id::Id;
 use crate::limits::JOB_MS;
-use crate::sim::host::address_of;
+use crate::sim::address::address_of;
+use crate::sim::dialects::sealed::{Sealed, frame};
 use crate::sim::options::Options;
 use crate::sim::plan::{STAGE_MS, Stage};
 use crate::sim::report::Report;
@@ -21,7 +22,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     let mut settings = EngineSettings::default();
     settings.dialects.sealed.node = options.settings;
     let weather = Weather { delays: options.delays, ..Weather::fair() };
-    let mut swarm = Swarm::new(settings, weather, options.seed);
+    let mut swarm = Swarm::<Sealed>::new(settings, weather, options.seed);
     swarm.is_checked = false;
     let ids = (0..options.nodes).map(|number| (contact_at(address_of(number)).id, number as u32));
     let ring = Ring::new(ids);
@@ -61,7 +62,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
 
 /// The swarm and the clients that wait.
 struct Crowd {
-    swarm: Swarm,
+    swarm: Swarm<Sealed>,
     /// Client, when it asked, and the value, and whether that was put or is looked for.
     waiting: Vec<(usize, Time, Vec<u8>, bool)>,
     report: Report,
@@ -74,14 +75,12 @@ impl Crowd {
         let key = Id::hash_of(&[&value]);
         let machine = self.any_living();
         let client = self.swarm.connect(machine);
-        let mut frame = Vec::new();
         let replication = options.replication as u8;
         let message = match puts {
             true => Message::Put { ttl_s: 10, replication, key, value: &value },
             false => Message::Get { key },
         };
-        Sealed::encode(&message, &mut frame);
-        self.swarm.say(client, &frame);
+        self.swarm.say(client, &frame(&message));
         self.waiting.push((client, self.swarm.now(), value, puts));
         let (puts_now, gets_now) = (usize::from(puts), usize::from(!puts));
         self.report.puts += puts_now;
@@ -109,12 +108,12 @@ impl Crowd {
         let (swarm, report) = (&mut self.swarm, &mut self.report);
         self.waiting.retain(|(client, since, value, puts)| {
             let received = &swarm.clients[*client].received;
-            let len = Sealed::frame_len(received).ok().flatten().filter(|len| *len <= received.len());
+            let len = SealedCodec::frame_len(received).ok().flatten().filter(|len| *len <= received.len());
             let Some(frame) = len.map(|len| received[..len].to_vec()) else {
                 return true;
             };
             let took_ms = swarm.now().since(*since);
-            match (puts, Sealed::decode(&frame)) {
+            match (puts, SealedCodec::decode(&frame)) {
                 (true, Ok(Message::Success { .. })) => {
                     report.stored += 1;
                     report.stored_ms.add(took_ms);

@@ -1,12 +1,13 @@
 //! What the kernels of the swarm's machines do with wires: handshakes, simultaneous opens, windows, FIN and RST. Decides
-//! nothing that a program decides; follows what Linux does (sealed.md, "Who is who").
+//! nothing that a program decides; follows what Linux does.
 
 use std::net::SocketAddr;
 
-use crate::engine::{ConnId, DialError, Listener};
+use crate::engine::{ConnId, DialError};
 use crate::limits::TURN_BYTES;
-use crate::sim::host::{address_of, host_of, number_of};
-use crate::sim::swarm::{Canary, Event, Owner, Swarm, WireId};
+use crate::sim::address::{address_of, host_of, number_of};
+use crate::sim::dialect::{Canary, SimDialect};
+use crate::sim::swarm::{Event, Owner, Swarm, WireId};
 use crate::sim::wire::{Phase, Side, Wire};
 
 /// How long a lost packet takes to be sent again.
@@ -14,7 +15,7 @@ const RESEND_MS: u64 = 1_000;
 /// Most packets that one write becomes, so that tiny ones don't take all the time there is.
 const PACKETS_PER_WRITE: usize = 12;
 
-impl Swarm {
+impl<D: SimDialect> Swarm<D> {
     pub(super) fn dial(&mut self, number: usize, conn: ConnId, listening: bool, to: SocketAddr) {
         let now = self.now();
         let machine = &mut self.machines[number];
@@ -77,7 +78,7 @@ impl Swarm {
         let Some(engine) = &mut self.machines[number].engine else {
             return;
         };
-        match engine.accepted(Listener::Sealed(0), from, now) {
+        match engine.accepted(D::LISTENER, from, now) {
             None => self.schedule.add(answers, Event::Refused(id)),
             Some(conn) => {
                 self.attach(id, 1, number, conn);

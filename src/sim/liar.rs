@@ -9,7 +9,7 @@ use crate::dialect::sealed::contact_at;
 use crate::dialect::sealed::settings::Ids;
 use crate::id::Id;
 use crate::limits::{K, NODE_ENTRIES_STRIKE};
-use crate::sim::host::address_of;
+use crate::sim::address::address_of;
 use crate::sim::options::Lie;
 use crate::sim::ring::Ring;
 

@@ -5,9 +5,12 @@
 //! thousand of them in a process; [`swarm`] moves bytes between whole `Engine`s over pretend TCP [`wires`](wire). And one of
 //! hyperdht: [`packets`] moves datagrams between its nodes, through [`nat`]s.
 
+pub mod address;
 pub mod check;
 pub mod crowd;
 pub mod delay;
+pub mod dialect;
+pub mod dialects;
 pub mod host;
 mod kernel;
 pub mod liar;

@@ -2,17 +2,15 @@
 //! after every step that it is whole. Never hands an engine anything that a socket could not.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 
 use crate::arena::{Arena, Key};
-use crate::contact::Contact;
-use crate::dialect::Dialect;
-use crate::dialect::sealed::contact_at;
-use crate::dialect::sealed::service::Service;
 use crate::engine::{ConnId, Engine, EngineSettings, Output};
 use crate::guard::Counter;
 use crate::limits::BUFFERED_BYTES;
-use crate::sim::host::{address_of, number_of};
+use crate::sim::address::{address_of, host_of, number_of};
+use crate::sim::dialect::{Canary, SimDialect};
 use crate::sim::schedule::{Schedule, Trace};
 use crate::sim::weather::Weather;
 use crate::sim::wire::{Side, Wire};
@@ -52,30 +50,6 @@ pub(super) enum Event {
     Wake(usize, Time),
     /// A machine goes on after it stood still.
     Thaw(usize),
-}
-
-/// Faults of a test's own making, one for each checker, to show that it would catch them: in the machines where that can be
-/// done from outside, else in what comes back from them.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Canary {
-    /// All is well.
-    None,
-    /// Values come back that nobody put under their key.
-    WrongKey,
-    /// Values come back after their time.
-    Stale,
-    /// An answer is lost inside a node.
-    LosesAnswers,
-    /// Bytes are lost between a socket and its engine.
-    LosesBytes,
-    /// Nodes do not join again when faults stop.
-    NeverHeals,
-    /// An engine is told of a deadline and does nothing about it.
-    Spins,
-    /// A store has more than it may.
-    Hoards,
-    /// A machine that can't be dialled is listed.
-    ListsHidden,
 }
 
 /// A host and its engine.
@@ -119,7 +93,7 @@ pub struct Client {
 
 /// All machines and all wires.
 #[derive(Debug)]
-pub struct Swarm {
+pub struct Swarm<D: SimDialect> {
     /// By number.
     pub machines: Vec<Machine>,
     /// By number.
@@ -131,7 +105,7 @@ pub struct Swarm {
     /// Whether every engine is checked after every turn; large swarms do without.
     pub is_checked: bool,
     /// A fault of the test's own making.
-    pub(super) canary: Canary,
+    pub(super) canary: Canary<D::Canary>,
     pub(super) settings: EngineSettings,
     pub(super) seed: u64,
     pub(super) now: Time,
@@ -140,11 +114,12 @@ pub struct Swarm {
     /// Until when the network is in parts.
     pub(super) parted_until: Time,
     trace: Trace,
+    dialect: PhantomData<D>,
 }
 
-impl Swarm {
+impl<D: SimDialect> Swarm<D> {
     /// A world with no machine in it yet.
-    pub fn new(settings: EngineSettings, weather: Weather, seed: u64) -> Swarm {
+    pub fn new(settings: EngineSettings, weather: Weather, seed: u64) -> Swarm<D> {
         Swarm {
             machines: Vec::new(),
             clients: Vec::new(),
@@ -159,6 +134,7 @@ impl Swarm {
             wires: Arena::default(),
             parted_until: Time::ZERO,
             trace: Trace::default(),
+            dialect: PhantomData,
         }
     }
 
@@ -201,7 +177,7 @@ impl Swarm {
     /// Starts a machine that is down, with nothing in its memory.
     pub fn start(&mut self, number: usize) {
         let mut engine = Engine::new(self.settings, self.random.u64(..));
-        engine.service_mut::<Service>().add_node(address_of(number), self.random.u64(..), self.now);
+        D::start(&mut engine, address_of(number), self.random.u64(..), self.now);
         self.machines[number].engine = Some(engine);
         self.machines[number].bytes_read = 0;
         self.turn(number);
@@ -211,17 +187,7 @@ impl Swarm {
     pub fn join(&mut self, number: usize, known: usize) {
         let now = self.now;
         if let Some(engine) = &mut self.machines[number].engine {
-            engine.add_bootstrap(Dialect::Sealed, address_of(known), now);
-            self.turn(number);
-        }
-    }
-
-    /// Gives a machine a past in which it heard from `others`.
-    pub fn remember(&mut self, number: usize, others: &[u32]) {
-        let contacts: Vec<Contact> = others.iter().map(|other| contact_at(address_of(*other as usize))).collect();
-        let now = self.now;
-        if let Some(engine) = &mut self.machines[number].engine {
-            engine.service_mut::<Service>().remember(0, &contacts, now);
+            D::join(engine, address_of(known), now);
             self.turn(number);
         }
     }
@@ -252,6 +218,12 @@ impl Swarm {
         for machine in &mut self.machines {
             machine.part = self.random.u8(..2);
         }
+    }
+
+    /// The number of a machine's connections to other machines, those being dialled included.
+    pub fn connections_to_machines(&self, number: usize) -> usize {
+        let wires = self.machines[number].wires.values().filter_map(|(wire, _)| self.wires.get(*wire));
+        wires.filter(|wire| wire.addrs.iter().all(|addr| host_of(*addr).is_some())).count()
     }
 
     // ---- clients ----
@@ -473,20 +445,15 @@ impl Swarm {
     /// Panics unless the engine is whole and within its bounds.
     fn check(&self, number: usize) {
         let machine = &self.machines[number];
-        if let Some(engine) = &machine.engine {
-            engine.check_invariants();
-            engine.service::<Service>().store().check_invariants();
-            engine.service::<Service>().nodes().iter().for_each(|node| node.overlay().table().check_invariants());
-            let most_stored = if self.canary == Canary::Hoards { 0 } else { self.settings.dialects.sealed.store.bytes };
-            let within = engine.buffered_bytes() <= BUFFERED_BYTES
-                && engine.connections() <= self.settings.max_connections
-                && engine.service::<Service>().store().bytes() <= most_stored;
-            assert!(within, "machine {number} stays within its bounds");
-            assert_eq!(
-                engine.guard().get(Counter::BytesRead),
-                machine.bytes_read,
-                "all that was sent is accounted for"
-            );
-        }
+        let Some(engine) = &machine.engine else {
+            return;
+        };
+        engine.check_invariants();
+        let is_within =
+            engine.buffered_bytes() <= BUFFERED_BYTES && engine.connections() <= self.settings.max_connections;
+        assert!(is_within, "machine {number} stays within its bounds");
+        let read = engine.guard().get(Counter::BytesRead);
+        assert_eq!(read, machine.bytes_read, "all that was sent is accounted for");
+        D::check(engine, &self.settings, self.canary);
     }
 }

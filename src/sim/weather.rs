@@ -3,6 +3,9 @@
 
 use crate::sim::delay::Delays;
 
+/// How long a machine stands still, or the network is in parts, at most.
+pub const LONGEST_GAP_MS: u64 = 15_000;
+
 /// Shares are chances per occasion, 0 to 1.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Weather {
@@ -20,9 +23,9 @@ pub struct Weather {
     pub resets: f64,
     /// Per action: a host is killed or started again.
     pub churn: f64,
-    /// Per action: a host stands still for up to fifteen seconds, and its clock jumps.
+    /// Per action: a host stands still for up to [`LONGEST_GAP_MS`], and its clock jumps.
     pub gaps: f64,
-    /// Per action: the network falls apart for up to ten seconds.
+    /// Per action: the network falls apart for up to [`LONGEST_GAP_MS`].
     pub partitions: f64,
     /// Per action: a stranger connects and says something senseless, or nothing, or reads nothing.
     pub strangers: f64,

@@ -6,9 +6,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::contact::Contact;
 use crate::dialect::hyperdht::codec::{Request, Tid};
-use crate::kad::requests::{Overdue, RequestId, Requests};
-use crate::limits::{DATAGRAM_REQUESTS, DATAGRAM_REQUESTS_WAITING};
+use crate::kad::requests::{Overdue, RequestId, Requests, Timeouts};
+use crate::limits::{
+    DATAGRAM_REQUESTS, DATAGRAM_REQUESTS_WAITING, LONG_TIMEOUT_MS, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_TRIPS,
+};
 use crate::time::Time;
+
+/// A request and its response take one round trip.
+const TIMEOUTS: Timeouts = Timeouts {
+    short_min_ms: SHORT_TIMEOUT_MIN_MS,
+    short_round_trips: SHORT_TIMEOUT_ROUND_TRIPS,
+    long_ms: LONG_TIMEOUT_MS,
+};
 
 /// Where a response must come from.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -82,7 +91,7 @@ impl<P: Copy> Session<P> {
         Session {
             open: BTreeMap::new(),
             waiting: VecDeque::new(),
-            timers: Requests::default(),
+            timers: Requests::new(TIMEOUTS),
             to_send: VecDeque::new(),
             ended: VecDeque::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -222,7 +231,6 @@ impl<P: Copy> Session<P> {
 mod tests {
     use super::*;
     use crate::id::Id;
-    use crate::limits::LONG_TIMEOUT_MS;
 
     fn call(port: u16, purpose: u32) -> Call<u32> {
         let contact = Contact { id: Id::default(), addr: ([127, 0, 0, 1], port).into() };

@@ -18,13 +18,19 @@ use crate::id::Id;
 use crate::kad::OverlayPolicy;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
-use crate::kad::requests::{Overdue, RequestId, Requests};
+use crate::kad::requests::{Overdue, RequestId, Requests, Timeouts};
 use crate::kad::routing_table::BucketPolicy;
-use crate::limits::NODE_ENTRIES;
+use crate::limits::{LONG_TIMEOUT_MS, NODE_ENTRIES, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_TRIPS};
 use crate::time::Time;
 use crate::wheel::Wheel;
 
 const POLICY: OverlayPolicy = OverlayPolicy { bucket_policy: BucketPolicy::Even, probes_own_reachability: true };
+/// A request and its answer take one round trip, and a dial one more.
+const TIMEOUTS: Timeouts = Timeouts {
+    short_min_ms: SHORT_TIMEOUT_MIN_MS,
+    short_round_trips: SHORT_TIMEOUT_ROUND_TRIPS,
+    long_ms: LONG_TIMEOUT_MS,
+};
 
 /// What the node wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,7 +109,7 @@ impl Node {
     pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Node {
         Node {
             overlay: Overlay::new(contact_at(addr), settings.kademlia, POLICY, seed, now),
-            requests: Requests::default(),
+            requests: Requests::new(TIMEOUTS),
             jobs: Arena::default(),
             puts_to_drive: VecDeque::new(),
             alarms: Wheel::new(),
