@@ -29,6 +29,14 @@ impl Time {
         Time(self.0.saturating_add(ms))
     }
 
+    /// The earlier of two deadlines, either of which may be missing.
+    pub fn earliest(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (only, None) | (None, only) => only,
+        }
+    }
+
     /// Milliseconds from `earlier` to this moment; 0 if `earlier` is in fact later.
     pub const fn since(self, earlier: Time) -> u64 {
         self.0.get().saturating_sub(earlier.0.get())
@@ -57,5 +65,14 @@ mod tests {
         assert_eq!(end.after(10), end);
         assert_eq!(Time::ZERO.since(end), 0);
         assert_eq!(Time::from_ms(7).after(3).since(Time::from_ms(4)), 6);
+    }
+
+    #[test]
+    fn the_earlier_deadline_wins_over_a_later_and_over_none() {
+        let [early, late] = [3, 5].map(|ms| Some(Time::from_ms(ms)));
+        for (a, b, first) in [(early, late, early), (late, early, early), (late, None, late), (None, late, late)] {
+            assert_eq!(Time::earliest(a, b), first);
+        }
+        assert_eq!(Time::earliest(None, None), None);
     }
 }

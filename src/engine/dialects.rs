@@ -152,7 +152,9 @@ macro_rules! define {
             }
 
             fn first_deadline(&self) -> Option<Time> {
-                [$(#[$cfg] self.$field.next_deadline(),)*].into_iter().flatten().min()
+                let first = None;
+                $(#[$cfg] let first = Time::earliest(first, self.$field.next_deadline());)*
+                first
             }
 
             pub(super) fn on_timeout(&mut self, shared: &mut Shared, now: Time) {
@@ -186,7 +188,9 @@ macro_rules! define {
                     return;
                 }
                 while self.services.touched != 0 {
-                    $(#[$cfg] self.pump::<$service>(now);)*
+                    $(#[$cfg] if self.services.touched & <$service>::BIT != 0 {
+                        self.pump::<$service>(now);
+                    })*
                 }
                 self.services.due = self.services.first_deadline();
             }

@@ -374,8 +374,8 @@ impl Engine {
 
     /// When [`Engine::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
-        let all = [self.services.next_deadline(), self.datagrams.next_deadline(), self.wheel.next_deadline()];
-        all.into_iter().flatten().min()
+        let others = Time::earliest(self.datagrams.next_deadline(), self.wheel.next_deadline());
+        Time::earliest(self.services.next_deadline(), others)
     }
 
     /// Does what is due at `now`. Afterwards the next deadline lies ahead.
