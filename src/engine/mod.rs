@@ -10,6 +10,11 @@ pub mod conn;
 pub mod dialects;
 pub mod pool;
 
+#[cfg(test)]
+pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod pairs;
+
 #[cfg_attr(not(feature = "hyperdht"), path = "no_datagrams.rs")]
 mod datagrams;
 mod dial;

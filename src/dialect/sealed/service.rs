@@ -124,6 +124,11 @@ impl Service {
         &self.store
     }
 
+    /// Operations that have not ended, or whose reply was not fetched yet.
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
     /// Something happened to a node, or to the store through it: it may want something done, and sooner.
     pub(super) fn stir(&mut self, node: u16) {
         self.stirred |= 1 << node;
@@ -143,6 +148,7 @@ impl Service {
     /// An operation has ended, unless it was cancelled before.
     fn conclude(&mut self, call: CallId, reply: Reply) {
         if let Some(ended) = self.operations.get_mut(&call) {
+            debug_assert!(ended.is_none(), "an operation ends once");
             *ended = Some(reply);
         }
     }
