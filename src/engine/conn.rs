@@ -144,6 +144,13 @@ impl Conn {
         self.is_midway || !self.inbox.is_empty()
     }
 
+    /// Nothing more of what came is handled; how many bytes that is.
+    pub fn forget_unread(&mut self) -> usize {
+        self.is_midway = false;
+        self.frame_since = None;
+        self.inbox.consume(usize::MAX)
+    }
+
     /// Whether the socket should be read. Lingering connections are, so that the kernel need not reset them.
     pub fn should_read(&self) -> bool {
         let lingers = self.info.state == State::Lingering;

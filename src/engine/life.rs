@@ -52,8 +52,12 @@ impl Engine {
         else {
             return false;
         };
+        let before = conn.outbox.len();
         let (session, mut cx, _) = conn.show(id, shared);
         services.on_writable(session, &mut cx, now);
+        if conn.outbox.len() > before {
+            conn.used_at = now;
+        }
         true
     }
 
@@ -197,6 +201,8 @@ impl Engine {
         };
         let (session, mut cx, _) = conn.show(id, shared);
         match services.on_deadline(session, &mut cx, now) {
+            // One that closes already gets no more time.
+            Some(_) if conn.info.state != State::Open => self.close(id, CloseReason::Died, now),
             Some(how) => self.end(id, how, CloseReason::Died, now),
             None => {
                 debug_assert!(conn.session.deadline().is_none_or(|at| at > now), "afterwards it lies ahead");
@@ -207,17 +213,17 @@ impl Engine {
 
     /// Ends a connection. Nothing more is read or handled; what was asked on it has failed at once.
     pub(super) fn end(&mut self, id: ConnId, how: Close, why: CloseReason, now: Time) {
-        let is_open = self.conns.get(id).is_some_and(|conn| conn.info.state == State::Open);
-        if how == Close::Now || !is_open {
-            return self.close(id, why, now);
+        match (how, self.conns.get(id).map(|conn| conn.info.state)) {
+            (Close::Flushed, Some(State::Open)) => {}
+            // It ends already, and what is owed on it is still to leave.
+            (Close::Flushed, Some(State::Closing | State::Lingering)) => return,
+            _ => return self.close(id, why, now),
         }
         self.lose(id, why, now);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.info.state = State::Closing;
-            self.shared.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
+            self.shared.guard.add(Counter::BytesRefused, conn.forget_unread());
             conn.session.drop_pending();
-            conn.is_midway = false;
-            conn.frame_since = None;
         }
         self.after_change(id, now);
     }
@@ -228,7 +234,7 @@ impl Engine {
             return;
         };
         conn.info.state = State::Closed;
-        self.shared.guard.add(Counter::BytesRefused, conn.inbox.consume(usize::MAX));
+        self.shared.guard.add(Counter::BytesRefused, conn.forget_unread());
         conn.inbox.release(&mut self.shared.buffers);
         conn.outbox.clear(&mut self.shared.buffers);
         self.buffered_bytes -= std::mem::take(&mut conn.counted_bytes) as usize;

@@ -10,6 +10,11 @@ pub mod conn;
 pub mod dialects;
 pub mod pool;
 
+#[cfg(test)]
+pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod pairs;
+
 #[cfg_attr(not(feature = "hyperdht"), path = "no_datagrams.rs")]
 mod datagrams;
 mod dial;
@@ -303,6 +308,10 @@ impl Engine {
         if conn.info.state == State::Lingering {
             return self.close(id, CloseReason::Died, now);
         }
+        if !conn.has_unit() {
+            // What has come of a unit never becomes one, and its session forgets the beginning.
+            self.shared.guard.add(Counter::BytesRefused, conn.forget_unread());
+        }
         self.lose(id, CloseReason::Died, now);
         self.after_change(id, now);
     }
@@ -412,9 +421,14 @@ impl Engine {
     /// is idle.
     pub fn stop(&mut self, now: Time) {
         self.is_stopping = true;
-        let all: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
-        for id in all {
-            self.show(id, |services, session, cx| services.on_shutdown(session, cx, now));
+        let all: Vec<(ConnId, State)> = self.conns.iter().map(|(id, conn)| (id, conn.info.state)).collect();
+        for (id, state) in all {
+            if state == State::Open {
+                self.show(id, |services, session, cx| services.on_shutdown(session, cx, now));
+            }
+            if let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.outbox.is_empty()) {
+                conn.used_at = now;
+            }
             self.after_change(id, now);
         }
     }

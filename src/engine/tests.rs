@@ -1,6 +1,8 @@
 //! The engine without sockets: addresses, times and bytes are just values here, so that what loopback can't show (limits
 //! per address, hours, memory) is tested too.
 
+use std::sync::Mutex;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -13,8 +15,8 @@ use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::service::Service;
 use crate::id::Id;
 use crate::limits::{
-    BAN_MS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS, NODE_IDLE_MS,
-    OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, STALL_MS, TURN_MESSAGES,
+    BAN_MS, BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS,
+    NODE_IDLE_MS, OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, STALL_MS, TURN_MESSAGES,
 };
 
 /// One engine with one node, driven by hand.
@@ -733,6 +735,64 @@ fn lists_beyond_reason_are_a_strike_and_only_20_are_looked_at() {
     assert!(bench.dials[1..].iter().all(|(_, _, to)| first_20.contains(to)));
     assert_eq!(bench.count(Counter::LongLists), 1);
     assert!(bench.closed.is_empty(), "one strike closes nothing");
+}
+
+/// Regression: a GET that was taken in and ended as BUSY because nobody could be reached was not counted.
+#[test]
+fn a_get_that_ends_as_busy_is_counted() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
+    bench.pass(1);
+    let client = bench.accept("127.0.0.1:1").unwrap();
+    bench.feed(client, &frame(&Message::Get { key: target(1) }), usize::MAX);
+    for (dial, ..) in std::mem::take(&mut bench.dials) {
+        bench.engine.dial_failed(dial, DialError::Shortage, bench.now);
+    }
+    bench.settle();
+    assert_eq!((bench.take(client), bench.count(Counter::Busy)), (frame(&ErrorCode::Busy.message()), 1));
+}
+
+/// Regression: the bootstrap for which there was no room was taken without a word.
+#[test]
+fn a_bootstrap_that_no_node_takes_is_told() {
+    let logged = logged();
+    let mut bench = bench("127.0.0.1:6500");
+    let mut warnings = |addr: SocketAddr| {
+        bench.engine.add_bootstrap(Dialect::Sealed, addr, bench.now);
+        logged
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains(&format!("bootstrap_not_taken dialect=sealed address={addr}")))
+            .count()
+    };
+    for port in 1..=BOOTSTRAPS as u16 {
+        assert_eq!(warnings(([127, 0, 0, 7], port).into()), 0);
+    }
+    assert_eq!(warnings(([127, 0, 0, 7], 65).into()), 1);
+    assert_eq!(warnings("[2001:db8::7]:1".parse().unwrap()), 1, "of a family that no node has");
+}
+
+/// What all tests of this process have logged.
+fn logged() -> &'static Mutex<Vec<String>> {
+    struct Lines(Mutex<Vec<String>>);
+
+    impl log::Log for Lines {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+
+        fn flush(&self) {}
+    }
+
+    static LINES: Lines = Lines(Mutex::new(Vec::new()));
+    log::set_max_level(log::LevelFilter::Warn);
+    log::set_logger(&LINES).expect("nobody else does");
+    &LINES.0
 }
 
 proptest! {

@@ -11,6 +11,8 @@ pub mod codec;
 mod sending;
 mod service;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

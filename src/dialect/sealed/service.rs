@@ -125,6 +125,11 @@ impl Service {
         &self.store
     }
 
+    /// Operations that have not ended, or whose reply was not fetched yet.
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
     /// Something happened to a node, or to the store through it: it may want something done, and sooner.
     pub(super) fn stir(&mut self, node: u16) {
         self.stirred |= 1 << node;
@@ -144,6 +149,7 @@ impl Service {
     /// An operation has ended, unless it was cancelled before.
     fn conclude(&mut self, call: CallId, reply: Reply) {
         if let Some(at) = self.find(call) {
+            debug_assert!(self.operations[at].1.is_none(), "an operation ends once");
             self.operations[at].1 = Some(reply);
         }
     }
