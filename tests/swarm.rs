@@ -1,4 +1,4 @@
-//! Byte-level swarms of each dialect: 256 seeds, each with its own weather. A failure names the seed, the step, and the
+//! Byte-level swarms of each dialect: hundreds of seeds, each with its own weather. A failure names the seed, the step, and the
 //! command that plays it again.
 #![cfg(feature = "sim")]
 
@@ -7,10 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dayfly::sim::dialect::{Canary, SimDialect};
 use dayfly::sim::dialects::sealed::{Fault, Sealed};
+#[cfg(feature = "toy")]
+use dayfly::sim::dialects::toy::{self, Toy};
 use dayfly::sim::ordeal::Ordeal;
 
-/// Seeds of a plain run; `SWARM_SEEDS=n` makes it longer.
+/// Seeds of a plain run for a dialect that is deployed, and for that of the tests; `SWARM_SEEDS=n` makes it longer.
 const SEEDS: u64 = 256;
+#[cfg(feature = "toy")]
+const TOY_SEEDS: u64 = 64;
 const STEPS: usize = 3_000;
 
 /// What a run says of itself.
@@ -48,13 +52,13 @@ fn run<D: SimDialect>(seed: u64, canary: Canary<D::Canary>) -> Result<Told, Stri
 }
 
 /// Runs all seeds, or the one of `SWARM_SEED`; panics if one fails, or if together they do too little.
-fn survive<D: SimDialect>() {
+fn survive<D: SimDialect>(seeds: u64) {
     if let Ok(seed) = std::env::var("SWARM_SEED") {
         let seed = seed.parse().expect("SWARM_SEED is a number");
         run::<D>(seed, Canary::None).unwrap_or_else(|why| panic!("{why}"));
         return;
     }
-    let seeds = std::env::var("SWARM_SEEDS").map_or(SEEDS, |n| n.parse().expect("SWARM_SEEDS is a number"));
+    let seeds = std::env::var("SWARM_SEEDS").map_or(seeds, |n| n.parse().expect("SWARM_SEEDS is a number"));
     let (next, effects, answers) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failures: Vec<String> = std::thread::scope(|scope| {
         let worker = || {
@@ -108,20 +112,39 @@ fn repeat<D: SimDialect>() {
 
 #[test]
 fn sealed_swarms_survive_what_their_seeds_draw() {
-    survive::<Sealed>();
+    survive::<Sealed>(SEEDS);
+}
+
+#[cfg(feature = "toy")]
+#[test]
+fn toy_swarms_survive_what_their_seeds_draw() {
+    survive::<Toy>(TOY_SEEDS);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace_and_another_gives_another() {
     repeat::<Sealed>();
+    #[cfg(feature = "toy")]
+    repeat::<Toy>();
 }
 
 #[test]
-fn every_canary_is_caught() {
+fn every_canary_of_sealed_is_caught() {
     catch_what_any_dialect_has::<Sealed>();
     catch::<Sealed>(Canary::ListsHidden, "which can't be dialled");
     catch::<Sealed>(Canary::Own(Fault::WrongKey), "only what was put under a key");
     catch::<Sealed>(Canary::Own(Fault::Stale), "was served");
     catch::<Sealed>(Canary::Own(Fault::Hoards), "stays within");
     catch::<Sealed>(Canary::Own(Fault::KeepsForEver), "values outlive their time");
+}
+
+#[cfg(feature = "toy")]
+#[test]
+fn every_canary_of_the_toy_is_caught() {
+    catch_what_any_dialect_has::<Toy>();
+    catch::<Toy>(Canary::Own(toy::Fault::WrongBytes), "was not what was asked for");
+    catch::<Toy>(Canary::Own(toy::Fault::Hurries), "before its time");
+    catch::<Toy>(Canary::Own(toy::Fault::Garbles), "a client hears what was shouted");
+    catch::<Toy>(Canary::Own(toy::Fault::Echoes), "came twice");
+    catch::<Toy>(Canary::Own(toy::Fault::KeepsNeighbours), "the neighbours are the connections");
 }

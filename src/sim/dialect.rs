@@ -52,9 +52,9 @@ pub trait SimDialect: Sized + Debug {
     const NAME: &'static str;
     /// The listener that each machine has at its address, and that clients connect to.
     const LISTENER: Listener;
-    /// Whether machines that lost each other find together again by themselves. If not, every machine is told to join once
-    /// the faults stop, as after a restart.
-    const FINDS_BACK: bool;
+    /// `None`: machines that lost each other find together again by themselves. Else they are told to join again, once the
+    /// faults have been over for so many milliseconds that no machine takes a dead connection for a living one.
+    const REJOIN_AFTER_MS: Option<u64>;
     /// What a client asks a machine for.
     type Request: Clone + Debug;
     /// The dialect's own faults, one for each of its checkers; an empty enum if it has none.

@@ -199,11 +199,11 @@ impl<D: SimDialect> Ordeal<D> {
             if was_down {
                 self.swarm.start(number);
             }
-            if (was_down || !D::FINDS_BACK) && self.canary != Canary::NeverHeals {
+            if was_down && self.canary != Canary::NeverHeals {
                 self.bootstrap(number);
             }
         }
-        self.run(HEALING_MS);
+        self.run(D::REJOIN_AFTER_MS.unwrap_or(0).max(HEALING_MS));
         // A client whose machine died since, or that never got through, knows that it must ask again.
         let swarm = &self.swarm;
         self.asked.retain(|asked| swarm.is_served(asked.client));
@@ -225,6 +225,10 @@ impl<D: SimDialect> Ordeal<D> {
         let neighbour = (number + 1) % self.swarm.machines.len();
         // A client that finds all places taken comes again.
         for attempt in 0..TRIES {
+            if D::REJOIN_AFTER_MS.is_some() && self.canary != Canary::NeverHeals {
+                (0..self.swarm.machines.len()).for_each(|number| self.bootstrap(number));
+                self.run(ANSWER_MS);
+            }
             let [first, second] = self.model.proof(number, attempt);
             self.ask(number, first);
             self.run_while(|asked| asked.iter().any(|asked| !asked.is_listening));

@@ -2,3 +2,5 @@
 //! test in `tests/swarm.rs`. None of them knows another.
 
 pub mod sealed;
+#[cfg(feature = "toy")]
+pub mod toy;

@@ -116,7 +116,7 @@ impl Sealed {
 impl SimDialect for Sealed {
     const NAME: &'static str = "sealed";
     const LISTENER: Listener = Listener::Sealed(0);
-    const FINDS_BACK: bool = true;
+    const REJOIN_AFTER_MS: Option<u64> = None;
     type Request = Request;
     type Canary = Fault;
 
