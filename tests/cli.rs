@@ -39,20 +39,20 @@ fn each_mistake_has_its_line_and_code() {
         (&["--replication", "0"], "--replication takes a number from 1 to 20"),
         (&["--store-bytes", "-1"], "--store-bytes takes a number"),
         (&["--max-connections", "0"], "--max-connections takes"),
-        (&["--bootstrap", "nowhere"], "'nowhere' is no bootstrap: HOST:PORT"),
-        (&["--bootstrap", "1.2.3.4:0"], "is no bootstrap"),
+        (&["--bootstrap", "nowhere"], "'nowhere' is not a bootstrap address (HOST:PORT)"),
+        (&["--bootstrap", "1.2.3.4:0"], "is not a bootstrap address"),
         (&["--advertise", "0.0.0.0"], "--advertise takes a reachable IP"),
         (&["--listen", "0.0.0.0:0"], "needs --advertise"),
         (&["--listen", "127.0.0.1:0", "--advertise", "10.0.0.1:9"], "is not the listening port"),
         (&["--check", "--listen", "127.0.0.1:9", "--api", "127.0.0.1:9"], "127.0.0.1:9 is given twice"),
         (&["--check", "--listen", "0.0.0.0:9"], "needs --advertise"),
-        (&["node", "word"], "a node takes no word 'word'"),
-        (&["put", "key"], "expected KEY VALUE, got 1"),
+        (&["node", "word"], "unexpected argument 'word'"),
+        (&["put", "key"], "expected KEY VALUE, got 1 argument"),
         (&["put", "--ttl", "0", "key", "value"], "--ttl takes a number from 1 to 65535"),
-        (&["get"], "expected KEY, got 0"),
+        (&["get"], "expected KEY, got 0 arguments"),
         (&["get", "--timeout", "soon", "key"], "--timeout takes a time like 5 or 500ms"),
         (&["ping", "nohost"], "'nohost' is not HOST:PORT"),
-        (&["status", "word"], "expected no words, got 1"),
+        (&["status", "word"], "unexpected argument 'word'"),
     ] {
         fails(args, 64, says);
     }
@@ -251,12 +251,12 @@ fn a_simulation_tells_what_came_of_it_and_does_so_again() {
     fails(&["sim", "--lie", "white"], 64, "--lie takes one of collude, wrong-value");
     fails(&["sim", "--liars", "100"], 64, "leave nobody");
     fails(&["sim", "--nodes", "1"], 64, "--nodes takes a number from 2");
-    fails(&["sim", "now"], 64, "'sim' takes no 'now'");
+    fails(&["sim", "now"], 64, "unexpected argument 'now'");
     fails(&["sim", "--figures", "/proc/nowhere", "--scale", "1000"], 71, "can't make /proc/nowhere");
 }
 
 #[test]
 #[cfg(not(feature = "sim"))]
 fn a_build_without_the_simulator_says_so() {
-    fails(&["sim"], 64, "takes the cargo feature 'sim'");
+    fails(&["sim"], 64, "needs the cargo feature 'sim'");
 }
