@@ -200,6 +200,35 @@ fn check_prints_what_would_be_done_and_flags_win_over_the_file() {
     fs::remove_file(&path).unwrap();
 }
 
+/// Regression: those past the 64th were dropped without a word.
+#[test]
+fn more_bootstraps_than_are_kept_are_a_mistake() {
+    let names: Vec<String> = (1..=65).map(|port| format!("127.0.0.1:{port}")).collect();
+    let flags = |flag: &'static str, n: usize| names[..n].iter().flat_map(move |name| [flag, name]).collect::<Vec<_>>();
+    let check = |args: Vec<&str>| dayfly(&[&["--check"], &args[..]].concat());
+    let refuses = |args: Vec<&str>, code, says| fails(&[&["--check"], &args[..]].concat(), code, says);
+    assert_eq!(stdout(&check(flags("--bootstrap", 64))).matches("bootstrap = ").count(), 64);
+    refuses(flags("--bootstrap", 65), 64, "--bootstrap names 65 nodes to join through, and at most 64 are allowed");
+
+    let path = std::env::temp_dir().join(format!("dayfly-bootstraps-{}.ini", std::process::id()));
+    let file = path.to_str().unwrap();
+    fs::write(&path, format!("[dht]\nbootstrap = {}\n", names.join(","))).unwrap();
+    refuses(vec!["-c", file], 78, "the configuration names 65 nodes to join through, and at most 64 are allowed");
+    let wins = check(vec!["-c", file, "--bootstrap", "127.0.0.1:1"]);
+    assert_eq!(stdout(&wins).matches("bootstrap = ").count(), 1, "what is not used does no harm");
+    fs::write(&path, format!("[dht]\nbootstrap = {}\n", names[..64].join(","))).unwrap();
+    assert_eq!(stdout(&check(vec!["-c", file])).matches("bootstrap = ").count(), 64);
+    fs::remove_file(&path).unwrap();
+
+    if cfg!(feature = "hyperdht") {
+        let with = |n| [vec!["--hyperdht", "127.0.0.1:9"], flags("--hyperdht-bootstrap", n)].concat();
+        assert_eq!(stdout(&check(with(64))).matches("hyperdht-bootstrap = ").count(), 64);
+        refuses(with(65), 64, "--hyperdht-bootstrap names 65 nodes to join through, and at most 64 are allowed");
+        let lookup = [vec!["lookup", "key"], flags("--node", 65)].concat();
+        fails(&lookup, 64, "--node names 65 nodes to ask first, and at most 64 are allowed");
+    }
+}
+
 #[test]
 fn one_process_may_have_several_nodes() {
     let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();

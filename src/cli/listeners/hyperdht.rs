@@ -54,6 +54,12 @@ impl Plan {
             }
         }
         let bootstraps = matches.opt_strs("hyperdht-bootstrap");
+        if bootstraps.len() > BOOTSTRAPS {
+            return Err(Stop::usage(format_args!(
+                "--hyperdht-bootstrap names {} nodes to join through, and at most {BOOTSTRAPS} are allowed",
+                bootstraps.len()
+            )));
+        }
         Ok(Plan {
             ids: ids(matches, listeners.len())?,
             listeners,

@@ -180,14 +180,19 @@ fn addresses(name: &str, flags: &[String], config: Option<&str>) -> Result<Vec<S
 /// The bootstraps of the flags, or else of the configuration, or else those compiled in.
 fn bootstraps(matches: &Matches, config: &Config) -> Result<Vec<String>, Stop> {
     let flags = matches.opt_strs("bootstrap");
-    let (names, code) = if !flags.is_empty() {
-        (flags, exit::USAGE)
+    let (names, code, source) = if !flags.is_empty() {
+        (flags, exit::USAGE, "--bootstrap")
     } else if !config.bootstraps.is_empty() {
-        (config.bootstraps.clone(), exit::CONFIG)
+        (config.bootstraps.clone(), exit::CONFIG, "the configuration")
     } else {
         let lines = COMPILED_IN.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        (lines.map(String::from).collect(), exit::CONFIG)
+        (lines.map(String::from).collect(), exit::CONFIG, "this build")
     };
+    if names.len() > BOOTSTRAPS {
+        let line =
+            format!("{source} names {} nodes to join through, and at most {BOOTSTRAPS} are allowed", names.len());
+        return Err(Stop::new(code, line));
+    }
     match names.iter().find(|name| port_of(name).is_none_or(|port| port == 0)) {
         Some(wrong) => Err(Stop::new(code, format!("'{wrong}' is not a bootstrap address (HOST:PORT)"))),
         None => Ok(names),

@@ -20,6 +20,7 @@ use crate::dialect::hyperdht::service::Service;
 use crate::dialect::hyperdht::settings::Settings;
 use crate::engine::{Engine, EngineSettings};
 use crate::id::{Id, to_hex};
+use crate::limits::BOOTSTRAPS;
 use crate::net::Net;
 use crate::net::clock::Clock;
 use crate::net::socket::{route_towards, seed};
@@ -98,6 +99,12 @@ impl Visit {
         names.extend(client.matches.opt_strs("hyperdht-bootstrap"));
         if names.is_empty() {
             names.push(DEFAULT_HOST.into());
+        }
+        if names.len() > BOOTSTRAPS {
+            return Err(Stop::usage(format_args!(
+                "--node names {} nodes to ask first, and at most {BOOTSTRAPS} are allowed",
+                names.len()
+            )));
         }
         let mut nodes = Vec::new();
         let mut unknown = None;
