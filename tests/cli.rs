@@ -39,20 +39,20 @@ fn each_mistake_has_its_line_and_code() {
         (&["--replication", "0"], "--replication takes a number from 1 to 20"),
         (&["--store-bytes", "-1"], "--store-bytes takes a number"),
         (&["--max-connections", "0"], "--max-connections takes"),
-        (&["--bootstrap", "nowhere"], "'nowhere' is no bootstrap: HOST:PORT"),
-        (&["--bootstrap", "1.2.3.4:0"], "is no bootstrap"),
+        (&["--bootstrap", "nowhere"], "'nowhere' is not a bootstrap address (HOST:PORT)"),
+        (&["--bootstrap", "1.2.3.4:0"], "is not a bootstrap address"),
         (&["--advertise", "0.0.0.0"], "--advertise takes a reachable IP"),
         (&["--listen", "0.0.0.0:0"], "needs --advertise"),
         (&["--listen", "127.0.0.1:0", "--advertise", "10.0.0.1:9"], "is not the listening port"),
         (&["--check", "--listen", "127.0.0.1:9", "--api", "127.0.0.1:9"], "127.0.0.1:9 is given twice"),
         (&["--check", "--listen", "0.0.0.0:9"], "needs --advertise"),
-        (&["node", "word"], "a node takes no word 'word'"),
-        (&["put", "key"], "expected KEY VALUE, got 1"),
+        (&["node", "word"], "unexpected argument 'word'"),
+        (&["put", "key"], "expected KEY VALUE, got 1 argument"),
         (&["put", "--ttl", "0", "key", "value"], "--ttl takes a number from 1 to 65535"),
-        (&["get"], "expected KEY, got 0"),
+        (&["get"], "expected KEY, got 0 arguments"),
         (&["get", "--timeout", "soon", "key"], "--timeout takes a time like 5 or 500ms"),
         (&["ping", "nohost"], "'nohost' is not HOST:PORT"),
-        (&["status", "word"], "expected no words, got 1"),
+        (&["status", "word"], "unexpected argument 'word'"),
     ] {
         fails(args, 64, says);
     }
@@ -200,6 +200,35 @@ fn check_prints_what_would_be_done_and_flags_win_over_the_file() {
     fs::remove_file(&path).unwrap();
 }
 
+/// Regression: those past the 64th were dropped without a word.
+#[test]
+fn more_bootstraps_than_are_kept_are_a_mistake() {
+    let names: Vec<String> = (1..=65).map(|port| format!("127.0.0.1:{port}")).collect();
+    let flags = |flag: &'static str, n: usize| names[..n].iter().flat_map(move |name| [flag, name]).collect::<Vec<_>>();
+    let check = |args: Vec<&str>| dayfly(&[&["--check"], &args[..]].concat());
+    let refuses = |args: Vec<&str>, code, says| fails(&[&["--check"], &args[..]].concat(), code, says);
+    assert_eq!(stdout(&check(flags("--bootstrap", 64))).matches("bootstrap = ").count(), 64);
+    refuses(flags("--bootstrap", 65), 64, "--bootstrap names 65 nodes to join through, and at most 64 are allowed");
+
+    let path = std::env::temp_dir().join(format!("dayfly-bootstraps-{}.ini", std::process::id()));
+    let file = path.to_str().unwrap();
+    fs::write(&path, format!("[dht]\nbootstrap = {}\n", names.join(","))).unwrap();
+    refuses(vec!["-c", file], 78, "the configuration names 65 nodes to join through, and at most 64 are allowed");
+    let wins = check(vec!["-c", file, "--bootstrap", "127.0.0.1:1"]);
+    assert_eq!(stdout(&wins).matches("bootstrap = ").count(), 1, "what is not used does no harm");
+    fs::write(&path, format!("[dht]\nbootstrap = {}\n", names[..64].join(","))).unwrap();
+    assert_eq!(stdout(&check(vec!["-c", file])).matches("bootstrap = ").count(), 64);
+    fs::remove_file(&path).unwrap();
+
+    if cfg!(feature = "hyperdht") {
+        let with = |n| [vec!["--hyperdht", "127.0.0.1:9"], flags("--hyperdht-bootstrap", n)].concat();
+        assert_eq!(stdout(&check(with(64))).matches("hyperdht-bootstrap = ").count(), 64);
+        refuses(with(65), 64, "--hyperdht-bootstrap names 65 nodes to join through, and at most 64 are allowed");
+        let lookup = [vec!["lookup", "key"], flags("--node", 65)].concat();
+        fails(&lookup, 64, "--node names 65 nodes to ask first, and at most 64 are allowed");
+    }
+}
+
 #[test]
 fn one_process_may_have_several_nodes() {
     let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();
@@ -251,12 +280,12 @@ fn a_simulation_tells_what_came_of_it_and_does_so_again() {
     fails(&["sim", "--lie", "white"], 64, "--lie takes one of collude, wrong-value");
     fails(&["sim", "--liars", "100"], 64, "leave nobody");
     fails(&["sim", "--nodes", "1"], 64, "--nodes takes a number from 2");
-    fails(&["sim", "now"], 64, "'sim' takes no 'now'");
+    fails(&["sim", "now"], 64, "unexpected argument 'now'");
     fails(&["sim", "--figures", "/proc/nowhere", "--scale", "1000"], 71, "can't make /proc/nowhere");
 }
 
 #[test]
 #[cfg(not(feature = "sim"))]
 fn a_build_without_the_simulator_says_so() {
-    fails(&["sim"], 64, "takes the cargo feature 'sim'");
+    fails(&["sim"], 64, "needs the cargo feature 'sim'");
 }

@@ -146,10 +146,10 @@ fn a_server_that_is_not_there_or_closes_is_told_from_one_that_is() {
     for (args, says) in [
         (&["--op", "dance"][..], "--op takes one of ping, find-node"),
         (&["--pipeline", "0"], "--pipeline takes a number from 1"),
-        (&["--seconds", "1", "--requests", "1"], "exclude each other"),
+        (&["--seconds", "1", "--requests", "1"], "can't be combined"),
         (&["--size", "70000"], "--size takes a number from 0 to 65463"),
-        (&["--pid", "4000000000"], "--pid: nothing to be read"),
-        (&["word"], "'bench' takes no 'word'"),
+        (&["--pid", "4000000000"], "--pid: can't read the CPU time"),
+        (&["word"], "unexpected argument 'word'"),
     ] {
         let output = bench(addr, args);
         assert_eq!(output.status.code(), Some(64), "{args:?}");

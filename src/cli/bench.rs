@@ -1,14 +1,14 @@
-//! `dayfly bench`: how fast does a node answer? Builds the request, tells progress and prints the table; asks nothing
-//! itself. Compiled in with the feature `bench`.
+//! `dayfly bench`: how fast does a node answer? Turns options into a plan, shows progress and prints the table; never sends
+//! a request itself. Compiled in with the feature `bench`.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use getopts::{Matches, Options};
 
-use super::client::{DEFAULT_NODE, duration_ms};
 use super::json::{Object, array};
-use super::{Outcome, Stop, exit, number, parse, print, resolve};
+use super::visit::sealed::default_node;
+use super::{Outcome, Stop, duration_ms, exit, no_arguments, number, parse, print, resolve};
 use crate::dialect::sealed::codec::ErrorCode;
 use crate::limits::{REPLICATION_MAX, VALUE_MAX};
 use crate::load::Op;
@@ -20,13 +20,13 @@ use crate::net::socket::{raise_open_files, seed};
 
 const HELP: &str = "\
 Usage: dayfly bench [options]
-Asks a node as fast as it answers, or at a --rate, and says how fast that was. Every answer is judged to the byte; one
-that is wrong, missing or an error makes the run fail.
+Sends requests to a node as fast as it answers, or at a --rate, and prints how fast that was. Every answer is checked
+byte by byte; the run fails if one is wrong, missing or an error.
 
-OPs: ping, find-node, find-value, put, get, or mix (6 find-value, 2 find-node, 1 put, 1 ping of ten). Values that are to
-be found are put first, and again every four seconds. With --rate requests are due at an even pace, and latency counts
-from when a request was due. Several --node share the connections.
-Exit codes: 0 all answers were right; 64 usage; 68 unknown host; 69 no node there, or answers that were not right;
+OPs: ping, find-node, find-value, put, get, or mix (of ten requests 6 find-value, 2 find-node, 1 put, 1 ping). The values
+to be found are put first, and again every four seconds. With --rate, requests are due at even intervals, and latency is
+counted from when a request was due. Several --node share the connections.
+Exit codes: 0 all answers were right; 64 usage; 68 unknown host; 69 no node there, or some answers were not right;
 71 the system refused something; 75 the node stopped answering.
 
 Examples:
@@ -53,9 +53,7 @@ pub(super) fn run(words: &[String]) -> Outcome {
     let Some(matches) = parse(&mut options(), words, HELP)? else {
         return Ok(exit::OK);
     };
-    if let Some(word) = matches.free.first() {
-        return Err(Stop::usage(format_args!("'bench' takes no '{word}'")));
-    }
+    no_arguments(&matches)?;
     let (name, request) = request(&matches)?;
     let plan = plan(&matches)?;
     let pid = pid(&matches)?;
@@ -75,33 +73,30 @@ pub(super) fn run(words: &[String]) -> Outcome {
     print(&report)?;
     match tally.failures() {
         0 => Ok(exit::OK),
-        n => Err(Stop::new(
-            exit::UNAVAILABLE,
-            format!("{n} requests were not answered as they should be: {}", faults(&tally)),
-        )),
+        n => Err(Stop::new(exit::UNAVAILABLE, format!("{n} requests failed: {}", faults(&tally)))),
     }
 }
 
 fn options() -> Options {
     let mut options = Options::new();
-    options.optopt("", "op", "what to ask (default ping)", "OP");
+    options.optopt("", "op", "the kind of request (default ping)", "OP");
     options.optmulti(
         "",
         "node",
-        &format!("whom to ask; more than once for several (default {DEFAULT_NODE})"),
+        &format!("the node to ask; may be given more than once (default {})", default_node()),
         "HOST:PORT",
     );
     options.optopt("c", "connections", "connections in all (default 50)", "N");
     options.optopt("p", "pipeline", "requests in flight per connection (default 1)", "N");
     options.optopt("n", "requests", "measure this many requests (default 100000)", "N");
     options.optopt("", "seconds", "measure for this long instead", "S");
-    options.optopt("", "rate", "requests per second in all, an open loop (default: as fast as they are answered)", "N");
-    options.optopt("", "warmup", "ask for this long before it counts (default 500ms)", "TIME");
+    options.optopt("", "rate", "requests per second in all, an open loop (default: as fast as the node answers)", "N");
+    options.optopt("", "warmup", "send requests for this long before measuring (default 500ms)", "TIME");
     options.optopt("", "size", "bytes of a value (default 64)", "N");
     options.optopt("", "keys", "different keys (default 1000)", "N");
-    options.optopt("", "replication", "nodes to hold each value (default 1: the one that is asked)", "N");
-    options.optflag("", "certified", "keys are the hash of their value");
-    options.optopt("", "seed", "what decides all that is random", "N");
+    options.optopt("", "replication", "nodes to hold each value (default 1: only the node asked)", "N");
+    options.optflag("", "certified", "each key is the hash of its value");
+    options.optopt("", "seed", "seed of everything random", "N");
     options.optopt("", "pid", "the node's process: also print its CPU time per request", "PID");
     options.optflag("", "json", "print JSON to stdout");
     options
@@ -126,13 +121,13 @@ fn request(matches: &Matches) -> Result<(&'static str, Request), Stop> {
 
 fn plan(matches: &Matches) -> Result<Plan, Stop> {
     let nodes = match matches.opt_strs("node") {
-        none if none.is_empty() => vec![DEFAULT_NODE.to_string()],
+        none if none.is_empty() => vec![default_node()],
         nodes => nodes,
     };
     let nodes = nodes.iter().map(|node| resolve(node)).collect::<Result<Vec<_>, _>>()?;
     let until = if matches.opt_present("seconds") {
         if matches.opt_present("requests") {
-            return Err(Stop::usage("--requests and --seconds exclude each other"));
+            return Err(Stop::usage("--requests and --seconds can't be combined"));
         }
         Until::Elapsed(Duration::from_secs_f64(number(matches, "seconds", 5.0, 0.01, 86_400.0)?))
     } else {
@@ -160,7 +155,7 @@ fn pid(matches: &Matches) -> Result<Option<u32>, Stop> {
         return Ok(None);
     }
     let pid = number(matches, "pid", 0, 1, u32::MAX)?;
-    cpu_time(pid).map_err(|e| Stop::usage(format_args!("--pid: nothing to be read of process {pid}: {e}")))?;
+    cpu_time(pid).map_err(|e| Stop::usage(format_args!("--pid: can't read the CPU time of process {pid}: {e}")))?;
     Ok(Some(pid))
 }
 

@@ -1,7 +1,7 @@
-//! The conventional VoidPhone INI file (`-c FILE`): the section `[dht]` of it. Reads one file once; never writes any.
+//! The section `[dht]` of the conventional VoidPhone INI file (`-c FILE`). Reads one file once; never writes any.
 //!
-//! Read by hand: three keys of one section are less code here than the glue to a parser, whose 20 KB would be a large
-//! part of what a bare build may weigh.
+//! Parsed by hand: for three keys of one section that takes less code than calling a parser, which would add 20 KB to a
+//! bare build.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use std::io::Read;
 use super::{Stop, exit};
 use crate::limits::CONFIG_BYTES;
 
-/// What the file says; empty where it says nothing.
+/// The settings of the file; empty where it has none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Config {
     pub listen: Option<String>,
@@ -30,8 +30,8 @@ pub(super) fn read(path: &str) -> Result<Config, Stop> {
     parse(&text).map_err(|why| Stop::new(exit::CONFIG, format!("{path}: {why}")))
 }
 
-/// Keys before any section and in other sections are passed over; keys of `[dht]` that are not ours are a warning; a
-/// later line wins. `;` begins a comment anywhere, `#` at the beginning of a line.
+/// Keys before any section and in other sections are ignored; unknown keys of `[dht]` are logged as warnings; of two lines
+/// with the same key the later wins. `;` begins a comment anywhere, `#` only at the beginning of a line.
 fn parse(text: &str) -> Result<Config, String> {
     let mut config = Config::default();
     let mut older_listen = None;

@@ -1,12 +1,11 @@
-//! `dayfly find-node` and `dayfly find-value`: what one node knows by itself, without asking others.
+//! `dayfly find-node` and `dayfly find-value`: what one node knows without asking others. Also how values and contacts
+//! are printed.
 
 use std::io::IsTerminal;
 
-use super::client::{Client, DEFAULT_NODE, not_found, options, options_of_any, unexpected};
-#[cfg(feature = "hyperdht")]
-use super::hyperdht;
 use super::json::{Object, array};
-use super::{Outcome, Stop, exit, print, print_bytes};
+use super::visit::{Client, find_node, options_of_any, sealed, unexpected};
+use super::{Outcome, Stop, exit, print, print_bytes, tell};
 use crate::contact::Contact;
 use crate::dialect::sealed::key_of;
 use crate::dialect::sealed::operation::Reply;
@@ -15,7 +14,7 @@ use crate::id::{Id, to_hex};
 
 const NODE_HELP: &str = "\
 Usage: dayfly find-node [options] KEY
-Prints the contacts that one node knows nearest to KEY: a line 'ID ADDRESS' each, nearest first.
+Prints the contacts nearest to KEY that one node knows: a line 'ID ADDRESS' for each, nearest first.
 
 A KEY of 64 hex digits is the key; any other text is hashed with SHA-256.
 Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node there; 75 busy or no answer in time.
@@ -27,10 +26,10 @@ Examples:
 
 const VALUE_HELP: &str = "\
 Usage: dayfly find-value [options] KEY
-Writes the value of KEY to stdout if the asked node itself holds it.
+Writes the value of KEY to stdout if the node that is asked holds it itself.
 
-A KEY of 64 hex digits is the key; any other text is hashed with SHA-256. With --json, the contacts named instead are
-printed where the value is not held.
+A KEY of 64 hex digits is the key; any other text is hashed with SHA-256. If the node does not hold the value, --json
+prints the contacts that it names instead.
 Exit codes: 0 held; 1 not held; 64 usage; 68 unknown host; 69 no node there; 75 busy or no answer in time.
 
 Example:
@@ -41,9 +40,9 @@ pub(super) fn run_node(words: &[String]) -> Outcome {
     let Some(client) = Client::parse(options_of_any(), words, NODE_HELP)? else {
         return Ok(exit::OK);
     };
-    let [key] = client.words(["KEY"])?;
+    let [key] = client.arguments(["KEY"])?;
     let key = key_of(key);
-    let contacts = contacts_near(&client, key)?;
+    let contacts = find_node(&client, client.node()?.as_deref(), key)?;
     if client.json {
         print_contacts(&key, &contacts)?;
     } else {
@@ -53,30 +52,13 @@ pub(super) fn run_node(words: &[String]) -> Outcome {
     Ok(exit::OK)
 }
 
-/// Whom one node knows near `key`.
-fn contacts_near(client: &Client, key: Id) -> Result<Vec<Contact>, Stop> {
-    #[cfg(feature = "hyperdht")]
-    if hyperdht::is_asked_for(client)? {
-        use crate::dialect::hyperdht::operation::Operation;
-        let node = hyperdht::node(client.one_node()?)?;
-        let asked = hyperdht::Visit::to(vec![node], client.timeout_ms)?.run(Operation::FindNode(node, key));
-        let (answers, ..) = asked.map_err(|stop| hyperdht::unanswered(stop, node))?;
-        return Ok(answers.into_iter().flat_map(|answer| answer.nodes).collect());
-    }
-    let node = client.node()?;
-    match client.call(node, Request::FindNode(key))? {
-        Reply::Nodes(contacts) => Ok(contacts),
-        _ => unexpected(node),
-    }
-}
-
 pub(super) fn run_value(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(DEFAULT_NODE), words, VALUE_HELP)? else {
+    let Some(client) = Client::parse(sealed::options(), words, VALUE_HELP)? else {
         return Ok(exit::OK);
     };
-    let [key] = client.words(["KEY"])?;
-    let (key, node) = (key_of(key), client.node()?);
-    match client.call(node, Request::FindValue(key))? {
+    let [key] = client.arguments(["KEY"])?;
+    let (key, node) = (key_of(key), sealed::node(client.node()?.as_deref())?);
+    match sealed::ask(&client, node, Request::FindValue(key))? {
         Reply::Success(value) => print_value(&key, &value, client.json),
         Reply::Nodes(contacts) if client.json => {
             print_contacts(&key, &contacts)?;
@@ -96,16 +78,17 @@ pub(super) fn print_value(key: &Id, value: &[u8], json: bool) -> Outcome {
     } else {
         print_bytes(value)?;
         if std::io::stdout().is_terminal() {
-            // For the eye only: data that goes anywhere else is the value and nothing else.
+            // Only for the eye: elsewhere the output is the value and nothing else.
             print("\n")?;
         }
     }
     Ok(exit::OK)
 }
 
-/// Prints that nobody has the value.
-pub(super) fn print_missing(key: &Id) -> Result<(), Stop> {
-    print(&format!("{}\n", Object::default().text("key", &key.to_string()).raw("found", "false").finish()))
+/// Reports that nobody has the value.
+pub(super) fn not_found(key: &Id) -> Outcome {
+    tell(&format!("dayfly: nobody has {key}"));
+    Ok(exit::NOT_FOUND)
 }
 
 fn print_contacts(key: &Id, contacts: &[Contact]) -> Result<(), Stop> {

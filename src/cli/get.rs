@@ -1,8 +1,9 @@
-//! `dayfly get`: finds a value in the network through one node; the value and nothing else to stdout.
+//! `dayfly get`: finds a value in the network through one node; writes the value, and nothing else, to stdout.
 
-use super::client::{Client, DEFAULT_NODE, not_found, options, unexpected};
-use super::find::print_value;
-use super::{Outcome, exit};
+use super::find::{not_found, print_value};
+use super::json::Object;
+use super::visit::{Client, sealed, unexpected};
+use super::{Outcome, exit, print};
 use crate::dialect::sealed::key_of;
 use crate::dialect::sealed::operation::Reply;
 use crate::dialect::sealed::request::Request;
@@ -20,15 +21,15 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(DEFAULT_NODE), words, HELP)? else {
+    let Some(client) = Client::parse(sealed::options(), words, HELP)? else {
         return Ok(exit::OK);
     };
-    let [key] = client.words(["KEY"])?;
-    let (key, node) = (key_of(key), client.node()?);
-    match client.call(node, Request::Get(key))? {
+    let [key] = client.arguments(["KEY"])?;
+    let (key, node) = (key_of(key), sealed::node(client.node()?.as_deref())?);
+    match sealed::ask(&client, node, Request::Get(key))? {
         Reply::Success(value) => print_value(&key, &value, client.json),
         Reply::Missing if client.json => {
-            super::find::print_missing(&key)?;
+            print(&format!("{}\n", Object::default().text("key", &key.to_string()).raw("found", "false").finish()))?;
             Ok(exit::NOT_FOUND)
         }
         Reply::Missing => not_found(&key),

@@ -1,23 +1,30 @@
-//! The command line: one file per command, and what they share. Turns words into settings and outcomes into exit codes;
-//! never speaks a protocol itself.
+//! The command line: one file per command, and what they share. `listeners` and `visit` have one file per dialect. Turns
+//! arguments into settings and outcomes into exit codes; never speaks a protocol itself.
 
+#[cfg(feature = "hyperdht")]
+mod announce;
 #[cfg(feature = "bench")]
 mod bench;
-mod client;
 mod config;
 mod find;
 mod get;
-#[cfg(feature = "hyperdht")]
-mod hyperdht;
 mod json;
-mod node;
+mod listeners;
 #[cfg(feature = "hyperdht")]
-mod peers;
+mod lookup;
+mod node;
 mod ping;
+#[cfg(feature = "hyperdht")]
+mod punch;
 mod put;
+#[cfg(feature = "hyperdht")]
+mod query;
 #[cfg(feature = "sim")]
 mod sim;
 mod status;
+#[cfg(feature = "hyperdht")]
+mod unannounce;
+mod visit;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -26,7 +33,7 @@ use std::str::FromStr;
 
 use getopts::{Matches, Options};
 
-/// Exit codes: sysexits(3), and 1 for "not there".
+/// Exit codes: sysexits(3), and 1 for "not found".
 pub mod exit {
     /// Done.
     pub const OK: u8 = 0;
@@ -36,7 +43,7 @@ pub mod exit {
     pub const USAGE: u8 = 64;
     /// A host name does not resolve.
     pub const NO_HOST: u8 = 68;
-    /// The node is not there, or will not do it.
+    /// No node there, or it refused.
     pub const UNAVAILABLE: u8 = 69;
     /// A bug.
     pub const INTERNAL: u8 = 70;
@@ -50,7 +57,7 @@ pub mod exit {
     pub const CONFIG: u8 = 78;
 }
 
-/// A command that ended badly: the exit code and the one line that says why.
+/// A command that failed: the exit code and the one line that says why.
 #[derive(Debug)]
 struct Stop {
     code: u8,
@@ -64,6 +71,11 @@ impl Stop {
 
     fn usage(line: impl std::fmt::Display) -> Stop {
         Stop::new(exit::USAGE, format!("{line} (see 'dayfly --help')"))
+    }
+
+    /// For `map_err`: what could not be done, which the operating system's error is appended to.
+    fn system(what: &'static str) -> impl Fn(std::io::Error) -> Stop {
+        move |e| Stop::new(exit::SYSTEM, format!("{what}: {e}"))
     }
 }
 
@@ -84,15 +96,15 @@ const COMMANDS: &[Command] = &[
     Command { name: "find-value", run: find::run_value },
     Command { name: "status", run: status::run },
     #[cfg(feature = "hyperdht")]
-    Command { name: "lookup", run: peers::run_lookup },
+    Command { name: "lookup", run: lookup::run },
     #[cfg(feature = "hyperdht")]
-    Command { name: "announce", run: peers::run_announce },
+    Command { name: "announce", run: announce::run },
     #[cfg(feature = "hyperdht")]
-    Command { name: "unannounce", run: peers::run_unannounce },
+    Command { name: "unannounce", run: unannounce::run },
     #[cfg(feature = "hyperdht")]
-    Command { name: "query", run: peers::run_query },
+    Command { name: "query", run: query::run },
     #[cfg(feature = "hyperdht")]
-    Command { name: "punch", run: peers::run_punch },
+    Command { name: "punch", run: punch::run },
     #[cfg(feature = "bench")]
     Command { name: "bench", run: bench::run },
     #[cfg(feature = "sim")]
@@ -110,14 +122,14 @@ const FEATURES: &[(&str, &str)] = &[
     ("punch", "hyperdht"),
 ];
 
-/// Runs the command that `arguments` (without the program's name) ask for; returns the exit code.
+/// Runs the command that `arguments` (without the program's name) name, and returns the exit code.
 pub fn main(arguments: Vec<OsString>) -> u8 {
     std::panic::set_hook(Box::new(|panic| {
         let _ = writeln!(std::io::stderr(), "dayfly: internal error, please report: {panic}");
         std::process::exit(exit::INTERNAL.into());
     }));
     let outcome = match arguments.into_iter().map(OsString::into_string).collect::<Result<Vec<String>, _>>() {
-        Err(bad) => Err(Stop::usage(format_args!("{bad:?} is not UTF-8; a binary VALUE goes in by stdin, as '-'"))),
+        Err(bad) => Err(Stop::usage(format_args!("{bad:?} is not UTF-8; pass a binary VALUE on stdin, with '-'"))),
         Ok(words) => dispatch(&words),
     };
     outcome.unwrap_or_else(|stop| {
@@ -136,7 +148,7 @@ fn dispatch(words: &[String]) -> Outcome {
             Some(command) => (command.run)(&words[1..]),
             None => match FEATURES.iter().find(|(command, _)| *command == first) {
                 Some((_, feature)) => Err(Stop::usage(format_args!(
-                    "this build has no '{first}': it takes the cargo feature '{feature}'"
+                    "this build has no '{first}': it needs the cargo feature '{feature}'"
                 ))),
                 None => Err(Stop::usage(format_args!("unknown command '{first}'"))),
             },
@@ -144,7 +156,7 @@ fn dispatch(words: &[String]) -> Outcome {
     }
 }
 
-/// Parses `words`; `Ok(None)` after printing the help that was asked for.
+/// Parses `words`; prints the help and returns `Ok(None)` if it was asked for.
 fn parse(options: &mut Options, words: &[String], help: &str) -> Result<Option<Matches>, Stop> {
     options.optflag("h", "help", "print this help");
     let matches = options.parse(words).map_err(|e| Stop::usage(lower_first(&e.to_string())))?;
@@ -154,6 +166,18 @@ fn parse(options: &mut Options, words: &[String], help: &str) -> Result<Option<M
         return Ok(None);
     }
     Ok(Some(matches))
+}
+
+/// Refuses arguments where a command takes options only.
+fn no_arguments(matches: &Matches) -> Result<(), Stop> {
+    matches.free.first().map_or(Ok(()), |word| Err(Stop::usage(format_args!("unexpected argument '{word}'"))))
+}
+
+/// Logs lines of `level time event key=value` to stderr; RUST_LOG wins over `default_level`.
+fn start_logging(default_level: &str) {
+    let environment = env_logger::Env::default().default_filter_or(default_level);
+    // Only fails where a logger is set already.
+    let _ = env_logger::Builder::from_env(environment).format_target(false).try_init();
 }
 
 fn lower_first(text: &str) -> String {
@@ -175,6 +199,19 @@ fn number<T: FromStr + PartialOrd + std::fmt::Display>(
     match text.parse::<T>() {
         Ok(value) if value >= least && value <= most => Ok(value),
         _ => Err(Stop::usage(format_args!("--{name} takes a number from {least} to {most}, not '{text}'"))),
+    }
+}
+
+/// Milliseconds in `5`, `5s` or `500ms`; an error names the option.
+fn duration_ms(name: &str, text: &str) -> Result<u64, Stop> {
+    let (digits, unit_ms) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(digits), _) => (digits, 1),
+        (None, Some(digits)) => (digits, 1_000),
+        (None, None) => (text, 1_000),
+    };
+    match digits.parse::<u32>() {
+        Ok(n) if n > 0 => Ok(u64::from(n) * unit_ms),
+        _ => Err(Stop::usage(format_args!("--{name} takes a time like 5 or 500ms, not '{text}'"))),
     }
 }
 
@@ -208,7 +245,7 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Stop> {
     written.map_err(|e| Stop::new(exit::SYSTEM, format!("can't write to stdout: {e}")))
 }
 
-/// Says something to the person.
+/// Writes a line for people to stderr.
 fn tell(line: &str) {
     // Nowhere left to complain to if stderr is closed.
     let _ = writeln!(std::io::stderr(), "{line}");

@@ -1,22 +1,12 @@
 //! `dayfly ping`: is there a node, and how fast does it answer?
 
-#[cfg(feature = "hyperdht")]
-use std::net::SocketAddr;
-use std::time::Instant;
-
-use super::client::{Client, DEFAULT_NODE, options_of_any, unexpected};
-#[cfg(feature = "hyperdht")]
-use super::hyperdht;
 use super::json::Object;
-use super::{Outcome, exit, print, resolve};
-use crate::dialect::sealed::node_id;
-use crate::dialect::sealed::operation::Reply;
-use crate::dialect::sealed::request::Request;
-use crate::net::socket::seed;
+use super::visit::{Client, Pong, id_text, options_of_any, ping};
+use super::{Outcome, exit, print};
 
 const HELP: &str = "\
 Usage: dayfly ping [options] [HOST:PORT]
-Connects to a node, sends a PING and waits for the PONG. With --dialect hyperdht, by UDP.
+Sends a PING to a node and waits for its PONG: over TCP, or with --dialect hyperdht over UDP.
 
 Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node there; 75 no answer in time.
 
@@ -30,55 +20,20 @@ pub(super) fn run(words: &[String]) -> Outcome {
         return Ok(exit::OK);
     };
     let name = match &client.matches.free[..] {
-        [] => client.one_node()?,
-        _ => Some(client.words(["HOST:PORT"])?[0].to_string()),
+        [] => client.node()?,
+        _ => Some(client.arguments(["HOST:PORT"])?[0].to_string()),
     };
-    #[cfg(feature = "hyperdht")]
-    if hyperdht::is_asked_for(&client)? {
-        return ping_hyperdht(&client, hyperdht::node(name)?);
-    }
-    let node = resolve(name.as_deref().unwrap_or(DEFAULT_NODE))?;
-    let start = Instant::now();
-    let Reply::Pong = client.call(node, Request::Ping(seed() as u32))? else {
-        return unexpected(node);
-    };
-    let (address, id) = (node.to_string(), node_id(node).to_string());
-    let time_ms = time_ms(start);
+    let Pong { address, id, seen_as, time } = ping(&client, name.as_deref())?;
+    let seen_as = seen_as.map(|addr| addr.map_or("-".into(), |addr| addr.to_string()));
+    // To the microsecond.
+    let time_ms = format!("{}.{:03}", time.as_micros() / 1000, time.as_micros() % 1000);
     let line = if client.json {
-        Object::default().text("address", &address).text("id", &id).raw("time_ms", &time_ms).finish()
-    } else {
-        format!("pong {address} id={id} time_ms={time_ms}")
-    };
-    print(&format!("{line}\n"))?;
-    Ok(exit::OK)
-}
-
-/// Milliseconds since `start`, to the microsecond.
-fn time_ms(start: Instant) -> String {
-    let micros = start.elapsed().as_micros();
-    format!("{}.{:03}", micros / 1000, micros % 1000)
-}
-
-/// Says also how the node sees us, and that it has no id where it tells none.
-#[cfg(feature = "hyperdht")]
-fn ping_hyperdht(client: &Client, node: SocketAddr) -> Outcome {
-    use super::peers::id_text;
-    use crate::dialect::hyperdht::operation::Operation;
-
-    let mut visit = hyperdht::Visit::to(vec![node], client.timeout_ms)?;
-    let start = Instant::now();
-    let (mut answers, ..) = visit.run(Operation::Ping(node)).map_err(|stop| hyperdht::unanswered(stop, node))?;
-    let (Some(answer), time_ms) = (answers.pop(), time_ms(start)) else {
-        return unexpected(node);
-    };
-    let seen_as = visit.seen_as(&answer);
-    let (address, id) = (answer.addr.to_string(), id_text(answer.id));
-    let seen_as = seen_as.map_or("-".into(), |addr| addr.to_string());
-    let line = if client.json {
-        let object = Object::default().text("address", &address).text("id", &id).text("seen_as", &seen_as);
+        let object = Object::default().text("address", &address.to_string()).text("id", &id_text(id));
+        let object = seen_as.into_iter().fold(object, |object, addr| object.text("seen_as", &addr));
         object.raw("time_ms", &time_ms).finish()
     } else {
-        format!("pong {address} id={id} seen_as={seen_as} time_ms={time_ms}")
+        let seen_as = seen_as.map_or(String::new(), |addr| format!(" seen_as={addr}"));
+        format!("pong {address} id={}{seen_as} time_ms={time_ms}", id_text(id))
     };
     print(&format!("{line}\n"))?;
     Ok(exit::OK)

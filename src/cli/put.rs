@@ -1,9 +1,9 @@
-//! `dayfly put`: stores a value, given as a word or on stdin, through one node.
+//! `dayfly put`: stores a value, given as an argument or on stdin, through one node.
 
 use std::io::Read;
 
-use super::client::{Client, DEFAULT_NODE, options, unexpected};
 use super::json::Object;
+use super::visit::{Client, sealed, unexpected};
 use super::{Outcome, Stop, exit, number, print, tell};
 use crate::dialect::sealed::key_of;
 use crate::dialect::sealed::operation::Reply;
@@ -23,22 +23,22 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    let mut options = options(DEFAULT_NODE);
+    let mut options = sealed::options();
     options.optopt("", "ttl", "seconds to live; more than 10 means 10 (default 10)", "SECONDS");
     let replication =
-        format!("nodes to hold it, at most {REPLICATION_MAX}; 1: the asked node alone (default {REPLICATION})");
+        format!("nodes to hold it, at most {REPLICATION_MAX}; 1: only the node asked (default {REPLICATION})");
     options.optopt("", "replication", &replication, "N");
     let Some(client) = Client::parse(options, words, HELP)? else {
         return Ok(exit::OK);
     };
-    let [key, value] = client.words(["KEY", "VALUE"])?;
+    let [key, value] = client.arguments(["KEY", "VALUE"])?;
     let ttl_s = number(&client.matches, "ttl", 10, 1, u16::MAX)?;
     let replication = number(&client.matches, "replication", REPLICATION as u8, 1, REPLICATION_MAX as u8)?;
-    let (key, value, node) = (key_of(key), read_value(value)?, client.node()?);
+    let (key, value, node) = (key_of(key), read_value(value)?, sealed::node(client.node()?.as_deref())?);
     if value.len() > VALUE_MAX {
-        return Err(Stop::usage(format_args!("the value has more than {VALUE_MAX} bytes")));
+        return Err(Stop::usage(format_args!("the value is larger than {VALUE_MAX} bytes")));
     }
-    match client.call(node, Request::Put { ttl_s, replication, key, value: value.into() })? {
+    match sealed::ask(&client, node, Request::Put { ttl_s, replication, key, value: value.into() })? {
         Reply::Success(_) => {
             if client.json {
                 print(&format!(
@@ -54,7 +54,7 @@ pub(super) fn run(words: &[String]) -> Outcome {
     }
 }
 
-/// The value itself, or at most one byte more than can be stored of stdin.
+/// The value itself, or what stdin has: at most one byte more than can be stored.
 fn read_value(word: &str) -> Result<Vec<u8>, Stop> {
     if word != "-" {
         return Ok(word.as_bytes().to_vec());

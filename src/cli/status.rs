@@ -1,19 +1,19 @@
-//! `dayfly status`: what a node on this host says of itself.
+//! `dayfly status`: what a node on this host reports about itself.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::client::{Client, DEFAULT_NODE, options};
 use super::json::Object;
-use super::{Outcome, Stop, exit, print};
+use super::visit::{Client, sealed};
+use super::{Outcome, Stop, exit, no_arguments, print};
 use crate::net::status::read;
 
 const HELP: &str = "\
 Usage: dayfly status [options]
-Prints what the node on --node says of itself: sizes, and how often each kind of fault occurred, by name.
+Prints what the node at --node reports about itself: sizes, and how often each kind of fault occurred, by name.
 
-The node must run on this host (in this network namespace) as the same user, or the asker must be root; strangers can't
-ask. Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node of ours there; 75 no answer in time.
+The node must run on this host (in this network namespace) and as the same user, unless you are root.
+Exit codes: 0 answered; 64 usage; 68 unknown host; 69 no node of ours there; 75 no answer in time.
 
 Examples:
   dayfly status
@@ -21,11 +21,11 @@ Examples:
 ";
 
 pub(super) fn run(words: &[String]) -> Outcome {
-    let Some(client) = Client::parse(options(DEFAULT_NODE), words, HELP)? else {
+    let Some(client) = Client::parse(sealed::options(), words, HELP)? else {
         return Ok(exit::OK);
     };
-    let [] = client.words([])?;
-    let node = client.node()?;
+    no_arguments(&client.matches)?;
+    let node = sealed::node(client.node()?.as_deref())?;
     let report = read(node, Duration::from_millis(client.timeout_ms)).map_err(|e| match e.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             Stop::new(exit::TRY_AGAIN, format!("no status from {node} in time"))

@@ -1,14 +1,17 @@
-//! Sockets that speak datagrams: reading and sending in batches. Never looks
-//! into a datagram; what the kernel does not take is the engine's to keep or lose.
+//! Sockets that speak datagrams: opening them, reading and sending in batches. Never looks into a datagram; what the
+//! kernel does not take is the engine's to keep or lose.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
+use socket2::{Protocol, Type};
 
 use crate::engine::Engine;
-use crate::limits::{DATAGRAM_BYTES, DATAGRAMS_PER_TURN};
+use crate::limits::{DATAGRAM_BYTES, DATAGRAM_SOCKET_BYTES, DATAGRAMS_PER_TURN};
+use crate::net::socket::new_socket;
 use crate::net::{DATAGRAM_LISTENERS, Net};
 use crate::time::Time;
 
@@ -35,7 +38,7 @@ impl DatagramListeners {
     }
 
     /// Registers a bound socket as the next listener.
-    pub fn add(&mut self, mut socket: UdpSocket) -> io::Result<()> {
+    fn add(&mut self, mut socket: UdpSocket) -> io::Result<()> {
         let number = self.listeners.len() as u16;
         self.registry.register(&mut socket, token_of(number), Interest::READABLE)?;
         self.buffer.resize(DATAGRAM_BYTES + 1, 0);
@@ -132,10 +135,26 @@ fn token_of(number: u16) -> Token {
     Token(DATAGRAM_LISTENERS + usize::from(number))
 }
 
+/// A bound UDP socket on `addr`, with as large a buffer as the kernel gives: a burst of answers should not be lost.
+/// Port 0 lets the kernel choose; a port is never shared.
+fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = new_socket(addr, Type::DGRAM, Protocol::UDP)?;
+    // The kernel cuts it to net.core.rmem_max.
+    let _ = socket.set_recv_buffer_size(DATAGRAM_SOCKET_BYTES);
+    socket.bind(&addr.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
 impl Net {
-    /// Serves `socket` as the engine's datagram listener that was added as this many before it.
-    pub fn add_datagram_listener(&mut self, socket: UdpSocket) -> io::Result<()> {
-        self.datagrams.add(socket)
+    /// Opens a socket on `addr` and serves the next node that is added to the service of datagrams on it: call this and
+    /// add the node before the loop turns. Port 0 lets the kernel choose. Returns where it is bound.
+    ///
+    /// Errors: the address is in use or not ours, or the system is out of descriptors or memory.
+    pub fn add_datagram_listener(&mut self, addr: SocketAddr) -> io::Result<SocketAddr> {
+        let socket = bind(addr)?;
+        let bound = socket.local_addr()?;
+        self.datagrams.add(socket)?;
+        Ok(bound)
     }
 }
 
@@ -151,23 +170,20 @@ mod tests {
     use crate::id::Id;
     use crate::limits::LONG_TIMEOUT_MS;
     use crate::net::clock::Clock;
-    use crate::net::socket::bind;
 
     /// Regression: an operation that was run to its end discarded the events of all others.
     #[test]
     fn an_operation_that_is_waited_for_leaves_the_events_of_others() {
         let clock = Clock::start();
-        let mut engine = Engine::new(EngineSettings::default(), 1);
+        let mut net = Net::new(Engine::new(EngineSettings::default(), 1), clock).unwrap();
         let bound = [1, 2].map(|n| {
-            let (socket, addr) = bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let addr = net.add_datagram_listener(([127, 0, 0, 1], 0).into()).unwrap();
             let identity = Identity { id: Id([n; 32]), addr, is_ephemeral: false };
-            let node = Node::new(identity, Settings::default(), [[n; 32]; 2], u64::from(n), clock.now());
-            engine.service_mut::<Service>().add(node);
-            (socket, addr)
+            let node = Node::new(identity, Settings::default(), [[n; 32]; 2], u64::from(n), net.now());
+            net.service_mut::<Service>().add(node);
+            addr
         });
-        let asked = bound[1].1;
-        let mut net = Net::new(engine, clock).unwrap();
-        bound.into_iter().for_each(|(socket, _)| net.add_datagram_listener(socket).unwrap());
+        let asked = bound[1];
 
         let early = net.start::<Service>(Some(0), Operation::Ping(asked)).unwrap();
         let mut answers = 0;

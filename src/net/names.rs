@@ -17,7 +17,8 @@ type Resolved = (Name, io::Result<Vec<SocketAddr>>);
 /// The names still to be resolved.
 pub(super) struct Names {
     waiting: Vec<Name>,
-    running: usize,
+    /// The dialects of the names that a thread is resolving.
+    running: Vec<Dialect>,
     retry_at: Option<Time>,
     resolved: Arc<Mutex<Vec<Resolved>>>,
     waker: Arc<Waker>,
@@ -26,12 +27,13 @@ pub(super) struct Names {
 impl Names {
     pub fn new(registry: &Registry, token: Token) -> io::Result<Names> {
         let waker = Arc::new(Waker::new(registry, token)?);
-        Ok(Names { waiting: Vec::new(), running: 0, retry_at: None, resolved: Arc::default(), waker })
+        Ok(Names { waiting: Vec::new(), running: Vec::new(), retry_at: None, resolved: Arc::default(), waker })
     }
 
-    /// Adds `host:port` to be resolved; warns where there are too many already.
+    /// Adds `host:port` to be resolved; warns if its dialect has too many already.
     pub fn add(&mut self, dialect: Dialect, name: &str) {
-        if self.waiting.len() + self.running >= BOOTSTRAPS {
+        let waiting = self.waiting.iter().map(|name| name.0);
+        if waiting.chain(self.running.iter().copied()).filter(|other| *other == dialect).count() >= BOOTSTRAPS {
             log::warn!("bootstrap_not_taken dialect={} name={name} limit={BOOTSTRAPS}", dialect.name());
             return;
         }
@@ -42,7 +44,7 @@ impl Names {
     /// When [`Names::retry`] has something to do.
     pub fn retry_at(&self) -> Option<Time> {
         // While a thread is at it, the waker ends the wait.
-        self.retry_at.filter(|_| self.running == 0)
+        self.retry_at.filter(|_| self.running.is_empty())
     }
 
     /// Resolves what waits, if it is time and no thread is at it.
@@ -52,7 +54,7 @@ impl Names {
         }
         self.retry_at = None;
         let names = std::mem::take(&mut self.waiting);
-        self.running = names.len();
+        self.running = names.iter().map(|name| name.0).collect();
         let (resolved, waker, again) = (self.resolved.clone(), self.waker.clone(), names.clone());
         let resolve = move || {
             for name in names {
@@ -64,7 +66,7 @@ impl Names {
         };
         if let Err(e) = std::thread::Builder::new().name("names".into()).spawn(resolve) {
             log::warn!("resolver_not_started error={e}");
-            (self.running, self.waiting) = (0, again);
+            (self.running, self.waiting) = (Vec::new(), again);
             self.retry_at = Some(now.after(RESOLVE_RETRY_MS));
         }
     }
@@ -75,7 +77,9 @@ impl Names {
         let before = self.waiting.len();
         let resolved = std::mem::take(&mut *self.resolved.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, addrs) in resolved {
-            self.running -= 1;
+            if let Some(at) = self.running.iter().position(|dialect| *dialect == name.0) {
+                self.running.swap_remove(at);
+            }
             match addrs {
                 Ok(addrs) if !addrs.is_empty() => {
                     known.extend(addrs.into_iter().map(|addr| (name.0, crate::contact::canonical(addr))));
@@ -91,5 +95,25 @@ impl Names {
         log::warn!("bootstrap_unresolved name={} error={why:?} retry_ms={RESOLVE_RETRY_MS}", name.1);
         self.waiting.push(name);
         self.retry_at = Some(now.after(RESOLVE_RETRY_MS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: the names of all dialects shared one bound, so that those of the second were left out.
+    #[test]
+    fn each_dialect_may_have_as_many_names_as_a_node_keeps() {
+        let poll = mio::Poll::new().unwrap();
+        let mut names = Names::new(poll.registry(), Token(0)).unwrap();
+        for _ in 0..=BOOTSTRAPS {
+            names.add(Dialect::Sealed, "localhost:1");
+            names.add(Dialect::Hyperdht, "localhost:1");
+        }
+        assert_eq!(names.waiting.len(), 2 * BOOTSTRAPS);
+        names.retry(Time::ZERO);
+        names.add(Dialect::Sealed, "localhost:2");
+        assert_eq!((names.waiting.len(), names.running.len()), (0, 2 * BOOTSTRAPS), "those being resolved count");
     }
 }

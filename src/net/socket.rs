@@ -8,8 +8,6 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-#[cfg(feature = "hyperdht")]
-use crate::limits::DATAGRAM_SOCKET_BYTES;
 use crate::limits::{BACKLOG, MACOS_OPEN_MAX};
 
 /// A bound, listening socket.
@@ -48,26 +46,14 @@ pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-fn new_socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+/// A socket that never blocks; on IPv6 it leaves IPv4 alone.
+pub(super) fn new_socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     Ok(socket)
-}
-
-/// A bound UDP socket on `addr`, with as large a buffer as the kernel gives: a burst of answers should not be lost.
-/// Port 0 lets the kernel choose; a port is never shared.
-#[cfg(feature = "hyperdht")]
-pub fn bind(addr: SocketAddr) -> io::Result<(mio::net::UdpSocket, SocketAddr)> {
-    let socket = new_socket(addr, Type::DGRAM, Protocol::UDP)?;
-    // The kernel cuts it to net.core.rmem_max.
-    let _ = socket.set_recv_buffer_size(DATAGRAM_SOCKET_BYTES);
-    socket.bind(&addr.into())?;
-    let socket = mio::net::UdpSocket::from_std(socket.into());
-    let addr = socket.local_addr()?;
-    Ok((socket, addr))
 }
 
 /// Whether an operation failed because we are out of descriptors or memory.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use getopts::{Matches, Options as Flags};
 
 use super::json::Object;
-use super::{Outcome, Stop, exit, number, parse, print, tell};
+use super::{Outcome, Stop, exit, no_arguments, number, parse, print, tell};
 use crate::dialect::sealed::settings::Ids;
 use crate::limits::{ALPHA, ALPHA_MAX, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX};
 use crate::sim::crowd;
@@ -46,9 +46,7 @@ pub(super) fn run(words: &[String]) -> Outcome {
     let Some(matches) = parse(&mut flags(), words, HELP)? else {
         return Ok(exit::OK);
     };
-    if let Some(word) = matches.free.first() {
-        return Err(Stop::usage(format_args!("'sim' takes no '{word}'")));
-    }
+    no_arguments(&matches)?;
     if let Some(folder) = matches.opt_str("figures") {
         let jobs = number(&matches, "jobs", 2, 1, 64)?;
         return figures::write_all(&folder, jobs, number(&matches, "scale", 1, 1, 1_000)?);

@@ -21,6 +21,9 @@ use std::net::SocketAddr;
 use crate::contact::Contact;
 use crate::id::Id;
 
+/// The port of a node unless told otherwise.
+pub const DEFAULT_PORT: u16 = 6_500;
+
 /// The node id that belongs to `addr`: SHA-256 of ip_type, ip and port (seed silent: sealed.md, "Who is who").
 pub fn node_id(addr: SocketAddr) -> Id {
     let mut entry = [0; 19];

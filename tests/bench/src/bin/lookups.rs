@@ -25,7 +25,7 @@ use dayfly::engine::{Engine, EngineSettings};
 use dayfly::id::Id;
 use dayfly::net::Net;
 use dayfly::net::clock::Clock;
-use dayfly::net::socket::{bind, secret, seed};
+use dayfly::net::socket::{secret, seed};
 use npm::{Npm, Options};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -96,19 +96,11 @@ struct Client {
 
 impl Client {
     fn join(known: SocketAddr) -> io::Result<Client> {
-        let (socket, addr) = bind("127.0.0.1:0".parse().map_err(io::Error::other)?)?;
-        let clock = Clock::start();
-        let mut engine = Engine::new(EngineSettings::default(), seed());
+        let mut net = Net::new(Engine::new(EngineSettings::default(), seed()), Clock::start())?;
+        let addr = net.add_datagram_listener(([127, 0, 0, 1], 0).into())?;
         let identity = Identity { id: Id(secret()?), addr, is_ephemeral: true };
-        engine.service_mut::<Service>().add(Node::new(
-            identity,
-            Settings::default(),
-            [secret()?, secret()?],
-            seed(),
-            clock.now(),
-        ));
-        let mut net = Net::new(engine, clock)?;
-        net.add_datagram_listener(socket)?;
+        let node = Node::new(identity, Settings::default(), [secret()?, secret()?], seed(), net.now());
+        net.service_mut::<Service>().add(node);
         net.add_bootstrap(Dialect::Hyperdht, &known.to_string());
         let end = Instant::now() + Duration::from_millis(500);
         while Instant::now() < end {
