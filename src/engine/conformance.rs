@@ -498,7 +498,7 @@ mod sealed {
                 3 => Request::Get(key),
                 _ => Request::Put { ttl_s: random.u16(..9), replication, key, value },
             };
-            Operation { to, request }
+            Operation::Ask { to, request }
         }
 
         fn operations(&self) -> usize {
