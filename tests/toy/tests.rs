@@ -31,7 +31,7 @@ fn messages(mut heard: &[u8]) -> Vec<Message<'_>> {
 }
 
 impl Subject for Service {
-    const SESSION_BYTES: usize = SESSION_BYTES;
+    const HOLDS_AT_MOST: usize = SESSION_BYTES;
 
     fn engine(addr: SocketAddr, seed: u64) -> Engine {
         let mut engine = Engine::new(EngineSettings::default(), seed);
