@@ -269,7 +269,7 @@ pub trait Service: Operations {
     fn on_writable(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, now: Time);
     /// [`Session::deadline`] has passed; afterwards it lies ahead, or the connection ends as returned.
     fn on_deadline(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, now: Time) -> Option<Close>;
-    /// The process stops: say goodbye.
+    /// The process stops, and every unit that was read is handled: say goodbye, now or once nothing is owed any more.
     fn on_shutdown(&mut self, _session: &mut Self::Session, _cx: &mut Context<'_>, _now: Time) {}
     /// The peer will say no more: its end has come, or the connection closes. May be told twice. Fails or sends again what
     /// was asked of the peer, and drops what can't leave without another word of it. Requests that were read before are

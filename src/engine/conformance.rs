@@ -20,7 +20,7 @@ const ENDS: u64 = 60;
 /// What the suite must know of a dialect.
 pub(crate) trait Subject: StreamDialect {
     /// What `Session::bytes` may say at most.
-    const SESSION_BYTES: usize;
+    const HOLDS_AT_MOST: usize;
     /// An engine with one node, which is known to others at `addr`.
     fn engine(addr: SocketAddr, seed: u64) -> Engine;
     /// What a peer says first; nothing where there is no greeting.
@@ -89,6 +89,11 @@ pub(crate) fn at(n: usize) -> SocketAddr {
 /// Nobody listens there.
 pub(crate) fn nowhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9))
+}
+
+/// A raw peer listens there.
+fn raw() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 10))
 }
 
 /// So many engines.
@@ -276,6 +281,7 @@ impl<D: Subject> Course<D> {
         let mut pairs = pairs::<D>(engines, seed);
         pairs.piece = [1, 13, 1_000, 65_536][random.usize(..4)];
         pairs.window = [500, 5_000, 60_000, 500_000][random.usize(..4)];
+        pairs.listen(raw());
         let now = pairs.now;
         for n in 0..engines {
             for to in [at((n + 1) % engines), nowhere()].into_iter().filter(|_| random.bool()) {
@@ -336,7 +342,11 @@ impl<D: Subject> Course<D> {
 
     fn start(&mut self, who: usize) {
         let random = &mut self.pairs.random;
-        let to = if random.u8(..8) == 0 { nowhere() } else { at(random.usize(..self.pairs.engines.len())) };
+        let to = match random.u8(..8) {
+            0 => nowhere(),
+            1 => raw(),
+            _ => at(random.usize(..self.pairs.engines.len())),
+        };
         let listener = (random.u8(..4) > 0).then_some(0);
         let operation = D::operation(random, to);
         let now = self.pairs.now;
@@ -347,9 +357,10 @@ impl<D: Subject> Course<D> {
     /// Words of a peer, or nonsense, from any end: of an engine too, in whose sentence it stands then.
     fn speak(&mut self, n: usize) {
         let random = &mut self.pairs.random;
-        let mut words = match random.u8(..4) {
-            0 => D::remark(random),
-            1 => (0..random.usize(..40)).map(|_| random.u8(..)).collect(),
+        let mut words = match random.u8(..5) {
+            0 => D::greeting(),
+            1 => D::remark(random),
+            2 => (0..random.usize(..40)).map(|_| random.u8(..)).collect(),
             _ => (0..random.usize(..8)).flat_map(|_| D::request(random)).collect(),
         };
         if random.u8(..4) == 0 && !words.is_empty() {
@@ -367,7 +378,7 @@ impl<D: Subject> Course<D> {
             engine.check_invariants();
             for (_, conn) in engine.conns.iter() {
                 let bytes = conn.session.bytes();
-                assert!(bytes <= D::SESSION_BYTES, "{bytes} bytes");
+                assert!(bytes <= D::HOLDS_AT_MOST, "{bytes} bytes");
                 assert!(bytes == 0 || !conn.is_idle() || conn.has_begun(), "{bytes} bytes of an idle connection");
             }
         }
@@ -401,11 +412,8 @@ impl<D: Subject> Course<D> {
 /// wrong, each operation ends once, and all memory is free afterwards.
 pub(crate) fn whatever_happens_all_ends_once_and_all_memory_is_free<D: Subject>() {
     for seed in 0..COURSES {
-        let course = || Course::<D>::new(seed).run();
-        if let Err(panic) = std::panic::catch_unwind(course) {
-            eprintln!("course {seed} failed");
-            std::panic::resume_unwind(panic);
-        }
+        let course = std::panic::catch_unwind(|| Course::<D>::new(seed).run());
+        assert!(course.is_ok(), "course {seed} failed as said above");
     }
 }
 
@@ -443,7 +451,7 @@ mod sealed {
     }
 
     impl Subject for Service {
-        const SESSION_BYTES: usize =
+        const HOLDS_AT_MOST: usize =
             OWED_BYTES + (OWED_JOBS + 1) * FRAME_MAX + OWED_ANSWERS * OWED_ANSWER_BYTES + OWED_ANSWERS_BYTES;
 
         fn engine(addr: SocketAddr, seed: u64) -> Engine {
@@ -511,7 +519,7 @@ mod sealed {
         crate::dialect::sealed::codec::is_answer(message.kind())
     }
 
-    suite!(Service);
+    super::suite!(Service);
 
     /// Regression: the address that no node had room for was taken without a word.
     #[test]

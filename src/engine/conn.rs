@@ -71,6 +71,8 @@ pub struct Conn {
     pub is_link: bool,
     /// Another connection leads to its peer; it goes once nothing is under way on it.
     pub is_superseded: bool,
+    /// Its session was told that the process stops.
+    pub has_said_goodbye: bool,
     /// It is in the list of outboxes to be written.
     pub is_dirty: bool,
     /// It is in the list of inboxes to be handled.
@@ -103,6 +105,7 @@ impl Conn {
             is_midway: false,
             is_link: false,
             is_superseded: false,
+            has_said_goodbye: false,
             is_dirty: false,
             is_ready: false,
             counted_bytes: 0,

@@ -15,6 +15,9 @@ use crate::time::Time;
 impl Engine {
     /// The connection changed in any way but that its socket took bytes.
     pub(super) fn after_change(&mut self, id: ConnId, now: Time) {
+        if self.is_stopping {
+            self.say_goodbye(id, now);
+        }
         self.let_owed_leave(id, now);
         if self.end_if_done(id, now) {
             return;
@@ -23,6 +26,24 @@ impl Engine {
         self.pace_reading(id, now);
         self.arm(id, now);
         self.count_memory(id, now);
+    }
+
+    /// The process stops: has the session of an open connection say goodbye, once, when every unit that was read is
+    /// handled. Many a peer takes nothing in after that word.
+    fn say_goodbye(&mut self, id: ConnId, now: Time) {
+        let Engine { conns, services, shared, .. } = self;
+        let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state == State::Open) else {
+            return;
+        };
+        if conn.has_unit() || std::mem::replace(&mut conn.has_said_goodbye, true) {
+            return;
+        }
+        let before = conn.outbox.len();
+        let (session, mut cx, _) = conn.show(id, shared);
+        services.on_shutdown(session, &mut cx, now);
+        if conn.outbox.len() > before {
+            conn.used_at = now;
+        }
     }
 
     /// The socket took bytes, or would not.

@@ -417,20 +417,12 @@ impl Engine {
         }
     }
 
-    /// Begins to stop: whole units that were read are still handled, connections say goodbye, and each is closed once it
-    /// is idle.
+    /// Begins to stop: whole units that were read are still handled, then connections say goodbye, and each is closed once
+    /// it is idle.
     pub fn stop(&mut self, now: Time) {
         self.is_stopping = true;
-        let all: Vec<(ConnId, State)> = self.conns.iter().map(|(id, conn)| (id, conn.info.state)).collect();
-        for (id, state) in all {
-            if state == State::Open {
-                self.show(id, |services, session, cx| services.on_shutdown(session, cx, now));
-            }
-            if let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.outbox.is_empty()) {
-                conn.used_at = now;
-            }
-            self.after_change(id, now);
-        }
+        let all: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
+        all.into_iter().for_each(|id| self.after_change(id, now));
     }
 
     /// Whether all that was owed is sent and read, so that a stopping process may end.

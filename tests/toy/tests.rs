@@ -12,7 +12,7 @@ use crate::engine::conformance::{Subject, at, nowhere, pairs, suite};
 use crate::engine::pairs::Pairs;
 use crate::engine::{CallId, Engine, EngineSettings, Output};
 use crate::guard::Counter;
-use crate::limits::{BUFFER_LARGE, FRAME_MS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES};
+use crate::limits::{BUFFER_LARGE, BUFFERED_BYTES, FRAME_MS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES};
 
 fn frame(message: &Message<'_>) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -31,7 +31,7 @@ fn messages(mut heard: &[u8]) -> Vec<Message<'_>> {
 }
 
 impl Subject for Service {
-    const SESSION_BYTES: usize = SESSION_BYTES;
+    const HOLDS_AT_MOST: usize = SESSION_BYTES;
 
     fn engine(addr: SocketAddr, seed: u64) -> Engine {
         let mut engine = Engine::new(EngineSettings::default(), seed);
@@ -417,6 +417,58 @@ fn a_stop_takes_leave_and_gives_time_to_read_it() {
     assert_eq!(pairs.outputs, [(0, Output::ShutdownWrite(conn))]);
     pairs.pass(2_000);
     assert_eq!((&pairs.outputs[1..], pairs.engines[0].is_quiet()), (&[(0, Output::Close(conn))][..], true));
+}
+
+/// BYE came before the answers to what lay in the inbox, and whoever hears it takes nothing more in.
+#[test]
+fn what_waits_for_the_end_of_a_pause_is_answered_before_our_last_word() {
+    let mut pairs = pairs::<Service>(1, 1);
+    pairs.piece = usize::MAX;
+    let peer = pairs.connect(at(0));
+    pairs.say(peer, &Service::greeting());
+    (0..300).for_each(|id| pairs.say(peer, &Service::ping(id)));
+    pairs.settle();
+    assert_eq!(heard(&pairs, peer).len(), 200);
+    let now = pairs.now;
+    pairs.engines[0].stop(now);
+    pairs.pass(5_000);
+    let heard = heard(&pairs, peer);
+    assert_eq!((heard.len(), heard.last()), (301, Some(&Message::Bye)));
+    assert!(pairs.ends[peer].has_ended && pairs.engines[0].connections() == 0);
+}
+
+#[test]
+fn who_does_not_read_its_answers_is_not_asked_for_more_and_takes_little_memory() {
+    let mut pairs = pairs::<Service>(1, 1);
+    let peer = peer(&mut pairs);
+    pairs.set_deaf(peer, true);
+    (0..150).for_each(|id| pairs.say(peer, &frame(&Message::Ask { id, after_ms: 0, size: u16::MAX })));
+    pairs.settle();
+    let held = pairs.engines[0].buffered_bytes();
+    assert!((OUTBOX_SOFT_BYTES / 2..3 * OUTBOX_SOFT_BYTES).contains(&held), "{held}");
+    assert!(count(&pairs, Counter::ReadPauses) > 0);
+    pairs.set_deaf(peer, false);
+    pairs.settle();
+    assert_eq!(heard(&pairs, peer).len(), 150);
+}
+
+#[test]
+fn when_memory_runs_out_who_gathers_most_goes_and_others_are_served() {
+    let mut pairs = pairs::<Service>(1, 1);
+    (pairs.piece, pairs.window) = (usize::MAX, usize::MAX);
+    let honest = peer(&mut pairs);
+    let piece = [0; 15 * PIECE];
+    for _ in 0..2 * BUFFERED_BYTES / LARGE_MAX {
+        let greedy = peer(&mut pairs);
+        pairs.say(greedy, &large_head(1, LARGE_MAX));
+        pairs.say(greedy, &piece);
+        pairs.settle();
+        assert!(pairs.engines[0].buffered_bytes() <= BUFFERED_BYTES);
+    }
+    assert!(count(&pairs, Counter::MemoryLimit) > 0);
+    pairs.say(honest, &Service::ping(7));
+    pairs.settle();
+    assert_eq!(heard(&pairs, honest), [Message::Answer { id: 7, bytes: &[7] }]);
 }
 
 #[test]
