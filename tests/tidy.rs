@@ -1,6 +1,7 @@
-//! Reads src/ and holds the rules of the house: who may import whom, what pure modules must not touch, how long files
-//! and lines may be.
+//! Reads src/ and holds the rules of the house: who may import whom, who may name a dialect or a feature, what pure modules
+//! must not touch, how long files and lines may be.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,8 +42,41 @@ const IMPURE: &[&str] = &[
     "RandomState",
     "fastrand::u",
     "Rng::new()",
+    "OsRng",
+    "getrandom",
+    "thread_rng",
     "println!",
 ];
+
+/// Where `cfg(feature` may stand for a dialect's feature.
+const DIALECT_FEATURES: &[&str] = &[
+    "cli/mod.rs",
+    "cli/listeners/mod.rs",
+    "cli/visit/mod.rs",
+    "dialect/mod.rs",
+    "dialect/stream.rs",
+    "engine/dialects.rs",
+    "guard.rs",
+];
+
+/// Where a build without a dialect takes a file that stands in for another: by `cfg_attr(.., path = ..)`, and in no other
+/// way.
+const STAND_INS: &[&str] = &["engine/mod.rs", "net/mod.rs"];
+
+/// Where `cfg(feature` may stand for tools that are no dialect.
+const TOOL_FEATURES: &[(&str, &[&str])] = &[
+    ("bench", &["lib.rs", "cli/mod.rs", "net/mod.rs"]),
+    (
+        "sim",
+        &["lib.rs", "cli/mod.rs", "dialect/sealed/node.rs", "dialect/sealed/service.rs", "dialect/sealed/settings.rs"],
+    ),
+];
+
+/// Files of the engine that may name a dialect. (seam.md: engine/dialects.rs, and datagrams for the one that uses them)
+const NAME_DIALECTS: &[&str] = &["engine/dialects.rs", "engine/datagrams.rs"];
+
+/// Folders whose one type has its methods in all of their files, which therefore name it: `Engine` and `Net`.
+const SPREAD: &[&str] = &["engine", "net"];
 
 /// Longest file, without its tests.
 const FILE_LINES: usize = 600;
@@ -51,6 +85,8 @@ const FUNCTION_LINES: usize = 70;
 
 struct Source {
     path: PathBuf,
+    /// Below src/, with slashes: `kad/bucket.rs`.
+    name: String,
     /// Its top-level module: `kad` for src/kad/bucket.rs.
     module: String,
     /// Without the unit tests at its end.
@@ -68,10 +104,15 @@ fn sources() -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
                 let inside = path.strip_prefix(&root).unwrap();
-                let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+                let names: Vec<&str> = inside.iter().map(|name| name.to_str().unwrap()).collect();
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_string();
-                found.push(Source { module: first.trim_end_matches(".rs").to_string(), code, path });
+                found.push(Source {
+                    module: names[0].trim_end_matches(".rs").to_string(),
+                    name: names.join("/"),
+                    code,
+                    path,
+                });
             }
         }
     }
@@ -136,6 +177,237 @@ fn no_dialect_knows_another() {
             assert!(!is_module || named == own || named == "stream", "{} names dialect {named}", source.path.display());
         }
     }
+}
+
+/// Only engine/dialects.rs and the datagrams know which dialects there are; for everybody else the seam stands in.
+#[test]
+fn the_engine_and_the_net_name_no_dialect() {
+    let sources = sources();
+    for name in NAME_DIALECTS {
+        assert!(sources.iter().any(|source| source.name == *name), "{name} is there");
+    }
+    for source in sources.iter().filter(|source| ["engine", "net"].contains(&source.module.as_str())) {
+        let named = paths(&source.code).into_iter().find(|path| {
+            let is_folder = |name: &String| name != "stream" && name.starts_with(char::is_lowercase);
+            path.names.starts_with(&["crate".into(), "dialect".into()]) && path.names.get(2).is_some_and(is_folder)
+        });
+        let is_allowed = NAME_DIALECTS.contains(&source.name.as_str());
+        assert!(named.is_none() || is_allowed, "{} names a dialect: {named:?}", source.name);
+    }
+}
+
+#[test]
+fn features_are_named_in_few_files() {
+    for source in sources() {
+        let name = source.name.as_str();
+        for (number, line) in source.code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for (at, marker) in line.match_indices("feature = \"") {
+                let feature = line[at + marker.len()..].split('"').next().unwrap();
+                let is_allowed = match TOOL_FEATURES.iter().find(|(tool, _)| *tool == feature) {
+                    Some((_, files)) => files.contains(&name),
+                    None if STAND_INS.contains(&name) => line.contains("cfg_attr(") && line.contains(", path = "),
+                    None => DIALECT_FEATURES.contains(&name),
+                };
+                assert!(is_allowed, "{name}:{}: the feature {feature} stands here", number + 1);
+            }
+        }
+    }
+}
+
+// ---- circles ----
+
+/// How a path is written.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum How {
+    Use,
+    /// `pub use`, of whatever visibility.
+    ReExport,
+    /// In the middle of code, without `use`.
+    InPlace,
+}
+
+#[derive(Clone, Debug)]
+struct NamedPath {
+    names: Vec<String>,
+    /// What the last one is called here, if it is renamed.
+    alias: Option<String>,
+    how: How,
+}
+
+/// The paths that some code names: all of its `use`s, without their braces, and what begins with `crate`, `super` or
+/// `self`.
+fn paths(code: &str) -> Vec<NamedPath> {
+    let mut found = Vec::new();
+    let mut lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    while let Some(line) = lines.next() {
+        let line = line.trim_start();
+        let visible = if line.starts_with("pub(") { line.split_once(") ") } else { line.split_once("pub ") };
+        let (how, rest) = match visible.filter(|_| line.starts_with("pub")) {
+            Some((_, rest)) => (How::ReExport, rest),
+            None => (How::Use, line),
+        };
+        if let Some(first) = rest.strip_prefix("use ") {
+            let mut tree = first.to_string();
+            while !tree.contains(';') {
+                tree += lines.next().expect("a use ends").trim();
+            }
+            spread(tree.split(';').next().unwrap(), "", how, &mut found);
+            continue;
+        }
+        for start in ["crate::", "super::", "self::"] {
+            for (at, _) in line.match_indices(start) {
+                let is_inside = line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+                let path: String =
+                    line[at..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
+                if !is_inside {
+                    spread(path.trim_end_matches(':'), "", How::InPlace, &mut found);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// `a::{self, b, c::{d, e as f}}` as `a`, `a::b`, `a::c::d`, `a::c::e`.
+fn spread(tree: &str, before: &str, how: How, found: &mut Vec<NamedPath>) {
+    let tree = tree.trim();
+    let Some((head, rest)) = tree.split_once('{') else {
+        let (path, alias) =
+            tree.split_once(" as ").map_or((tree, None), |(path, alias)| (path, Some(alias.to_string())));
+        let path = format!("{before}{path}");
+        let names = path.trim_end_matches("::self").split("::").map(String::from).collect();
+        return found.push(NamedPath { names, alias, how });
+    };
+    let (mut depth, mut from) = (0, 0);
+    let inner = &rest[..rest.rfind('}').expect("a brace is closed")];
+    for (at, c) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let part = &inner[from..at];
+                from = (at + 1).min(inner.len());
+                if !part.trim().is_empty() {
+                    spread(part, &format!("{before}{head}"), how, found);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Files by their module paths; a mod.rs has the path of its folder.
+type Files = BTreeMap<Vec<String>, Vec<NamedPath>>;
+
+fn module_path(name: &str) -> Vec<String> {
+    let path = name.trim_end_matches(".rs").trim_end_matches("/mod");
+    path.split('/').map(String::from).collect()
+}
+
+/// The file that `path` leads to from the file `from`. What a file has from another by `use` is that other's.
+fn file_of(files: &Files, from: &[String], path: &[String], depth: usize) -> Option<Vec<String>> {
+    let (mut at, mut rest) = (from.to_vec(), path);
+    match path[0].as_str() {
+        "crate" => (at, rest) = (Vec::new(), &path[1..]),
+        "self" => rest = &path[1..],
+        "super" => {
+            while rest.first().is_some_and(|name| name == "super") {
+                at.pop();
+                rest = &rest[1..];
+            }
+        }
+        // A crate, or what is in scope by another `use`: only a child is a file.
+        child => {
+            at.push(child.to_string());
+            rest = &path[1..];
+        }
+    }
+    while let Some(name) = rest.first() {
+        at.push(name.clone());
+        if !files.contains_key(&at) {
+            at.pop();
+            break;
+        }
+        rest = &rest[1..];
+    }
+    let passed_on =
+        |named: &&NamedPath| named.how != How::InPlace && named.alias.as_ref().or(named.names.last()) == rest.first();
+    let known = files.get(&at)?;
+    let origin = known.iter().find(passed_on).filter(|_| depth < 8);
+    origin.and_then(|named| file_of(files, &at, &named.names, depth + 1)).or(Some(at))
+}
+
+/// The files that are in a circle, or between two; none if there is no circle.
+///
+/// A file points to another of the same top-level module if it names it, or anything in it, with three exceptions:
+///
+/// * A mod.rs that names a child in place, as in a table of commands (`run: node::run`), or only declares or re-exports it,
+///   dispatches to it. It points to the child if it takes something in by `use`.
+/// * A child that names what its mod.rs passes on (`use super::Bucket`, where mod.rs has `pub use bucket::Bucket`) points to
+///   where that comes from, not to mod.rs.
+/// * In the folders of [`SPREAD`] a child may name its mod.rs.
+fn circle(files: &Files) -> BTreeSet<String> {
+    let mut edges: BTreeSet<(&[String], Vec<String>)> = BTreeSet::new();
+    for (file, named) in files {
+        for path in named {
+            let Some(to) = file_of(files, file, &path.names, 0) else {
+                continue;
+            };
+            let dispatches = to.starts_with(file) && path.how != How::Use;
+            let is_spread = file.starts_with(&to) && SPREAD.contains(&to.join("/").as_str());
+            if to != *file && to[0] == file[0] && !dispatches && !is_spread {
+                edges.insert((file, to));
+            }
+        }
+    }
+    loop {
+        let from: BTreeSet<&[String]> = edges.iter().map(|(from, _)| *from).collect();
+        let to: BTreeSet<Vec<String>> = edges.iter().map(|(_, to)| to.clone()).collect();
+        let before = edges.len();
+        edges.retain(|edge| to.contains(edge.0) && from.contains(&edge.1[..]));
+        if edges.len() == before {
+            return edges.iter().map(|(file, to)| format!("{} -> {}", file.join("/"), to.join("/"))).collect();
+        }
+    }
+}
+
+#[test]
+fn no_folder_has_a_circle_of_files() {
+    let sources = sources();
+    let files = sources.iter().filter(|source| !["lib", "main"].contains(&source.module.as_str()));
+    let circle = circle(&files.map(|source| (module_path(&source.name), paths(&source.code))).collect());
+    assert!(circle.is_empty(), "a circle of files: {circle:#?}");
+}
+
+#[test]
+fn the_circles_that_were_here_would_be_seen() {
+    let is_circle = |files: &[(&str, &str)]| {
+        !circle(&files.iter().map(|(name, code)| (module_path(name), paths(code))).collect()).is_empty()
+    };
+    assert!(is_circle(&[
+        ("dialect/mod.rs", "pub mod hyperdht;"),
+        ("dialect/hyperdht/mod.rs", "pub mod node;"),
+        ("dialect/hyperdht/node.rs", "use crate::dialect::hyperdht::{\n    errand::Errand,\n    serve::Server,\n};"),
+        ("dialect/hyperdht/errand.rs", "use super::serve::Ticket;"),
+        (
+            "dialect/hyperdht/serve.rs",
+            "impl Node {\n    fn f(&self, node: &crate::dialect::hyperdht::node::Node) {}\n}"
+        ),
+    ]));
+    assert!(is_circle(&[
+        ("cli/mod.rs", "mod client;\nmod node;\nconst COMMANDS: &[Command] = &[node::run];"),
+        ("cli/node.rs", "const DEFAULT: &str = super::client::DEFAULT_NODE;"),
+        ("cli/client.rs", "use super::hyperdht;"),
+        ("cli/hyperdht.rs", "use super::node::{contact_address, start_logging};"),
+    ]));
+    let parent = |code| [("cli/mod.rs", code), ("cli/a.rs", "use super::Stop;"), ("cli/b.rs", "use super::a::A;")];
+    assert!(
+        !is_circle(&parent("mod a;\nmod b;\npub use b::B;\nfn run() { self::a::run() }\nstruct Stop;")),
+        "dispatch"
+    );
+    assert!(is_circle(&parent("mod a;\nmod b;\nuse a::A;\nstruct Stop;")), "what a parent uses must not use it");
+    assert!(is_circle(&parent("mod a;\nmod b;\npub use b::B as Stop;")), "by way of the parent");
+    assert!(!is_circle(&[("net/mod.rs", "use a::A;\nstruct Net;"), ("net/a.rs", "use crate::net::Net;")]), "spread");
 }
 
 #[test]
