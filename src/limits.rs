@@ -79,14 +79,14 @@ pub const BOOTSTRAP_DOUBLINGS: u32 = 6;
 /// Bootstrap addresses that are looked at.
 pub const BOOTSTRAPS: usize = 64;
 /// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do
-/// so earlier (hyperdht.md, section 7: a tick).
+/// so earlier (docs/protocol-hyperdht.md, section 7).
 pub const CONFIRM_MS: u64 = 5_000;
 /// Entries that were only heard of, in the whole table: as many as are asked within two of those.
 pub const UNCONFIRMED: usize = 64;
-/// Entries of a full bucket that are asked when somebody new is heard of (hyperdht.md, section 7).
+/// Entries of a full bucket that are asked when somebody new is heard of (docs/protocol-hyperdht.md, section 7).
 pub const CHALLENGED: usize = 3;
-/// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node
-/// more).
+/// ... if they have been silent for this long (the npm peer has 15 s, the Go port 15 or 30:
+/// docs/protocol-hyperdht.md, section 7; that is 3 packets a second of an idle node more).
 pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
 /// Delay before the first self-reachability check from an anonymous port; doubles up to five times.
 pub const REACHABILITY_CHECK_MS: u64 = 300;
@@ -94,17 +94,17 @@ pub const REACHABILITY_CHECK_MS: u64 = 300;
 pub const REACHABILITY_DOUBLINGS: usize = 5;
 /// Contacts used for that check, round-robin.
 pub const REACHABILITY_CONTACTS: usize = 3;
-/// Candidates being probed at once (sealed.md, "Who is who").
+/// Candidates being probed at once (docs/protocol-sealed.md, "Who is who").
 pub const PROBES: usize = 32;
-/// How long a failed probe is remembered (sealed.md).
+/// How long a failed probe is remembered (docs/protocol-sealed.md, "Who is who").
 pub const PROBE_MEMORY_MS: u64 = 60_000;
 /// Failed probes that are remembered; the oldest is forgotten first.
 pub const PROBE_MEMORY: usize = 1_024;
 
 // ---- Requests ----
 
-/// Least short timeout of a request, after which its lookup widens (design.md, decision 11, has 250 ms and 3 round
-/// trips: with 20 % of contacts dead these find a value sooner, for a tenth more requests; `make sim` shows it).
+/// Least short timeout of a request, after which its lookup widens (not 250 ms and 3 round trips: with 20 % of contacts
+/// dead these find a value sooner, for a tenth more requests; `make sim` shows it; docs/architecture.md, decision 11).
 pub const SHORT_TIMEOUT_MIN_MS: u64 = 150;
 /// The short timeout is this many smoothed round trips.
 pub const SHORT_TIMEOUT_ROUND_TRIPS: u64 = 2;
@@ -112,7 +112,7 @@ pub const SHORT_TIMEOUT_ROUND_TRIPS: u64 = 2;
 pub const LONG_TIMEOUT_MS: u64 = 2_000;
 /// A dial that has not connected by then has failed; a little above the long timeout, so that requests fail first.
 pub const DIAL_TIMEOUT_MS: u64 = 3_000;
-/// A coordinated PUT or a GET has this long in all (sealed.md).
+/// A coordinated PUT or a GET has this long in all (docs/protocol-sealed.md, "Storing and finding").
 pub const JOB_MS: u64 = 4_000;
 /// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
 pub const JOB_MARGIN_MS: u64 = 200;
@@ -129,7 +129,7 @@ pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
 
 /// Largest frame: its size is a u16.
 pub const FRAME_MAX: usize = 65_535;
-/// Largest value: what a PUT can carry (sealed.md).
+/// Largest value: what a PUT can carry (docs/protocol-sealed.md, "Messages").
 pub const VALUE_MAX: usize = 65_463;
 /// Longest lifetime; a ttl of 0 asks for it (seed 001: "less than 10 seconds").
 pub const LIFETIME_MAX_MS: u64 = 10_000;
@@ -184,8 +184,8 @@ pub const STORE_SOURCE_SHARE: usize = 4;
 /// update, and the end. No operation has more, so none is lost however late they are pulled.
 pub const OPERATION_EVENTS: usize = 1 + LOOKUP_BUDGET + K + 1;
 
-/// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8);
-/// users' commands may carry more.
+/// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes
+/// (docs/protocol-hyperdht.md, section 5); users' commands may carry more.
 pub const DATAGRAM_BYTES: usize = 8_192;
 /// Largest answer of ours, so that it fits one packet of every path (1,500 bytes of Ethernet less what tunnels take).
 pub const ANSWER_BYTES: usize = 1_400;
@@ -194,15 +194,16 @@ pub const ANSWER_BYTES: usize = 1_400;
 pub const DATAGRAM_REQUESTS: usize = 128;
 /// Requests that wait for that: those of two hundred lookups at once.
 pub const DATAGRAM_REQUESTS_WAITING: usize = 4_096;
-/// Requests a lookup keeps in flight (hyperdht.md, section 6: concurrency).
+/// Requests a lookup keeps in flight (docs/protocol-hyperdht.md, section 6: concurrency).
 pub const DATAGRAM_ALPHA: usize = 16;
-/// A token is valid for one to two of these (hyperdht.md, section 5).
+/// A token is valid for one to two of these (docs/protocol-hyperdht.md, section 5).
 pub const TOKEN_ROTATION_MS: u64 = 300_000;
 /// Bytes of a token of others that are kept and sent back; real ones have 32.
 pub const TOKEN_BYTES: usize = 256;
-/// How long a record is held; who announces repeats it every 4 to 5 minutes (hyperdht.md, section 8: 6 to 15 minutes).
+/// How long a record is held; who announces repeats it every 4 to 5 minutes (docs/protocol-hyperdht.md, section 8: 6 to
+/// 15 minutes).
 pub const RECORD_AGE_MS: u64 = 720_000;
-/// Records a node holds (hyperdht.md, section 8: "size limit 65536").
+/// Records a node holds (docs/protocol-hyperdht.md, section 8).
 pub const RECORDS: usize = 65_536;
 /// Records of one key, a sixteenth of all: an answer shows about a hundred of them, and an announcement looks through
 /// all.
@@ -213,7 +214,7 @@ pub const RECORDS_OF_SOURCE: usize = 4_096;
 pub const RECORDS_OF_SOURCE_PER_KEY: usize = 64;
 /// A record is announced again after at least this long ...
 pub const ANNOUNCE_AGAIN_MS: u64 = 240_000;
-/// ... and at most that long (hyperdht.md, section 8).
+/// ... and at most that long (docs/protocol-hyperdht.md, section 8).
 pub const ANNOUNCE_AGAIN_MAX_MS: u64 = 300_000;
 /// Datagrams per second that one address may have us send to addresses of its choice: a hole punch takes one.
 pub const FORWARDS_OF_SOURCE_PER_S: u64 = 10;
@@ -248,17 +249,17 @@ pub const fn connections_max(width: u32) -> usize {
 }
 /// Inbound connections from one address (v6: /64) that is not loopback.
 pub const CONNECTIONS_PER_ADDRESS: usize = 128;
-/// Connections to nodes, least recently used out (sealed.md).
+/// Connections to nodes, least recently used out (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;
 /// This part of all connections, 1/4, but no more than [`NODE_CONNECTIONS`], is kept free for those we dial.
 pub const DIALLED_SHARE: usize = 4;
-/// A connection to a node that is idle for this long is closed (sealed.md).
+/// A connection to a node that is idle for this long is closed (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_IDLE_MS: u64 = 60_000;
 /// Descriptors kept free for listeners, epoll, signals, the status listener and the spare.
 pub const RESERVED_DESCRIPTORS: u64 = 32;
 /// Open files of a process that macOS allows at most (OPEN_MAX).
 pub const MACOS_OPEN_MAX: u64 = 10_240;
-/// A connection to the sealed listener must have sent its first frame by then (faults.md, row 2).
+/// A connection to the sealed listener must have sent its first frame by then (docs/faults.md, row 2).
 pub const FIRST_FRAME_MS: u64 = 10_000;
 /// A frame must be complete this long after its first byte, not counting time in which it is not read (row 1).
 pub const FRAME_MS: u64 = 10_000;
@@ -270,7 +271,7 @@ pub const OUTBOX_HARD_BYTES: usize = 2 * 1024 * 1024;
 pub const STALL_MS: u64 = 30_000;
 /// Buffered bytes of all connections, past which the heaviest is closed.
 pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes read from, and messages handled for, one connection per turn (design.md, decision 5).
+/// Bytes read from, and messages handled for, one connection per turn (docs/architecture.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
 /// Messages handled for one connection per turn.
 pub const TURN_MESSAGES: usize = 64;
@@ -285,7 +286,8 @@ pub const OFFENDERS: usize = 4_096;
 /// A dial that found its address pair taken waits this long for the peer's own connection: on a busy host that is still
 /// shaking hands when the dial fails already.
 pub const YIELD_MS: u64 = 30;
-/// A listening-port dial that found its address pair taken is tried again after this long (sealed.md).
+/// A listening-port dial that found its address pair taken is tried again after this long
+/// (docs/protocol-sealed.md, "Who is who").
 pub const REDIAL_MS: u64 = 1_000;
 /// Connections accepted per turn and listener.
 pub const ACCEPTS_PER_TURN: usize = 128;

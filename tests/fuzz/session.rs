@@ -460,7 +460,7 @@ fn answer<'a>(cursor: &mut Cursor<'a>, request: &Message<'_>) -> Message<'a> {
     }
 }
 
-/// Whether `answer` is one that `request` may have, by the table of sealed.md.
+/// Whether `answer` is one that `request` may have, by the table of docs/protocol-sealed.md, "Messages".
 fn fits(request: &Request, answer: &Message<'_>) -> bool {
     match (answer, request) {
         (Message::Error { .. }, _) => true,

@@ -37,7 +37,7 @@ pub mod kind {
     pub const VALUE: u16 = 660;
 }
 
-/// Why a request was not fulfilled (seed silent: codes from sealed.md, "Errors and violations").
+/// Why a request was not fulfilled (seed silent: docs/protocol-sealed.md, "Errors").
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum ErrorCode {
     /// The checksum does not match.

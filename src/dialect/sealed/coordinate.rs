@@ -104,9 +104,10 @@ impl Node {
         }
     }
 
-    /// Has a value stored on the nodes nearest to its key as soon as all of those have answered, while the lookup goes on
-    /// to see whether there are nearer ones, who are asked as well then (sealed.md looks first). The answer waits for both: to
-    /// give it earlier saves another sixth of the time, but then a fifth of liars hide twice as many values (`dayfly sim`).
+    /// Has a value stored on the nodes nearest to its key as soon as all of those have answered, while the lookup goes
+    /// on to see whether there are nearer ones, who are asked as well then
+    /// (docs/protocol-sealed.md, "Where the seed is silent"). The answer waits for both: to give it earlier saves
+    /// another sixth of the time, but then a fifth of liars hide twice as many values (`dayfly sim`).
     fn put_early(&mut self, id: JobId, lookup: LookupId) {
         let Some(wanted) = self.put_job(id).filter(|put| put.candidates.is_empty()).map(|put| put.replication) else {
             return;
@@ -124,9 +125,9 @@ impl Node {
         }
     }
 
-    /// Ends a GET for which values were named once the nodes nearest to its key have been heard. (sealed.md: once the
-    /// requests in flight have answered, or 250 ms later; but then whoever is asked on the way, a fifth of liars say, may
-    /// make up four values of five, as `make sim` shows.)
+    /// Ends a GET for which values were named once the nodes nearest to its key have been heard. (Not once the requests
+    /// in flight have answered, or 250 ms later: then whoever is asked on the way, a fifth of liars say, may make up
+    /// four values of five, as `make sim` shows; docs/protocol-sealed.md, "Where the seed is silent".)
     pub(super) fn judge(&mut self, lookup: LookupId, now: Time) {
         let quorum = self.settings.quorum;
         let Some(id) = self.overlay.owner(lookup) else {

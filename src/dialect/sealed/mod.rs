@@ -1,5 +1,6 @@
 //! The sealed dialect (seed 001): Kademlia over TCP, a SHA-256 trailer on every message, values that live less than ten
-//! seconds; and the VoidPhone API, the plain listener to the same node. What the seed leaves open, `sealed.md` closes.
+//! seconds; and the VoidPhone API, the plain listener to the same node. What the seed leaves open is closed by
+//! docs/protocol-sealed.md.
 
 mod answers;
 pub mod api;
@@ -21,7 +22,8 @@ use std::net::SocketAddr;
 use crate::contact::Contact;
 use crate::id::Id;
 
-/// The node id that belongs to `addr`: SHA-256 of ip_type, ip and port (seed silent: sealed.md, "Who is who").
+/// The node id that belongs to `addr`: SHA-256 of ip_type, ip and port (seed silent:
+/// docs/protocol-sealed.md, "Who is who").
 pub fn node_id(addr: SocketAddr) -> Id {
     let mut entry = [0; 19];
     let len = match addr {
@@ -50,7 +52,8 @@ pub fn is_genuine(contact: &Contact) -> bool {
     node_id(contact.addr) == contact.id
 }
 
-/// The key of a piece of text: 64 hex digits are the key itself, anything else is hashed with SHA-256 (design.md).
+/// The key of a piece of text: 64 hex digits are the key itself, anything else is hashed with SHA-256
+/// (docs/protocol-sealed.md, "Messages").
 pub fn key_of(text: &str) -> Id {
     text.parse().unwrap_or_else(|_| Id::hash_of(&[text.as_bytes()]))
 }

@@ -121,7 +121,7 @@ impl Node {
         &self.overlay
     }
 
-    /// Contacts in answers whose id did not belong to their address (faults.md, row 12).
+    /// Contacts in answers whose id did not belong to their address (docs/faults.md, row 12).
     pub fn id_mismatches(&self) -> u64 {
         self.id_mismatches
     }

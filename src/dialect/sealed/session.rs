@@ -251,8 +251,8 @@ impl<A> Session<A> {
     // ---- answers we owe ----
 
     /// Whether `request` must wait: too many jobs are owed already, or an earlier request of the same key is not done
-    /// and one of the two is a PUT. (The page asks it of a GET behind a PUT; a PUT behind a GET waits too, or else the
-    /// GET could find what was put after it.)
+    /// and one of the two is a PUT. (A PUT behind a GET waits too, or else the GET could find what was put after it:
+    /// docs/protocol-sealed.md, "Order of answers".)
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
         self.owing.as_ref().is_some_and(|owing| owing.must_wait(request))
     }
@@ -339,7 +339,7 @@ impl<A> stream::Session for Session<A> {
         }
     }
 
-    /// faults.md, row 5.
+    /// docs/faults.md, row 5.
     fn looks_foreign(&self, bytes: &[u8]) -> bool {
         self.wire == Wire::Sealed && !self.saw_frame && bytes.len() >= HEADER && is_foreign(bytes)
     }
@@ -395,7 +395,7 @@ fn encode(wire: Wire, message: &Message<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// The API has no error message: whatever is wrong closes (sealed.md, "The VoidPhone API").
+/// The API has no error message: whatever is wrong closes (docs/protocol-sealed.md, "The VoidPhone API").
 fn judge_api<A>(frame: &[u8]) -> Parsed<'_, A> {
     let len = frame.len();
     match VoidPhone::decode(frame) {

@@ -9,7 +9,7 @@ use crate::limits::{GET_TRIES, REPLICATION};
 /// Which ids of contacts are believed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Ids {
-    /// Only the hash of the contact's address (sealed.md, "Who is who").
+    /// Only the hash of the contact's address (docs/protocol-sealed.md, "Who is who").
     Bound,
     /// Any, as in networks where a node chooses its id: for comparison with the literature, in the simulator only.
     #[cfg(feature = "sim")]

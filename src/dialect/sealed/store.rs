@@ -69,7 +69,8 @@ impl Store {
         }
     }
 
-    /// The lifetime a ttl asks for: min(ttl, 10) seconds, 0 meaning 10 (seed: "less than 10 seconds"; sealed.md).
+    /// The lifetime a ttl asks for: min(ttl, 10) seconds, 0 meaning 10 (seed: "less than 10 seconds";
+    /// docs/protocol-sealed.md, "Lifetimes").
     pub fn lifetime_ms(ttl_s: u16) -> u64 {
         match ttl_s {
             0 => LIFETIME_MAX_MS,
