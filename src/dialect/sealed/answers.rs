@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use crate::dialect::sealed::codec::Message;
-use crate::dialect::sealed::turns::{Access, Place, Turns};
+use crate::dialect::sealed::key_locks::{Access, KeyLocks, Place};
 use crate::limits::{OWED_ANSWER_BYTES, OWED_ANSWERS, OWED_ANSWERS_BYTES, OWED_BYTES, OWED_JOBS};
 use crate::time::Time;
 
@@ -62,7 +62,7 @@ pub struct OwedAnswers {
     /// No place before this one holds back later answers. It lags behind until somebody needs to know.
     barrier: Place,
     /// Who may touch which key; of all that is not settled or unblocked.
-    turns: Turns,
+    locks: KeyLocks,
     /// Places of waiting requests that no earlier one is in the way of; the first is on top.
     startable: BinaryHeap<Reverse<Place>>,
     waiting: usize,
@@ -106,15 +106,15 @@ impl OwedAnswers {
     /// Whether `request` must wait: too many jobs are owed already, or an earlier request of the same key is not done
     /// and one of the two writes.
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
-        self.running >= OWED_JOBS || Access::of(request).is_some_and(|access| !self.turns.admits(access))
+        self.running >= OWED_JOBS || Access::of(request).is_some_and(|access| !self.locks.is_free(access))
     }
 
     /// Takes in the frame of a request that came at `since` and is to wait, whether or not it must.
-    pub fn wait(&mut self, frame: &[u8], access: Option<Access>, expects: Expects, since: Time) {
+    pub fn defer(&mut self, frame: &[u8], access: Option<Access>, expects: Expects, since: Time) {
         let place = self.push(Owed::Waiting { frame: frame.to_vec(), access, expects, since });
         self.waiting += 1;
         self.waiting_bytes += frame.len();
-        if access.is_none_or(|access| self.turns.join(place, access)) {
+        if access.is_none_or(|access| self.locks.lock_or_queue(place, access)) {
             self.startable.push(Reverse(place));
         }
     }
@@ -124,7 +124,7 @@ impl OwedAnswers {
         let place = self.push(Owed::Running { access, expects });
         self.running += 1;
         if let Some(access) = access {
-            self.turns.start(access);
+            self.locks.lock(access);
         }
         place
     }
@@ -164,7 +164,7 @@ impl OwedAnswers {
     pub fn unblock(&mut self, place: Place) {
         if let Some(Owed::Running { access, .. }) = self.at(place) {
             let access = access.take();
-            self.end_turn(access);
+            self.release_lock(access);
         }
     }
 
@@ -182,26 +182,26 @@ impl OwedAnswers {
         *owed = Owed::Settled(frame);
         self.settled_bytes += len;
         self.running -= 1;
-        self.end_turn(access);
+        self.release_lock(access);
     }
 
     /// Forgets the requests that wait: they will not be started any more, and get no answer. Looks at all that is owed;
     /// a connection does so once, at its end.
     pub fn drop_waiting(&mut self) {
-        (self.turns, self.startable) = Default::default();
+        (self.locks, self.startable) = Default::default();
         for owed in &mut self.owed {
             match owed {
                 Owed::Waiting { .. } => *owed = Owed::Settled(Vec::new()),
-                Owed::Running { access: Some(access), .. } => self.turns.start(*access),
+                Owed::Running { access: Some(access), .. } => self.locks.lock(*access),
                 Owed::Running { access: None, .. } | Owed::Settled(_) => {}
             }
         }
         (self.waiting, self.waiting_bytes) = (0, 0);
     }
 
-    fn end_turn(&mut self, access: Option<Access>) {
+    fn release_lock(&mut self, access: Option<Access>) {
         if let Some(access) = access {
-            self.turns.leave(access, |place| self.startable.push(Reverse(place)));
+            self.locks.unlock(access, |place| self.startable.push(Reverse(place)));
         }
     }
 
@@ -275,7 +275,7 @@ impl OwedAnswers {
             }
             assert!(place >= self.barrier || !owed.holds_back_later_answers());
         }
-        self.turns.check_invariants(accesses.into_iter());
+        self.locks.check_invariants(accesses.into_iter());
         assert_eq!((self.waiting, self.startable.len(), self.running), (waiting, startable, running));
         assert_eq!((self.waiting_bytes, self.settled_bytes), (waiting_bytes, settled_bytes));
         assert!(self.first <= self.unsent && self.unsent <= self.barrier, "nothing leaves from behind the barrier");
@@ -528,7 +528,7 @@ mod tests {
             } else if fate == Fate::Waits || self.model.must_wait(access) {
                 let since = Time::from_ms(self.frames);
                 self.model.push(Stage::Waiting { frame: frame.clone(), since }, access, expects);
-                self.owed.wait(&frame, access, expects, since);
+                self.owed.defer(&frame, access, expects, since);
             } else {
                 let place = self.model.push(Stage::Running, access, expects);
                 assert_eq!(self.owed.owe(access, expects), place);
@@ -605,7 +605,7 @@ mod tests {
 
     fn wait(owed: &mut OwedAnswers, accesses: &[Option<Access>]) {
         for access in accesses {
-            owed.wait(b"request", *access, Expects::Answer, Time::ZERO);
+            owed.defer(b"request", *access, Expects::Answer, Time::ZERO);
         }
     }
 
@@ -633,7 +633,7 @@ mod tests {
     fn an_answer_does_not_wait_for_what_will_be_silent() {
         let (mut owed, mut left) = (OwedAnswers::default(), Vec::new());
         let put = owed.owe(write(1), Expects::Silence);
-        owed.wait(b"another put", write(1), Expects::Silence, Time::ZERO);
+        owed.defer(b"another put", write(1), Expects::Silence, Time::ZERO);
         let get = owed.owe(read(2), Expects::Answer);
         owed.settle(get, b"value".to_vec());
         owed.release(&mut left, 100);
@@ -711,7 +711,7 @@ mod tests {
         }
         assert!(!owed.has_room());
         let mut owed = OwedAnswers::default();
-        owed.wait(&vec![7; OWED_BYTES - 1], None, Expects::Answer, Time::ZERO);
+        owed.defer(&vec![7; OWED_BYTES - 1], None, Expects::Answer, Time::ZERO);
         assert!(owed.has_room());
         owed.queue(vec![7]);
         assert!(!owed.has_room());
@@ -745,7 +745,7 @@ mod tests {
             owed.release(&mut left, room);
         };
         for (access, expects) in requests {
-            owed.wait(b"request", access, expects, Time::ZERO);
+            owed.defer(b"request", access, expects, Time::ZERO);
             event(&mut owed, &mut running, 100);
         }
         // The newest job ends first, and the peer reads one answer at a time.

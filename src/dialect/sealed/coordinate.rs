@@ -2,7 +2,9 @@
 //! nodes nearest to the key have had their say, or the job's time is up. Part of the node; sends nothing by itself.
 
 use crate::contact::Contact;
-use crate::dialect::sealed::job::{GetJob, Holding, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::job::{
+    Copies, GetJob, HolderState, Job, JobId, Outcome, Put, PutJob, Quorum, Tally, Ticket, Work,
+};
 use crate::dialect::sealed::node::{Alarm, Node, Output, Purpose};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
@@ -52,7 +54,7 @@ impl Node {
         let Settings { kademlia, replication, quorum, .. } = self.settings;
         let id = self.jobs.vacant_key();
         let lookup = self.overlay.start_lookup(key, Goal::Value, kademlia.paths, id, &[]);
-        let get = GetJob { key, tally: Tally::new(replication, quorum), lookup, tries: 1 };
+        let get = GetJob { key, tally: Tally::new(Copies(replication), Quorum(quorum)), lookup, tries: 1 };
         self.register(Work::Get(get), ticket, now);
         // This node's own value counts as one holder's.
         let own = self.overlay.own().id;
@@ -108,7 +110,7 @@ impl Node {
     /// on to see whether there are nearer ones, who are asked as well then
     /// (docs/protocol-sealed.md, "Where the seed is silent"). The answer waits for both: to give it earlier saves
     /// another sixth of the time, but then a fifth of liars hide twice as many values (`dayfly sim`).
-    fn put_early(&mut self, id: JobId, lookup: LookupId) {
+    fn store_early(&mut self, id: JobId, lookup: LookupId) {
         let Some(wanted) = self.put_job(id).filter(|put| put.candidates.is_empty()).map(|put| put.replication) else {
             return;
         };
@@ -128,25 +130,24 @@ impl Node {
     /// Ends a GET for which values were named once the nodes nearest to its key have been heard. (Not once the requests
     /// in flight have answered, or 250 ms later: then whoever is asked on the way, a fifth of liars say, may make up
     /// four values of five, as `make sim` shows; docs/protocol-sealed.md, "Where the seed is silent".)
-    pub(super) fn judge(&mut self, lookup: LookupId, now: Time) {
-        let quorum = self.settings.quorum;
+    pub(super) fn on_lookup_progress(&mut self, lookup: LookupId, now: Time) {
         let Some(id) = self.overlay.owner(lookup) else {
             return;
         };
         if self.put_job(id).is_some() {
-            return self.put_early(id, lookup);
+            return self.store_early(id, lookup);
         }
         let Some(tally) = self.get_job(id).map(|get| &get.tally) else {
             return;
         };
-        let (winner, electorate) = (tally.winner(quorum).cloned(), tally.electorate());
+        let (winner, electorate) = (tally.winner().cloned(), tally.electorate());
         if let Some(value) = winner.filter(|_| self.overlay.have_nearest_answered(lookup, electorate)) {
             self.finish(id, Outcome::Found(value), now);
         }
     }
 
     /// One chosen holder of a PUT has answered or failed.
-    pub(super) fn on_holder(&mut self, job: JobId, holder: Contact, stored: bool) {
+    pub(super) fn on_holder_result(&mut self, job: JobId, holder: Contact, stored: bool) {
         self.settle_holder(job, &holder.id, stored);
         self.puts_to_drive.push_back(job);
     }
@@ -156,7 +157,7 @@ impl Node {
         let Some(Job { work: Work::Put(put), ticket, .. }) = self.jobs.get_mut(id) else {
             return;
         };
-        put.settle(holder, if stored { Holding::Stored } else { Holding::Failed });
+        put.settle(holder, if stored { HolderState::Stored } else { HolderState::Failed });
         if stored && put.copies() == 1 {
             self.outputs.push_back(Output::FirstCopy { ticket: *ticket });
         }
@@ -169,13 +170,12 @@ impl Node {
         // Where nobody else is alive, what is left of the network is this node.
         let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
         let own = counts_itself.then_some(self.overlay.own());
-        let quorum = self.settings.quorum;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
             put.add_candidates(ended.closest.into_iter().chain(own));
             self.drive_put(id, store, now);
         } else if let Some(get) = self.get_job(id) {
-            let found = get.tally.winner(quorum).cloned();
+            let found = get.tally.winner().cloned();
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
@@ -227,7 +227,7 @@ impl Node {
             None => return,
             Some(Work::Put(put)) if put.copies() > 0 => Outcome::Stored,
             Some(Work::Put(_)) => Outcome::Unreachable,
-            Some(Work::Get(get)) => match get.tally.winner(self.settings.quorum) {
+            Some(Work::Get(get)) => match get.tally.winner() {
                 Some(value) => Outcome::Found(value.clone()),
                 None => Outcome::Missing,
             },

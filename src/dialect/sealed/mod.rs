@@ -7,6 +7,7 @@ pub mod api;
 pub mod codec;
 mod coordinate;
 pub mod job;
+mod key_locks;
 pub mod node;
 pub mod operation;
 pub mod request;
@@ -15,7 +16,6 @@ pub mod service;
 pub mod session;
 pub mod settings;
 pub mod store;
-mod turns;
 
 use std::net::SocketAddr;
 

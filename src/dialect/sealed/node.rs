@@ -204,11 +204,11 @@ impl Node {
         match (purpose, answer) {
             (Purpose::Find(lookup), Message::Node(nodes)) => {
                 self.on_nodes(lookup, contact, nodes, now);
-                self.judge(lookup, now);
+                self.on_lookup_progress(lookup, now);
             }
             (Purpose::Find(lookup), Message::Value { value }) => {
                 self.on_value(lookup, contact, value, now);
-                self.judge(lookup, now);
+                self.on_lookup_progress(lookup, now);
             }
             (Purpose::Find(lookup), _) => {
                 self.overlay.alive(contact, now);
@@ -222,7 +222,7 @@ impl Node {
             }
             (Purpose::Store(job), answer) => {
                 self.overlay.alive(contact, now);
-                self.on_holder(job, contact, matches!(answer, Message::Success { .. }));
+                self.on_holder_result(job, contact, matches!(answer, Message::Success { .. }));
             }
             (Purpose::Probe { nonce, verify }, answer) => {
                 // A contact that is too busy to say PONG is alive; a candidate must prove that it speaks the dialect.
@@ -254,7 +254,7 @@ impl Node {
             match overdue {
                 Overdue::Slow(contact, Purpose::Find(lookup)) => {
                     self.overlay.slow(lookup, contact);
-                    self.judge(lookup, now);
+                    self.on_lookup_progress(lookup, now);
                 }
                 Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Reachability) => {}
                 Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact, now),
@@ -349,7 +349,7 @@ impl Node {
                     Failure::Busy => self.overlay.passed_over(lookup, contact),
                 }
                 // Who is not waited for any more may have been the last of the nearest.
-                self.judge(lookup, now);
+                self.on_lookup_progress(lookup, now);
             }
             (Purpose::Reachability, _) => {}
             (Purpose::Probe { nonce, verify }, why) => {
@@ -362,7 +362,7 @@ impl Node {
                 if why == Failure::Contact {
                     self.overlay.dead(contact);
                 }
-                self.on_holder(job, contact, false);
+                self.on_holder_result(job, contact, false);
             }
         }
     }

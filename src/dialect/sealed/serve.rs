@@ -29,9 +29,9 @@ impl Service {
         }
         self.note_candidate(session, cx, message, now);
         if cx.is_held_back() || session.must_wait(message) {
-            session.wait(message, frame, now);
+            session.defer(message, frame, now);
         } else {
-            self.serve(session, cx, Asked { place: None, since: now }, message, now);
+            self.serve(session, cx, Incoming { place: None, since: now }, message, now);
         }
         Verdict::Handled(frame.len())
     }
@@ -56,7 +56,7 @@ impl Service {
         };
         session.candidate_at = Some(now);
         self.nodes[usize::from(node)].on_candidate(cx.info.peer, now);
-        self.stir(node);
+        self.mark_changed(node);
     }
 
     /// Answers a request, or owes the answer.
@@ -64,7 +64,7 @@ impl Service {
         &mut self,
         session: &mut Session<Requester>,
         cx: &mut Context<'_>,
-        asked: Asked,
+        incoming: Incoming,
         message: &Message<'_>,
         now: Time,
     ) {
@@ -72,14 +72,14 @@ impl Service {
         let Some(number) = node_of(cx.info.listener) else {
             // A client has nothing to offer.
             let answer = ErrorCode::Busy.message();
-            return cx.answer(now, |out| asked.answer(session, Some(&answer), out));
+            return cx.answer(now, |out| incoming.answer(session, Some(&answer), out));
         };
         // What is answered from what is known changes nothing.
         if !matches!(message, Message::Ping { .. } | Message::FindNode { .. } | Message::FindValue { .. }) {
-            self.stir(number);
+            self.mark_changed(number);
         }
         let node = &mut self.nodes[usize::from(number)];
-        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: asked.since };
+        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: incoming.since };
         let answer = match (session.wire(), message) {
             (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
                 // The API's PUT always goes through the network, and is never answered.
@@ -89,10 +89,10 @@ impl Service {
             }
             _ => Some(node.on_request(peer, message, &mut self.store, ticket, now)),
         };
-        let key = key_of(message);
+        let key = request_key(message);
         let answer = match answer {
             Some(Answer::Later) => {
-                let place = asked.place.unwrap_or_else(|| session.owe(message));
+                let place = incoming.place.unwrap_or_else(|| session.owe(message));
                 self.waiters.insert(Waiter::Peer { conn: cx.id, place, key });
                 return;
             }
@@ -110,7 +110,7 @@ impl Service {
                 None
             }
         };
-        cx.answer(now, |out| asked.answer(session, answer.as_ref(), out));
+        cx.answer(now, |out| incoming.answer(session, answer.as_ref(), out));
     }
 
     /// Starts the requests that waited and need not any more, as long as the peer reads its answers.
@@ -120,8 +120,8 @@ impl Service {
                 break;
             };
             if let Some(message) = message_in(&deferred.frame, session.wire()) {
-                let asked = Asked { place: Some(deferred.place), since: deferred.since };
-                self.serve(session, cx, asked, &message, now);
+                let incoming = Incoming { place: Some(deferred.place), since: deferred.since };
+                self.serve(session, cx, incoming, &message, now);
             }
             release(session, cx, now);
         }
@@ -129,7 +129,7 @@ impl Service {
     }
 
     /// A job has ended: its answer takes its place, and requests that waited for it may start.
-    pub(super) fn pay(
+    pub(super) fn settle_outcome(
         session: &mut Session<Requester>,
         cx: &mut Context<'_>,
         place: Place,
@@ -155,13 +155,13 @@ impl Service {
 
 /// A request that is being served: where its answer goes, and when it came.
 #[derive(Copy, Clone)]
-struct Asked {
+struct Incoming {
     /// The place it was given when it had to wait; `None` for a request that just came.
     place: Option<Place>,
     since: Time,
 }
 
-impl Asked {
+impl Incoming {
     /// Puts an answer, or silence, where it belongs.
     fn answer(self, session: &mut Session<Requester>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
         match (self.place, answer) {
@@ -190,7 +190,7 @@ fn message_in(frame: &[u8], wire: Wire) -> Option<Message<'_>> {
 }
 
 /// The key that a request is about; zero where it is about none.
-fn key_of(message: &Message<'_>) -> Id {
+fn request_key(message: &Message<'_>) -> Id {
     match message {
         Message::Put { key, .. }
         | Message::Get { key }

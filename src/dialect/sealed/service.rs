@@ -73,9 +73,9 @@ pub struct Service {
     /// Operations that have not ended, and replies that were not fetched yet.
     operations: BTreeMap<CallId, Option<Reply>>,
     /// Nodes, a bit each, to which something happened since they were last polled.
-    stirred: u64,
+    changed_nodes: u64,
     /// The next deadline of the nodes and the store; kept, because each turn of the loop asks for it.
-    due: Option<Time>,
+    cached_deadline: Option<Time>,
 }
 
 const _: () = assert!(LISTENERS <= u64::BITS as usize, "a bit for each node");
@@ -90,8 +90,8 @@ impl Service {
             waiters: Arena::default(),
             actions: VecDeque::new(),
             operations: BTreeMap::new(),
-            stirred: 0,
-            due: None,
+            changed_nodes: 0,
+            cached_deadline: None,
         }
     }
 
@@ -103,7 +103,7 @@ impl Service {
         assert!(self.nodes.len() < LISTENERS, "at most {LISTENERS} listeners");
         let number = self.nodes.len() as u16;
         self.nodes.push(Node::new(addr, self.settings.node, seed, now));
-        self.stir(number);
+        self.mark_changed(number);
         number
     }
 
@@ -111,7 +111,7 @@ impl Service {
     #[cfg(feature = "sim")]
     pub fn remember(&mut self, node: u16, contacts: &[Contact], now: Time) {
         self.nodes[usize::from(node)].remember(contacts, now);
-        self.stir(node);
+        self.mark_changed(node);
     }
 
     /// The nodes, by number.
@@ -125,23 +125,23 @@ impl Service {
     }
 
     /// Something happened to a node, or to the store through it: it may want something done, and sooner.
-    pub(super) fn stir(&mut self, node: u16) {
-        self.stirred |= 1 << node;
+    pub(super) fn mark_changed(&mut self, node: u16) {
+        self.changed_nodes |= 1 << node;
     }
 
-    fn fail(&mut self, requester: Requester, why: Failure, shared: &mut Shared, now: Time) {
+    fn fail_request(&mut self, requester: Requester, why: Failure, shared: &mut Shared, now: Time) {
         shared.guard.count(Counter::RequestsFailed);
         match requester {
             Requester::Node(node, request) => {
                 self.nodes[usize::from(node)].on_failure(request, why, now);
-                self.stir(node);
+                self.mark_changed(node);
             }
-            Requester::Operation(call) => self.conclude(call, Reply::Unreachable),
+            Requester::Operation(call) => self.end_operation(call, Reply::Unreachable),
         }
     }
 
     /// An operation has ended, unless it was cancelled before.
-    fn conclude(&mut self, call: CallId, reply: Reply) {
+    fn end_operation(&mut self, call: CallId, reply: Reply) {
         if let Some(ended) = self.operations.get_mut(&call) {
             *ended = Some(reply);
         }
@@ -159,9 +159,9 @@ impl Service {
         match requester {
             Requester::Node(node, request) => {
                 self.nodes[usize::from(node)].on_answer(request, message, now);
-                self.stir(node);
+                self.mark_changed(node);
             }
-            Requester::Operation(call) => self.conclude(call, Reply::of(message).unwrap_or(Reply::Unreachable)),
+            Requester::Operation(call) => self.end_operation(call, Reply::of(message).unwrap_or(Reply::Unreachable)),
         }
         if matches!(message, Message::Node(nodes) if nodes.iter().nth(NODE_ENTRIES_STRIKE).is_some()) {
             cx.shared.guard.fault(Counter::LongLists, cx.info.peer, now);
@@ -179,13 +179,13 @@ impl Service {
             NodeOutput::Done { ticket, outcome } => match self.waiters.remove(ticket.waiter)? {
                 Waiter::Peer { conn, place, key } => (conn, Outgoing::Outcome { place, key, outcome }),
                 Waiter::Operation(call) => {
-                    self.conclude(call, Reply::of_job(outcome));
+                    self.end_operation(call, Reply::of_job(outcome));
                     return None;
                 }
             },
             NodeOutput::Send { request, to, message, via } => {
                 let requester = Requester::Node(node, request);
-                return Some(ask(Some(node), to, via, PendingRequest::new(requester, message, now)));
+                return Some(send_request(Some(node), to, via, PendingRequest::new(requester, message, now)));
             }
         };
         Some(Action::Send { to: To::Conn(conn), message })
@@ -217,7 +217,7 @@ impl Service {
             self.waiters.insert(Waiter::Operation(call));
         }
         self.operations.insert(call, reply);
-        self.stir(node);
+        self.mark_changed(node);
         true
     }
 
@@ -240,7 +240,7 @@ impl Operations for Service {
                 self.operations.insert(call, None);
                 let via = if listener.is_some() { Via::Shared } else { Via::Single };
                 let pending = PendingRequest::new(Requester::Operation(call), request, now);
-                self.actions.push_back(ask(listener, to, via, pending));
+                self.actions.push_back(send_request(listener, to, via, pending));
                 true
             }
             (job, Some(node)) => self.start_job(node, call, &job, now),
@@ -277,7 +277,9 @@ impl stream::Service for Service {
         let (len, breach, code) = match session.read(bytes) {
             Parsed::Incomplete => return Verdict::Incomplete,
             Parsed::Request { len, message } => return self.on_request(session, cx, &bytes[..len], &message, now),
-            Parsed::Answer { len, asked, message } => return self.on_answer(cx, len, asked.requester, &message, now),
+            Parsed::Answer { len, request, message } => {
+                return self.on_answer(cx, len, request.requester, &message, now);
+            }
             Parsed::Dropped { len, breach } => {
                 cx.shared.guard.fault(breach.into(), cx.info.peer, now);
                 return Verdict::Dropped(len);
@@ -302,15 +304,17 @@ impl stream::Service for Service {
                 let pending = PendingRequest { on_reused: cx.info.state == State::Open, ..pending };
                 cx.request(now, |out| session.ask(pending, out));
             }
-            Outgoing::Request(pending) => self.fail(pending.requester, Failure::Busy, cx.shared, now),
-            Outgoing::Outcome { place, key, outcome } => Service::pay(session, cx, place, key, &outcome, now),
+            Outgoing::Request(pending) => self.fail_request(pending.requester, Failure::Busy, cx.shared, now),
+            Outgoing::Outcome { place, key, outcome } => {
+                Service::settle_outcome(session, cx, place, key, &outcome, now)
+            }
             Outgoing::Unblock(place) => session.unblock(place),
         }
     }
 
     fn on_unsent(&mut self, message: Outgoing, why: Failure, shared: &mut Shared, now: Time) {
         match message {
-            Outgoing::Request(pending) => self.fail(pending.requester, why, shared, now),
+            Outgoing::Request(pending) => self.fail_request(pending.requester, why, shared, now),
             // Whoever asked is gone.
             Outgoing::Outcome { .. } | Outgoing::Unblock(_) => {}
         }
@@ -339,15 +343,15 @@ impl stream::Service for Service {
                     Via::Fresh
                 }
                 CloseReason::Shortage => {
-                    self.fail(pending.requester, Failure::Busy, cx.shared, now);
+                    self.fail_request(pending.requester, Failure::Busy, cx.shared, now);
                     continue;
                 }
                 CloseReason::Died | CloseReason::Failed | CloseReason::Closed => {
-                    self.fail(pending.requester, Failure::Contact, cx.shared, now);
+                    self.fail_request(pending.requester, Failure::Contact, cx.shared, now);
                     continue;
                 }
             };
-            self.actions.push_back(ask(node, cx.info.peer, via, pending));
+            self.actions.push_back(send_request(node, cx.info.peer, via, pending));
         }
     }
 
@@ -355,24 +359,24 @@ impl stream::Service for Service {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        if self.stirred == 0 {
+        if self.changed_nodes == 0 {
             return None;
         }
-        while self.stirred != 0 {
-            let number = self.stirred.trailing_zeros() as u16;
+        while self.changed_nodes != 0 {
+            let number = self.changed_nodes.trailing_zeros() as u16;
             while let Some(output) = self.nodes[usize::from(number)].poll_output(&mut self.store, now) {
                 if let Some(action) = self.action_of(number, output, now) {
                     return Some(action);
                 }
             }
-            self.stirred &= self.stirred - 1;
+            self.changed_nodes &= self.changed_nodes - 1;
         }
-        self.due = self.first_deadline();
+        self.cached_deadline = self.first_deadline();
         None
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        if self.stirred == 0 { self.due } else { self.first_deadline() }
+        if self.changed_nodes == 0 { self.cached_deadline } else { self.first_deadline() }
     }
 
     fn on_timeout(&mut self, _: &mut Shared, now: Time) {
@@ -381,11 +385,11 @@ impl stream::Service for Service {
             let node = &mut self.nodes[number];
             if node.next_deadline() <= now {
                 node.on_timeout(now);
-                self.stir(number as u16);
+                self.mark_changed(number as u16);
             }
         }
-        if self.stirred == 0 {
-            self.due = self.first_deadline();
+        if self.changed_nodes == 0 {
+            self.cached_deadline = self.first_deadline();
         }
     }
 
@@ -395,7 +399,7 @@ impl stream::Service for Service {
             let node = &mut self.nodes[number];
             if node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
                 has_taken |= node.add_bootstrap(addr, now);
-                self.stir(number as u16);
+                self.mark_changed(number as u16);
             }
         }
         has_taken
@@ -424,8 +428,8 @@ impl stream::Service for Service {
     fn check_invariants(&self) {
         self.store.check_invariants();
         self.nodes.iter().for_each(|node| node.overlay().table().check_invariants());
-        if self.stirred == 0 {
-            assert_eq!(self.due, self.first_deadline(), "the deadline that is kept is the first");
+        if self.changed_nodes == 0 {
+            assert_eq!(self.cached_deadline, self.first_deadline(), "the deadline that is kept is the first");
         }
     }
 }
@@ -440,6 +444,6 @@ pub(super) fn node_of(listener: Option<Listener>) -> Option<u16> {
 }
 
 /// Asks `to` over a connection of node `from`, or as a client.
-fn ask(from: Option<u16>, to: SocketAddr, via: Via, pending: PendingRequest<Requester>) -> Action<Outgoing> {
+fn send_request(from: Option<u16>, to: SocketAddr, via: Via, pending: PendingRequest<Requester>) -> Action<Outgoing> {
     Action::Send { to: To::Peer { listener: from, addr: to, via }, message: Outgoing::Request(pending) }
 }

@@ -10,9 +10,9 @@ use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
+use crate::dialect::sealed::key_locks::Access;
+pub use crate::dialect::sealed::key_locks::Place;
 use crate::dialect::sealed::request::Request;
-use crate::dialect::sealed::turns::Access;
-pub use crate::dialect::sealed::turns::Place;
 use crate::dialect::stream::{self, Session as _};
 use crate::guard::Counter;
 use crate::limits::{ASKED, ASKED_BYTES, STALL_MS};
@@ -80,7 +80,7 @@ pub enum Parsed<'a, A> {
         /// Bytes of the frame.
         len: usize,
         /// What was asked, taken off the list.
-        asked: PendingRequest<A>,
+        request: PendingRequest<A>,
         /// What it says.
         message: Message<'a>,
     },
@@ -133,7 +133,7 @@ impl<A> PendingRequest<A> {
 #[derive(Debug)]
 struct PendingRequests<A> {
     /// With the bytes of each.
-    asked: VecDeque<(PendingRequest<A>, usize)>,
+    requests: VecDeque<(PendingRequest<A>, usize)>,
     bytes: usize,
 }
 
@@ -143,9 +143,9 @@ pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
     /// Answers owed; none most of the time.
-    owing: Option<Box<OwedAnswers>>,
+    owed_answers: Option<Box<OwedAnswers>>,
     /// None until something was asked.
-    asking: Option<Box<PendingRequests<A>>>,
+    pending: Option<Box<PendingRequests<A>>>,
     /// When its peer was last looked at as a candidate for the routing table.
     pub(super) candidate_at: Option<Time>,
 }
@@ -153,7 +153,7 @@ pub struct Session<A> {
 impl<A> Session<A> {
     /// A conversation that has not begun.
     pub fn new(wire: Wire) -> Session<A> {
-        Session { wire, saw_frame: false, owing: None, asking: None, candidate_at: None }
+        Session { wire, saw_frame: false, owed_answers: None, pending: None, candidate_at: None }
     }
 
     /// Which wire it is.
@@ -163,17 +163,17 @@ impl<A> Session<A> {
 
     /// Whether more requests of ours may be sent.
     pub fn may_ask(&self) -> bool {
-        self.asking.as_ref().is_none_or(|asking| asking.asked.len() < ASKED && asking.bytes < ASKED_BYTES)
+        self.pending.as_ref().is_none_or(|pending| pending.requests.len() < ASKED && pending.bytes < ASKED_BYTES)
     }
 
     /// Whether requests wait to be started.
     pub fn has_waiting(&self) -> bool {
-        self.owing.as_ref().is_some_and(|owing| owing.has_waiting())
+        self.owed_answers.as_ref().is_some_and(|owed| owed.has_waiting())
     }
 
     /// Judges what `bytes` begin with, in the order size, checksum, type, body.
     pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Parsed<'a, A> {
-        let frame = match self.measure(bytes) {
+        let frame = match self.frame_len(bytes) {
             Err(_) => return self.fatal(Breach::BadSize, ErrorCode::Malformed),
             Ok(None) => return Parsed::Incomplete,
             Ok(Some(len)) => match bytes.get(..len) {
@@ -216,8 +216,8 @@ impl<A> Session<A> {
     }
 
     fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Parsed<'a, A> {
-        let asking = self.asking.as_mut().and_then(|asking| Some((asking.asked.pop_front()?, asking)));
-        let Some(((asked, bytes), asking)) = asking else {
+        let pending = self.pending.as_mut().and_then(|pending| Some((pending.requests.pop_front()?, pending)));
+        let Some(((request, bytes), pending)) = pending else {
             return if kind == kind::ERROR {
                 Parsed::Dropped { len, breach: Breach::UnaskedError }
             } else {
@@ -225,12 +225,12 @@ impl<A> Session<A> {
             };
         };
         match decode_body(kind, body) {
-            Ok(message) if answers(&asked.request, &message) => {
-                asking.bytes -= bytes;
-                Parsed::Answer { len, asked, message }
+            Ok(message) if answers(&request.request, &message) => {
+                pending.bytes -= bytes;
+                Parsed::Answer { len, request, message }
             }
             _ => {
-                asking.asked.push_front((asked, bytes));
+                pending.requests.push_front((request, bytes));
                 Parsed::Fatal { breach: Breach::WrongAnswer, code: None }
             }
         }
@@ -241,7 +241,7 @@ impl<A> Session<A> {
         Parsed::Fatal { breach, code: speaks.then_some(code) }
     }
 
-    fn measure(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    fn frame_len(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         match self.wire {
             Wire::Sealed => Sealed::frame_len(bytes),
             Wire::Api => VoidPhone::frame_len(bytes),
@@ -254,50 +254,50 @@ impl<A> Session<A> {
     /// and one of the two is a PUT. (A PUT behind a GET waits too, or else the GET could find what was put after it:
     /// docs/protocol-sealed.md, "Order of answers".)
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
-        self.owing.as_ref().is_some_and(|owing| owing.must_wait(request))
+        self.owed_answers.as_ref().is_some_and(|owed| owed.must_wait(request))
     }
 
     /// Takes in the frame of a request that came at `now` and must wait.
-    pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
+    pub fn defer(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
         let expects = self.expects(request);
-        self.owing.get_or_insert_default().wait(frame, Access::of(request), expects, now);
+        self.owed_answers.get_or_insert_default().defer(frame, Access::of(request), expects, now);
     }
 
     /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
     pub fn next_startable(&mut self) -> Option<DeferredRequest> {
-        self.owing.as_mut()?.next_startable()
+        self.owed_answers.as_mut()?.next_startable()
     }
 
     /// Answers a request that just came: into `outbox` at once, or behind the answers that are owed.
     pub fn answer(&mut self, message: &Message<'_>, outbox: &mut Vec<u8>) {
-        match &mut self.owing {
+        match &mut self.owed_answers {
             None => encode(self.wire, message, outbox),
-            Some(owing) => owing.queue(frame(self.wire, message)),
+            Some(owed) => owed.queue(frame(self.wire, message)),
         }
     }
 
     /// Owes the answer to the request that just came; returns its place.
     pub fn owe(&mut self, request: &Message<'_>) -> Place {
         let expects = self.expects(request);
-        self.owing.get_or_insert_default().owe(Access::of(request), expects)
+        self.owed_answers.get_or_insert_default().owe(Access::of(request), expects)
     }
 
     /// What the job at `place` writes can be read from now on, although it is not done yet.
     pub fn unblock(&mut self, place: Place) {
-        self.owing.iter_mut().for_each(|owing| owing.unblock(place));
+        self.owed_answers.iter_mut().for_each(|owed| owed.unblock(place));
     }
 
     /// Settles the answer owed at `place`; `None`: with silence. It leaves by [`Session::release`].
     pub fn settle(&mut self, place: Place, message: Option<&Message<'_>>) {
-        if let Some(owing) = &mut self.owing {
-            owing.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
+        if let Some(owed) = &mut self.owed_answers {
+            owed.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
         }
     }
 
     /// Moves settled answers whose turn it is into `outbox`, until that has grown by `room` bytes or a little more.
     pub fn release(&mut self, outbox: &mut Vec<u8>, room: usize) {
-        self.owing.iter_mut().for_each(|owing| owing.release(outbox, room));
-        self.owing.take_if(|owing| owing.is_empty());
+        self.owed_answers.iter_mut().for_each(|owed| owed.release(outbox, room));
+        self.owed_answers.take_if(|owed| owed.is_empty());
     }
 
     /// The API's PUT is never answered.
@@ -311,19 +311,20 @@ impl<A> Session<A> {
     // ---- requests of ours ----
 
     /// Sends a request of ours.
-    pub fn ask(&mut self, asked: PendingRequest<A>, outbox: &mut Vec<u8>) {
+    pub fn ask(&mut self, request: PendingRequest<A>, outbox: &mut Vec<u8>) {
         let before = outbox.len();
-        encode(self.wire, &asked.request.message(), outbox);
+        encode(self.wire, &request.request.message(), outbox);
         let bytes = outbox.len() - before;
-        let asking = self.asking.get_or_insert_with(|| Box::new(PendingRequests { asked: VecDeque::new(), bytes: 0 }));
-        asking.bytes += bytes;
-        asking.asked.push_back((asked, bytes));
+        let pending =
+            self.pending.get_or_insert_with(|| Box::new(PendingRequests { requests: VecDeque::new(), bytes: 0 }));
+        pending.bytes += bytes;
+        pending.requests.push_back((request, bytes));
     }
 
     /// Takes all requests that await an answer, because none will come.
     pub fn take_pending(&mut self) -> Vec<PendingRequest<A>> {
-        let asked = self.asking.take().map(|asking| asking.asked);
-        asked.into_iter().flatten().map(|(asked, _)| asked).collect()
+        let pending = self.pending.take().map(|pending| pending.requests);
+        pending.into_iter().flatten().map(|(request, _)| request).collect()
     }
 }
 
@@ -333,7 +334,7 @@ impl<A> stream::Session for Session<A> {
     }
 
     fn can_judge(&self, bytes: &[u8]) -> bool {
-        match self.measure(bytes) {
+        match self.frame_len(bytes) {
             Ok(len) => len.is_some_and(|len| len <= bytes.len()),
             Err(_) => true,
         }
@@ -345,39 +346,39 @@ impl<A> stream::Session for Session<A> {
     }
 
     fn has_room(&self) -> bool {
-        self.owing.as_ref().is_none_or(|owing| owing.has_room())
+        self.owed_answers.as_ref().is_none_or(|owed| owed.has_room())
     }
 
     fn owes(&self) -> bool {
-        self.owing.is_some()
+        self.owed_answers.is_some()
     }
 
     fn awaits(&self) -> bool {
-        self.asking.as_ref().is_some_and(|asking| !asking.asked.is_empty())
+        self.pending.as_ref().is_some_and(|pending| !pending.requests.is_empty())
     }
 
     /// What is queued behind owed answers.
     fn bytes(&self) -> usize {
-        self.owing.as_ref().map_or(0, |owing| owing.bytes())
+        self.owed_answers.as_ref().map_or(0, |owed| owed.bytes())
     }
 
     /// When the oldest request that awaits its answer has stalled.
     fn deadline(&self) -> Option<Time> {
-        self.asking.as_ref()?.asked.front().map(|(asked, _)| asked.at.after(STALL_MS))
+        self.pending.as_ref()?.requests.front().map(|(request, _)| request.at.after(STALL_MS))
     }
 
     fn drop_pending(&mut self) {
-        self.owing.iter_mut().for_each(|owing| owing.drop_waiting());
+        self.owed_answers.iter_mut().for_each(|owed| owed.drop_waiting());
     }
 
     fn check_invariants(&self) {
-        if let Some(owing) = &self.owing {
-            assert!(!owing.is_empty(), "what is no longer owed takes no memory");
-            owing.check_invariants();
+        if let Some(owed) = &self.owed_answers {
+            assert!(!owed.is_empty(), "what is no longer owed takes no memory");
+            owed.check_invariants();
         }
-        if let Some(asking) = &self.asking {
-            assert_eq!(asking.bytes, asking.asked.iter().map(|(_, bytes)| bytes).sum::<usize>());
-            assert!(asking.asked.len() <= ASKED);
+        if let Some(pending) = &self.pending {
+            assert_eq!(pending.bytes, pending.requests.iter().map(|(_, bytes)| bytes).sum::<usize>());
+            assert!(pending.requests.len() <= ASKED);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Turns at keys: the requests of one connection that touch the same key take turns in the order they came, reads together
+//! KeyLocks at keys: the requests of one connection that touch the same key take turns in the order they came, reads together
 //! and each write alone. Part of the session; never holds a frame, and never starts a request.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,7 +40,7 @@ impl Access {
 
 /// The requests that touch keys and are not done: a fair readers-writer lock for each key.
 #[derive(PartialEq, Eq, Debug, Default)]
-pub struct Turns {
+pub struct KeyLocks {
     /// Sorted by key. There are no more than answers may be owed, so that to make room for one more costs a fraction of a
     /// microsecond at worst; a tree would add 8 KB to the program.
     keys: Vec<KeyQueue>,
@@ -87,18 +87,18 @@ impl KeyQueue {
     }
 }
 
-impl Turns {
+impl KeyLocks {
     /// Whether a request with this access would have its turn at once: no earlier one of its key is in the way.
-    pub fn admits(&self, access: Access) -> bool {
+    pub fn is_free(&self, access: Access) -> bool {
         match self.find(access.key) {
             Ok(at) => self.keys[at].blocked.is_empty() && self.keys[at].admits(access.writes),
             Err(_) => true,
         }
     }
 
-    /// Adds the newest request; whether it has its turn at once. If not, [`Turns::leave`] tells when.
-    pub fn join(&mut self, place: Place, access: Access) -> bool {
-        let is_admitted = self.admits(access);
+    /// Adds the newest request; whether it has its turn at once. If not, [`KeyLocks::unlock`] tells when.
+    pub fn lock_or_queue(&mut self, place: Place, access: Access) -> bool {
+        let is_admitted = self.is_free(access);
         let queue = self.queue_of(access.key);
         if is_admitted {
             queue.activate(access.writes);
@@ -108,14 +108,14 @@ impl Turns {
         is_admitted
     }
 
-    /// Adds the newest request as one that has its turn, which [`Turns::admits`] has to allow.
-    pub fn start(&mut self, access: Access) {
-        debug_assert!(self.admits(access), "a request was started out of turn");
+    /// Adds the newest request as one that has its turn, which [`KeyLocks::is_free`] has to allow.
+    pub fn lock(&mut self, access: Access) {
+        debug_assert!(self.is_free(access), "a request was started out of turn");
         self.queue_of(access.key).activate(access.writes);
     }
 
     /// Ends the turn of a request with this access; tells `grant` the places of those whose turn it is then.
-    pub fn leave(&mut self, access: Access, mut grant: impl FnMut(Place)) {
+    pub fn unlock(&mut self, access: Access, mut grant: impl FnMut(Place)) {
         if let Ok(at) = self.find(access.key) {
             self.keys[at].deactivate(&mut grant);
             if self.keys[at].active == 0 {
@@ -140,7 +140,7 @@ impl Turns {
     /// Panics unless `requests`, oldest first and each with whether it has its turn, are those that joined and did not
     /// leave, and the turns are theirs. For debug builds and tests.
     pub fn check_invariants(&self, requests: impl Iterator<Item = (Place, Access, bool)>) {
-        let mut expected = Turns::default();
+        let mut expected = KeyLocks::default();
         // Of each key that occurred, whether one that writes was among its requests.
         let mut written: BTreeMap<Id, bool> = BTreeMap::new();
         for (place, Access { key, writes }, has_turn) in requests {
@@ -170,19 +170,19 @@ mod tests {
     /// Requests at one key, in order; those whose turn it is are told after each step.
     #[derive(Default)]
     struct Line {
-        turns: Turns,
+        locks: KeyLocks,
         places: u64,
     }
 
     impl Line {
         fn join(&mut self, access: Access) -> bool {
             self.places += 1;
-            self.turns.join(Place(self.places - 1), access)
+            self.locks.lock_or_queue(Place(self.places - 1), access)
         }
 
         fn leave(&mut self, access: Access) -> Vec<Place> {
             let mut granted = Vec::new();
-            self.turns.leave(access, |place| granted.push(place));
+            self.locks.unlock(access, |place| granted.push(place));
             granted
         }
     }
@@ -199,14 +199,14 @@ mod tests {
     fn no_read_overtakes_a_write_that_waits() {
         let mut line = Line::default();
         assert!(line.join(READ) && !line.join(WRITE));
-        assert!(!line.turns.admits(READ) && !line.join(READ) && !line.join(READ) && !line.join(WRITE));
+        assert!(!line.locks.is_free(READ) && !line.join(READ) && !line.join(READ) && !line.join(WRITE));
         assert_eq!(line.leave(READ), [Place(1)]);
         assert_eq!(line.leave(WRITE), [Place(2), Place(3)]);
         assert_eq!(line.leave(READ), []);
         assert_eq!(line.leave(READ), [Place(4)]);
-        assert!(!line.turns.admits(READ), "the last write is under way");
+        assert!(!line.locks.is_free(READ), "the last write is under way");
         assert_eq!(line.leave(WRITE), []);
-        assert!(line.turns.keys.is_empty(), "a key that nobody touches takes no memory");
+        assert!(line.locks.keys.is_empty(), "a key that nobody touches takes no memory");
     }
 
     #[test]
@@ -214,8 +214,8 @@ mod tests {
         let mut line = Line::default();
         let other = Access { key: Id([2; 32]), writes: true };
         assert!(line.join(WRITE) && line.join(other));
-        assert!(!line.turns.admits(READ) && !line.turns.admits(Access { writes: false, ..other }));
+        assert!(!line.locks.is_free(READ) && !line.locks.is_free(Access { writes: false, ..other }));
         assert_eq!(line.leave(other), []);
-        assert!(line.turns.admits(other) && !line.turns.admits(READ));
+        assert!(line.locks.is_free(other) && !line.locks.is_free(READ));
     }
 }
