@@ -1,4 +1,5 @@
-//! Jobs: a coordinated PUT or a GET, with somebody waiting for the outcome. Bookkeeping only; the node asks and stores.
+//! Jobs: coordinated PUTs and GETs, each with somebody waiting for the outcome. Only keeps records; never sends or
+//! stores anything, which is up to the node.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,45 +11,46 @@ use crate::kad::overlay::LookupId;
 use crate::time::Time;
 use crate::wheel::TimerKey;
 
-/// Names a job; outlives it safely.
+/// Names a job. Stays valid as a name after the job has ended, and then finds nothing.
 pub(super) type JobId = Key;
 
-/// Who waits for a job's outcome, and since when; given with the request, handed back with the outcome.
+/// Names the party that waits for a job's outcome. The caller passes it with the request and gets it back with the
+/// outcome.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Ticket {
-    /// The waiting one's own name for it.
+    /// The caller's own name for the waiting party.
     pub waiter: Key,
-    /// When the request came, from which its time is counted.
+    /// When the request came; the job's time counts from then.
     pub since: Time,
 }
 
-/// A PUT that is to be coordinated.
+/// A PUT for a node to coordinate.
 #[derive(Copy, Clone, Debug)]
 pub struct Put<'a> {
-    /// What it is stored under.
+    /// The key of the value.
     pub key: Id,
-    /// What is stored.
+    /// The value.
     pub value: &'a [u8],
-    /// Seconds.
+    /// The requested lifetime in seconds.
     pub ttl_s: u16,
-    /// Holders wanted; 0 for this node's default.
+    /// How many nodes should hold the value; 0 for this node's default.
     pub replication: usize,
-    /// Whose it is, for the shares of the store.
+    /// The address that the store charges for the value.
     pub source: IpAddr,
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The PUT's value is held by at least one node.
+    /// At least one node holds the value of the PUT.
     Stored,
-    /// No node would hold it (ERROR 8).
+    /// No node would hold the value of the PUT (ERROR 8).
     Unreachable,
-    /// The GET's value.
+    /// The value for the GET.
     Found(Arc<[u8]>),
-    /// Nobody has it.
+    /// The GET found no value.
     Missing,
-    /// A GET for which nobody could be asked, as too much was in flight: try again (ERROR 5).
+    /// The GET could ask nobody, because too much was in flight; try again (ERROR 5).
     Busy,
 }
 
@@ -57,7 +59,7 @@ pub enum Outcome {
 pub(super) struct Job {
     pub work: Work,
     pub ticket: Ticket,
-    /// Ends it when its time is up.
+    /// Ends the job when its time is up.
     pub deadline: TimerKey,
 }
 
@@ -72,10 +74,11 @@ pub(super) struct PutJob {
     pub key: Id,
     pub value: Arc<[u8]>,
     pub ttl_s: u16,
-    /// Holders wanted.
+    /// How many nodes should hold the value.
     pub replication: usize,
     pub source: IpAddr,
-    /// Who may hold it, nearest first: the nearest as soon as they are heard, others once the lookup has ended.
+    /// Nodes that may hold the value, nearest first: the nearest ones as soon as they have answered, others once the
+    /// lookup has ended.
     pub candidates: Vec<Candidate>,
     pub lookup: Option<LookupId>,
     /// Ends the lookup when its time is up.
@@ -92,18 +95,18 @@ pub(super) struct Candidate {
 /// Whether a node holds the value of a PUT.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum HolderState {
-    /// It was not asked to.
+    /// It has not been asked to.
     Unasked,
-    /// It was.
+    /// It has been asked to, and has not answered yet.
     Asked,
-    /// It does.
+    /// It holds the value.
     Stored,
-    /// It does not answer, or will not.
+    /// It did not answer, or refused.
     Failed,
 }
 
 impl PutJob {
-    /// Adds to those who may hold the value.
+    /// Adds nodes that may hold the value.
     pub fn add_candidates(&mut self, contacts: impl IntoIterator<Item = Contact>) {
         for contact in contacts {
             if self.candidates.iter().all(|candidate| candidate.contact.id != contact.id) {
@@ -114,8 +117,8 @@ impl PutJob {
         candidates.sort_unstable_by(|a, b| key.compare(&a.contact.id, &b.contact.id));
     }
 
-    /// The next node that should hold the value: the nearest of those wanted who was not asked. Each who failed is
-    /// replaced by the next nearest.
+    /// The next node to ask to hold the value: the nearest one that has not been asked, among as many as should hold
+    /// it. Each node that failed is replaced by the next nearest.
     pub fn next_holder(&mut self) -> Option<Contact> {
         let eligible = self.candidates.iter_mut().filter(|candidate| candidate.state != HolderState::Failed);
         let next = eligible.take(self.replication).find(|candidate| candidate.state == HolderState::Unasked)?;
@@ -129,13 +132,13 @@ impl PutJob {
         of_id.into_iter().for_each(|candidate| candidate.state = state);
     }
 
-    /// Copies stored.
+    /// The number of nodes that have stored the value.
     pub fn copies(&self) -> usize {
         self.candidates.iter().filter(|candidate| candidate.state == HolderState::Stored).count()
     }
 
-    /// Whether every holder chosen so far has answered or failed, and no more will be known. To be asked once nobody is
-    /// left to be chosen.
+    /// Whether the lookup has ended and every node that was asked has answered or failed. Meaningful once
+    /// [`PutJob::next_holder`] returns `None`.
     pub fn is_done(&self) -> bool {
         self.lookup.is_none() && self.candidates.iter().all(|candidate| candidate.state != HolderState::Asked)
     }
@@ -146,7 +149,7 @@ pub(super) struct GetJob {
     pub key: Id,
     pub tally: Tally,
     pub lookup: LookupId,
-    /// Lookups begun.
+    /// The number of lookups started.
     pub tries: usize,
 }
 
@@ -166,7 +169,8 @@ pub(super) struct Tally {
     /// How many nodes should hold the value, if it was stored with this node's settings.
     holders: usize,
     quorum: usize,
-    /// How far who answered is from the key, and the value it named; at most twice the holders.
+    /// For each answer, the distance of its sender from the key, and the value, if it named one. At most twice the
+    /// holders.
     answers: Vec<(Distance, Option<Arc<[u8]>>)>,
 }
 
@@ -176,7 +180,7 @@ impl Tally {
         Tally { holders: copies.0.max(quorum.0), quorum: quorum.0, answers: Vec::new() }
     }
 
-    /// Counts the answer of one who is this far from the key: its value, or that it has none.
+    /// Counts the answer of a node at this distance from the key. `None`: the node has no value.
     pub fn add(&mut self, distance: Distance, value: Option<&[u8]>) {
         let Err(at) = self.answers.binary_search_by_key(&distance, |(distance, _)| *distance) else {
             return;
@@ -186,20 +190,20 @@ impl Tally {
         self.answers.truncate(2 * self.holders);
     }
 
-    /// Bytes of the values held; those of equal values counted each time.
+    /// Bytes of the values held. Equal values count each time.
     pub fn bytes(&self) -> usize {
         self.values().map(|value| value.len()).sum()
     }
 
-    /// How many of the nearest nodes must have been heard for [`Tally::winner`] to be final: the holders, or, where none of
-    /// those named a value, twice as many, as nearer nodes may have joined since it was stored.
+    /// How many of the nearest nodes must have answered before [`Tally::winner`] is final: the holders, or twice as
+    /// many if no holder named a value, because nearer nodes may have joined since it was stored.
     pub fn electorate(&self) -> usize {
         let nearest = self.answers.iter().take(self.holders);
         if nearest.clone().any(|(_, vote)| vote.is_some()) { self.holders } else { 2 * self.holders }
     }
 
-    /// The value that most of the electorate named, the nearest one's among equals, if they are at least `quorum`; at least
-    /// two where they are not the holders themselves.
+    /// The value that most nodes of the electorate named, provided at least `quorum` of them did. Of equally common
+    /// values, the one of the nearest node. If none of the holders named a value, at least two other nodes must agree.
     pub fn winner(&self) -> Option<&Arc<[u8]>> {
         let electorate = self.electorate();
         let named = || self.answers.iter().take(electorate).filter_map(|(_, vote)| vote.as_ref());

@@ -1,6 +1,6 @@
-//! The sealed dialect (seed 001): Kademlia over TCP, a SHA-256 trailer on every message, values that live less than ten
-//! seconds; and the VoidPhone API, the plain listener to the same node. What the seed leaves open is closed by
-//! docs/protocol-sealed.md.
+//! The sealed dialect (seed 001): Kademlia over TCP with a SHA-256 trailer on every message, storing values that live
+//! less than ten seconds. Also the VoidPhone API, a plain listener to the same node. docs/protocol-sealed.md specifies
+//! what the seed leaves open.
 
 mod answers;
 pub mod api;
@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use crate::contact::Contact;
 use crate::id::Id;
 
-/// The node id that belongs to `addr`: SHA-256 of ip_type, ip and port (seed silent:
+/// The id of the node at `addr`: the SHA-256 of ip_type, ip and port, as in an entry of a NODE (seed silent:
 /// docs/protocol-sealed.md, "Who is who").
 pub fn node_id(addr: SocketAddr) -> Id {
     let mut entry = [0; 19];
@@ -42,17 +42,17 @@ pub fn node_id(addr: SocketAddr) -> Id {
     Id::of(&entry[..len])
 }
 
-/// The contact that listens on `addr`.
+/// The contact at `addr`, with the id that belongs to that address.
 pub fn contact_at(addr: SocketAddr) -> Contact {
     Contact { id: node_id(addr), addr }
 }
 
-/// Whether a contact's id is the one that belongs to its address: anyone can check an entry.
+/// Whether the contact's id belongs to its address. Anybody can check this.
 pub fn is_genuine(contact: &Contact) -> bool {
     node_id(contact.addr) == contact.id
 }
 
-/// The key of a piece of text: 64 hex digits are the key itself, anything else is hashed with SHA-256
+/// Turns text into a key: 64 hex digits are the key itself, and any other text is hashed with SHA-256
 /// (docs/protocol-sealed.md, "Messages").
 pub fn key_of(text: &str) -> Id {
     text.parse().unwrap_or_else(|_| Id::hash_of(&[text.as_bytes()]))
