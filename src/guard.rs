@@ -49,7 +49,7 @@ counters! {
         DialsFailed = "dials_failed",
         /// Dials from the listening port that found the peer's connection already there.
         SimultaneousOpens = "simultaneous_opens",
-        /// Frames not complete in time (faults.md, row 1).
+        /// Frames not complete in time (docs/faults.md, row 1).
         FrameTimeouts = "frame_timeouts",
         /// Connections that said nothing (row 2).
         SilentConnections = "silent_connections",

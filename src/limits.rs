@@ -1,329 +1,348 @@
-//! Every bound of the program, with the reason for its value. Holds numbers only; what people may need to change is a
-//! flag whose default stands here.
+//! Every bound of the program, with the reason for its value. Holds only numbers. Where a user may need another value,
+//! there is a flag, and its default is here.
 
 // ---- Kademlia ----
 
-/// Contacts in a bucket, contacts in an answer, nodes a lookup must hear from (Kademlia paper: k).
+/// Kademlia's k: the contacts of a bucket, the contacts of an answer, and the nodes that must answer before a lookup
+/// ends (Kademlia paper, section 2.3).
 pub const K: usize = 20;
-/// The largest `--k`: a NODE answer of this dialect is looked at no further than 20 entries.
+/// The largest `--k`: nobody reads more than the first 20 entries of a NODE ([`NODE_ENTRIES`]).
 pub const K_MAX: usize = 20;
-/// Requests a lookup keeps in flight (paper: alpha).
+/// Requests that a lookup keeps in flight (Kademlia paper: alpha).
 pub const ALPHA: usize = 3;
 /// The largest `--alpha`.
 pub const ALPHA_MAX: usize = 16;
-/// Disjoint paths of a lookup when nothing went wrong yet; more costs requests and finds nothing better among the
-/// honest.
+/// Disjoint paths of a lookup that is not a retry. More paths cost more requests, and find nothing better as long as
+/// the nodes asked are honest.
 pub const PATHS: usize = 1;
-/// Disjoint paths of the second try after a miss (S/Kademlia, section 4.4).
+/// Disjoint paths of a lookup that is repeated after a miss (S/Kademlia, section 4.4).
 pub const PATHS_ON_RETRY: usize = 8;
 /// The largest `--paths`.
 pub const PATHS_MAX: usize = 16;
-/// Requests of a lookup on one path: 20 living contacts are found among 60 % dead ones with room to spare, and an
-/// endless trail of ever closer liars ends.
+/// Requests that a lookup on one path may send. With 60 % of contacts dead, it still finds 20 living ones with requests
+/// to spare; and a lookup that liars lead to ever closer liars comes to an end.
 pub const LOOKUP_BUDGET: usize = 80;
-/// Requests of a lookup over several paths, all together: those that are led astray fill their horizon long before.
+/// Requests that all paths of a lookup together may send. Paths that are led astray fill their horizon long before.
 pub const LOOKUP_BUDGET_ALL_PATHS: usize = 240;
-/// Nearest candidates that must have been heard on each of several paths before it ends, however many paths there are.
+/// A lookup over several paths ends a path only after this many of its nearest candidates have answered, however many
+/// paths there are.
 pub const PATH_HORIZON: usize = 4;
-/// Lookups that a GET may take; those after the first use [`PATHS_ON_RETRY`] and ask nobody again.
+/// Lookups that a GET may use. Those after the first use [`PATHS_ON_RETRY`] paths and skip the contacts already asked.
 pub const GET_TRIES: usize = 3;
-/// Time that a lookup of a job must have at least to be worth its requests.
+/// A lookup of a job must have at least this much time to be worth its requests.
 pub const LOOKUP_LEAST_MS: u64 = 500;
-/// A PUT looks for this many more living nodes than are to hold the value, so that the closest are among them.
+/// A PUT looks for this many living nodes beyond its replication, so that the closest nodes are among those found.
 pub const SPARE_HOLDERS: usize = 5;
-/// A PUT that has not found its holders by then takes the closest it knows to be alive.
+/// After this time a PUT stops looking for holders and uses the closest living nodes it knows.
 pub const PUT_LOOKUP_MS: u64 = 2_600;
-/// Most requests of one lookup in flight, those past their short timeout included.
+/// Requests that one lookup may have in flight, including those past their short timeout.
 pub const LOOKUP_IN_FLIGHT: usize = 24;
-/// Contacts per bucket that wait for one of its own to fail.
+/// Contacts in a bucket's replacement cache (Kademlia paper, section 4.1).
 pub const REPLACEMENT_CACHE: usize = 4;
-/// How often one connection's peer is looked at as a candidate: looking costs a hash.
+/// The peer of a connection is considered as a candidate for the routing table at most this often, because each time
+/// costs a hash.
 pub const CANDIDATE_MS: u64 = 5_000;
-/// A bucket's range is divided into 2 to this many parts, each of which gets its share of the places: hops of a lookup
-/// at 10,000 nodes that joined one after the other went from 2.98 to 2.68 (`make sim`).
+/// A bucket divides its range into 2 to the power of this many parts, and gives each part a share of its places. In a
+/// network of 10,000 nodes that joined one after the other, this reduced the hops of a lookup from 2.98 to 2.68
+/// (`make sim`).
 pub const BUCKET_PARTS_BITS: usize = 3;
-/// The last buckets, not divided: their ranges hold so few nodes that every one counts.
+/// The last buckets, which are not divided: their ranges hold so few nodes that each one counts.
 pub const UNDIVIDED_BUCKETS: usize = 4;
-/// Contacts of one /24 (v6: /64) in a bucket and on one path of a lookup: one owner must not fill it.
+/// Contacts of one /24 (IPv6: /64) in a bucket, and on one path of a lookup, so that one owner can't fill either.
 pub const NETWORK_PER_BUCKET: usize = 2;
-/// Contacts of one /24 (v6: /64) in the whole table.
+/// Contacts of one /24 (IPv6: /64) in the whole routing table.
 pub const NETWORK_PER_TABLE: usize = 10;
-/// Failures in a row after which a contact leaves the table even if nobody waits for its place.
+/// Failures in a row after which a contact leaves the table even if no other contact waits for its place.
 pub const CONTACT_FAILURES: u8 = 2;
-/// A bucket in which no lookup ended for this long is refreshed. Values live 10 s, so this only keeps contacts fresh.
+/// A bucket is refreshed if no lookup has ended in it for this long. Values live for 10 s, so a refresh only keeps
+/// contacts fresh.
 pub const BUCKET_REFRESH_MS: u64 = 600_000;
-/// How soon after a join a node asks its neighbours about itself again, for those that joined at the same moment; the
-/// pause grows by the factor.
+/// After it has joined, a node waits this long before it asks its neighbours about itself again, to find nodes that
+/// joined at the same moment. Each following pause is longer by [`NEIGHBOURS_REFRESH_FACTOR`].
 pub const NEIGHBOURS_REFRESH_MS: u64 = 1_000;
-/// By how much the pause grows.
+/// Factor by which each pause between these requests grows.
 pub const NEIGHBOURS_REFRESH_FACTOR: u64 = 4;
-/// The longest pause: neighbours decide who holds a value, so newcomers among them must be known soon.
+/// The longest of these pauses. The neighbours of a key hold its value, so a node must soon learn of new neighbours.
 pub const NEIGHBOURS_REFRESH_MAX_MS: u64 = 30_000;
-/// One in so many of these asks a bootstrap too, though the table is not small: two networks that lost each other find
-/// together again within minutes.
+/// One in this many of these requests also asks a bootstrap, even if the table is large, so that two networks that lost
+/// each other merge again within minutes.
 pub const ISLAND_ODDS: u32 = 10;
-/// Buckets that are refreshed at once after a join: more would open dozens of connections in a moment.
+/// Buckets refreshed at the same time after a join. More would open dozens of connections at once.
 pub const REFRESHES: usize = 3;
-/// How often the overlay looks for stale buckets and silent contacts.
+/// Period at which the overlay looks for stale buckets and silent contacts (its upkeep).
 pub const UPKEEP_MS: u64 = 10_000;
-/// A contact that has not answered for this long is asked again by the upkeep.
+/// The upkeep probes a contact that has not answered for this long.
 pub const CONTACT_STALE_MS: u64 = 60_000;
-/// Silent contacts asked per upkeep: with 10 s between, a table of 180 is walked in ten minutes.
+/// Silent contacts probed per upkeep. At one upkeep every 10 s, a table of 180 contacts is probed within ten minutes.
 pub const UPKEEP_PROBES: usize = 3;
-/// First pause before bootstrapping again; doubled each time, with jitter.
+/// First pause before another attempt to bootstrap. It doubles each time, with jitter.
 pub const BOOTSTRAP_RETRY_MS: u64 = 1_000;
-/// The longest pause between two tries to bootstrap.
+/// The longest pause between two attempts to bootstrap.
 pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
-/// How often the pause is doubled at most: enough to reach the longest.
+/// How many times the pause doubles: enough to reach the longest one.
 pub const BOOTSTRAP_DOUBLINGS: u32 = 6;
-/// Bootstrap addresses that are looked at.
+/// Bootstrap addresses that are used; others are ignored.
 pub const BOOTSTRAPS: usize = 64;
-/// How long a contact that was only heard of is listed before it is asked whether it is there; a lookup is likely to do
-/// so earlier (hyperdht.md, section 7: a tick).
+/// An unconfirmed contact, one that has only contacted us, stays in the table for this long before it is probed; a
+/// lookup usually asks it sooner (docs/protocol-hyperdht.md, section 7).
 pub const CONFIRM_MS: u64 = 5_000;
-/// Entries that were only heard of, in the whole table: as many as are asked within two of those.
+/// Unconfirmed contacts in the whole table: as many as can be probed within two such periods.
 pub const UNCONFIRMED: usize = 64;
-/// Entries of a full bucket that are asked when somebody new is heard of (hyperdht.md, section 7).
+/// Entries of a full bucket that are probed when a new contact is heard of (docs/protocol-hyperdht.md, section 7).
 pub const CHALLENGED: usize = 3;
-/// ... if they have been silent for this long (hyperdht.md has 15 s, or 30; that is 3 packets a second of an idle node
-/// more).
+/// ... if they have been silent for this long. (The npm peer waits 15 s, the Go port 15 s or 30 s:
+/// docs/protocol-hyperdht.md, section 7. That would cost an idle node 3 more packets per second.)
 pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
 /// Delay before the first self-reachability check from an anonymous port; doubles up to five times.
 pub const REACHABILITY_CHECK_MS: u64 = 300;
-/// How often that delay doubles.
+/// How many times that delay doubles.
 pub const REACHABILITY_DOUBLINGS: usize = 5;
 /// Contacts used for that check, round-robin.
 pub const REACHABILITY_CONTACTS: usize = 3;
-/// Candidates being probed at once (sealed.md, "Who is who").
+/// Candidates probed at the same time (docs/protocol-sealed.md, "Who is who").
 pub const PROBES: usize = 32;
-/// How long a failed probe is remembered (sealed.md).
+/// How long a failed probe is remembered (docs/protocol-sealed.md, "Who is who").
 pub const PROBE_MEMORY_MS: u64 = 60_000;
-/// Failed probes that are remembered; the oldest is forgotten first.
+/// Failed probes that are remembered. The oldest is forgotten first.
 pub const PROBE_MEMORY: usize = 1_024;
 
 // ---- Requests ----
 
-/// Least short timeout of a request, after which its lookup widens (design.md, decision 11, has 250 ms and 3 round
-/// trips: with 20 % of contacts dead these find a value sooner, for a tenth more requests; `make sim` shows it).
+/// Lower bound of a request's short timeout, after which its lookup asks one more contact. (Not 250 ms and 3 round
+/// trips: with 20 % of contacts dead, a lookup finds values sooner with these numbers, for a tenth more requests;
+/// `make sim` shows it; docs/architecture.md, decision 11.)
 pub const SHORT_TIMEOUT_MIN_MS: u64 = 150;
-/// The short timeout is this many smoothed round trips.
+/// The short timeout in smoothed round-trip times.
 pub const SHORT_TIMEOUT_ROUND_TRIPS: u64 = 2;
-/// Long timeout of a request, after which the contact has failed.
+/// Long timeout of a request, after which it counts as a failure of the contact.
 pub const LONG_TIMEOUT_MS: u64 = 2_000;
-/// A dial that has not connected by then has failed; a little above the long timeout, so that requests fail first.
+/// A dial fails if it has not connected after this time. It is a little above the long timeout, so that requests fail
+/// first.
 pub const DIAL_TIMEOUT_MS: u64 = 3_000;
-/// A coordinated PUT or a GET has this long in all (sealed.md).
+/// Total time of a coordinated PUT or a GET (docs/protocol-sealed.md, "Storing and finding").
 pub const JOB_MS: u64 = 4_000;
-/// What a job leaves for sending its answer, so that a client sees it within [`JOB_MS`].
+/// Time that a job reserves for sending its answer, so that the client receives it within [`JOB_MS`].
 pub const JOB_MARGIN_MS: u64 = 200;
-/// Operations of local users in one dialect, those included whose last event has not been pulled: as many as the jobs of
-/// one node.
+/// Operations of local users in one dialect, including those whose last event has not been pulled: as many as one node
+/// may have jobs.
 pub const OPERATIONS: usize = JOBS;
-/// Jobs of one node at once: of hyperdht, a few KB each. A PUT holds one value; what GETs hold together is bounded by
-/// [`TALLY_BYTES`].
+/// Jobs of one node at the same time. A hyperdht job takes a few KB; a PUT holds one value; what all GETs hold together
+/// is bounded by [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
-/// Values that all GETs in progress compare, in bytes; those beyond it don't count.
+/// Bytes of values that all GETs in progress hold for comparison. Values beyond that are not counted.
 pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
 
 // ---- The sealed dialect and its API ----
 
-/// Largest frame: its size is a u16.
+/// Largest frame in bytes: its size field is a u16.
 pub const FRAME_MAX: usize = 65_535;
-/// Largest value: what a PUT can carry (sealed.md).
+/// Largest value in bytes: what a PUT can carry (docs/protocol-sealed.md, "Messages").
 pub const VALUE_MAX: usize = 65_463;
-/// Longest lifetime; a ttl of 0 asks for it (seed 001: "less than 10 seconds").
+/// Longest lifetime of a value. A ttl of 0 asks for it (seed 001: "less than 10 seconds").
 pub const LIFETIME_MAX_MS: u64 = 10_000;
-/// Holders of a value by default: "very little replication" (seed 001).
+/// Nodes that hold a value by default (seed 001: "very little replication").
 pub const REPLICATION: usize = 3;
-/// Most holders a PUT may ask for.
+/// Most holders that a PUT may request.
 pub const REPLICATION_MAX: usize = 20;
-/// Entries of a NODE that are looked at.
+/// Entries of a NODE that are read; the others are ignored.
 pub const NODE_ENTRIES: usize = 20;
-/// Entries of a NODE above which its sender gets a strike.
+/// A NODE with more entries than this is a strike against its sender.
 pub const NODE_ENTRIES_STRIKE: usize = 128;
-/// Bytes of text in an ERROR of ours.
+/// Bytes of text in an ERROR that we send.
 pub const ERROR_TEXT: usize = 256;
-/// Answers owed on one connection at once that take a job; requests beyond wait unstarted.
+/// Jobs whose answers one connection may be owed at the same time. Further requests wait unstarted.
 pub const OWED_JOBS: usize = 64;
-/// Answers queued behind an owed one on a connection, past which it is not read.
+/// Answers that may be queued on a connection, the owed ones included. While there are more, the connection is not
+/// read.
 pub const OWED_ANSWERS: usize = 1_024;
-/// Bytes of answers and unstarted requests queued behind an owed answer, past which the connection is not read: room
-/// for all that an honest peer has outstanding, so that its answers to us can always be read.
+/// Bytes of answers and unstarted requests that may be queued behind an owed answer. While there are more, the
+/// connection is not read. There is room for all that an honest peer has outstanding, so that we can always read its
+/// answers.
 pub const OWED_BYTES: usize = ASKED_BYTES + 2 * FRAME_MAX;
-/// What each owed answer takes beside its frame: an entry, a key, a place in a queue (measured, each with its own key) ...
+/// Memory of one owed answer besides its frame: an entry, a key, a place in a queue (measured, each with its own key)
+/// ...
 pub const OWED_ANSWER_BYTES: usize = 165;
-/// ... and what they take together, even if there is only one: lists begin with room for several (measured).
+/// ... and the memory that the lists take for even one of them, because they start with room for several (measured).
 pub const OWED_ANSWERS_BYTES: usize = 600;
-/// Our own requests outstanding on one connection, past which that contact is busy.
+/// Requests that we may have outstanding on one connection. Beyond that, the contact is busy.
 pub const ASKED: usize = 128;
-/// Bytes of our own requests outstanding on one connection, past which that contact is busy.
+/// Bytes of our own requests that may be outstanding on one connection. Beyond that, the contact is busy.
 pub const ASKED_BYTES: usize = 512 * 1024;
-/// Strikes on one connection that close it ...
+/// A connection is closed after this many strikes ...
 pub const STRIKES: usize = 3;
-/// ... if they fall within this time.
+/// ... within this time.
 pub const STRIKE_WINDOW_MS: u64 = 60_000;
-/// Bytes a store holds by default, keys and bookkeeping included (`--store-bytes`).
+/// Bytes that a store holds by default, including keys and bookkeeping (`--store-bytes`).
 pub const STORE_BYTES: usize = 64 * 1024 * 1024;
-/// The largest `--store-bytes`: 1 TiB; on a 32-bit host, whose processes have 2 to 4 GiB of addresses, 1 GiB.
+/// The largest `--store-bytes`: 1 TiB; 1 GiB on a 32-bit host, where a process has 2 to 4 GiB of address space.
 pub const STORE_BYTES_MAX: usize = 1 << if usize::BITS < 64 { 30 } else { 40 };
-/// Values a store holds by default (`--store-entries`).
+/// Values that a store holds by default (`--store-entries`).
 pub const STORE_ENTRIES: usize = 100_000;
-/// What an entry costs beside its value: timer with the key, index, allocation (measured: `make bench`, memory).
+/// Memory of an entry besides its value: the timer with the key, the index, the allocation (measured: `make bench`,
+/// memory).
 pub const STORE_ENTRY_BYTES: usize = 136;
-/// Values of this many bytes keep the checksum of the VALUE that carries them once one was asked for: hashing them is
-/// most of what serving them takes.
+/// Values of at least this many bytes keep the checksum of the VALUE that carries them, once somebody has asked for
+/// them: hashing is most of the work of serving them.
 pub const SEAL_KEPT_FROM: usize = 1_024;
-/// What a kept checksum costs.
+/// Memory of such a checksum.
 pub const SEAL_KEPT_BYTES: usize = 48;
-/// One address other than loopback may fill this fraction of the store: 1/4.
+/// One address (other than loopback) may fill this fraction of the store: 1/4.
 pub const STORE_SOURCE_SHARE: usize = 4;
 
 // ---- The hyperdht dialect ----
 
-/// Events of one operation that wait to be pulled: our own records, an answer to each request of its lookup and to each
-/// update, and the end. No operation has more, so none is lost however late they are pulled.
+/// Events of one operation that may wait to be pulled: our own records, an answer to each request of its lookup and to
+/// each update, and the end. No operation has more, so none is lost however late the user pulls them.
 pub const OPERATION_EVENTS: usize = 1 + LOOKUP_BUDGET + K + 1;
 
-/// Largest datagram that is looked at. The largest of the other kinds of node has 1,742 bytes (hyperdht.md, section 8);
-/// users' commands may carry more.
+/// Largest datagram that is read. The largest one of other implementations has 1,742 bytes
+/// (docs/protocol-hyperdht.md, section 5); commands of users may be larger.
 pub const DATAGRAM_BYTES: usize = 8_192;
-/// Largest answer of ours, so that it fits one packet of every path (1,500 bytes of Ethernet less what tunnels take).
+/// Largest answer that we send, so that it fits one packet on every path (1,500 bytes of Ethernet minus what tunnels
+/// take).
 pub const ANSWER_BYTES: usize = 1_400;
-/// Requests of one node in flight; more wait. The others stop at 16; a burst of this many still fits the kernel's
-/// buffers.
+/// Requests that one node has in flight; more wait. Other implementations stop at 16; a burst of this many still fits
+/// the kernel's buffers.
 pub const DATAGRAM_REQUESTS: usize = 128;
-/// Requests that wait for that: those of two hundred lookups at once.
+/// Requests that may wait: those of two hundred concurrent lookups.
 pub const DATAGRAM_REQUESTS_WAITING: usize = 4_096;
-/// Requests a lookup keeps in flight (hyperdht.md, section 6: concurrency).
+/// Requests that a hyperdht lookup keeps in flight (docs/protocol-hyperdht.md, section 6: concurrency).
 pub const DATAGRAM_ALPHA: usize = 16;
-/// A token is valid for one to two of these (hyperdht.md, section 5).
+/// Period at which the secret of the tokens changes. A token stays valid for one to two periods
+/// (docs/protocol-hyperdht.md, section 5).
 pub const TOKEN_ROTATION_MS: u64 = 300_000;
-/// Bytes of a token of others that are kept and sent back; real ones have 32.
+/// Largest token of another node that is kept and sent back, in bytes; real ones have 32.
 pub const TOKEN_BYTES: usize = 256;
-/// How long a record is held; who announces repeats it every 4 to 5 minutes (hyperdht.md, section 8: 6 to 15 minutes).
+/// How long a record is held. Nodes that announce repeat it every 4 to 5 minutes (docs/protocol-hyperdht.md, section 8:
+/// 6 to 15 minutes).
 pub const RECORD_AGE_MS: u64 = 720_000;
-/// Records a node holds (hyperdht.md, section 8: "size limit 65536").
+/// Records that a node holds (docs/protocol-hyperdht.md, section 8).
 pub const RECORDS: usize = 65_536;
-/// Records of one key, a sixteenth of all: an answer shows about a hundred of them, and an announcement looks through
-/// all.
+/// Records of one key, a sixteenth of all: an answer shows about a hundred of them, and an announcement searches all of
+/// them.
 pub const RECORDS_PER_KEY: usize = 4_096;
-/// Records of one address (v6: /64) that is not loopback: a sixteenth, so that one host does not fill the store.
+/// Records of one address (IPv6: /64) other than loopback: a sixteenth, so that one host can't fill the store.
 pub const RECORDS_OF_SOURCE: usize = 4_096;
-/// Records of one such address under one key.
+/// Records of such an address under one key.
 pub const RECORDS_OF_SOURCE_PER_KEY: usize = 64;
-/// A record is announced again after at least this long ...
+/// We announce a record again after at least this long ...
 pub const ANNOUNCE_AGAIN_MS: u64 = 240_000;
-/// ... and at most that long (hyperdht.md, section 8).
+/// ... and at most that long (docs/protocol-hyperdht.md, section 8).
 pub const ANNOUNCE_AGAIN_MAX_MS: u64 = 300_000;
-/// Datagrams per second that one address may have us send to addresses of its choice: a hole punch takes one.
+/// Datagrams per second that one address may have us forward to addresses of its choice. A hole punch takes one.
 pub const FORWARDS_OF_SOURCE_PER_S: u64 = 10;
-/// ... and at once.
+/// ... and in one burst.
 pub const FORWARDS_OF_SOURCE_AT_ONCE: u64 = 40;
-/// Such datagrams per second in all: less than 40 KB/s of reflection.
+/// Such datagrams per second in total: less than 40 KB/s of reflection.
 pub const FORWARDS_PER_S: u64 = 500;
-/// ... and at once.
+/// ... and in one burst.
 pub const FORWARDS_AT_ONCE: u64 = 1_000;
-/// Addresses whose forwards are counted; while so many have been at it lately, nobody new is served.
+/// Addresses whose forwards are counted. While this many have used them recently, no other address is served.
 pub const FORWARD_SOURCES: usize = 4_096;
-/// Datagrams read from one listener per turn: about a millisecond's work, so that the others are not kept waiting.
+/// Datagrams read from one listener per turn: about a millisecond of work, so that the other listeners do not wait
+/// long.
 pub const DATAGRAMS_PER_TURN: usize = 256;
-/// What the kernel is asked to hold of arrived datagrams per listener.
+/// Receive buffer that we request from the kernel for each datagram listener, in bytes.
 pub const DATAGRAM_SOCKET_BYTES: usize = 1024 * 1024;
-/// Bytes that wait to be sent at one listener; what comes on top is lost, as datagrams are.
+/// Bytes that may wait to be sent at one datagram listener. Further datagrams are dropped.
 pub const DATAGRAM_OUTBOX_BYTES: usize = 1024 * 1024;
-/// Of that, memory that a listener keeps when nothing waits: a few answers.
+/// Part of that memory which a listener keeps when nothing waits: enough for a few answers.
 pub const DATAGRAM_OUTBOX_KEPT_BYTES: usize = 4 * 1024;
 
 // ---- Connections ----
 
-/// Connections in all (`--max-connections`); lowered at start to what the limit of open files leaves.
+/// Connections in total (`--max-connections`). Lowered at start if the limit of open files allows fewer.
 pub const CONNECTIONS: usize = 16_384;
 /// The largest `--max-connections`.
 pub const CONNECTIONS_MAX: usize = connections_max(usize::BITS);
-/// The largest `--max-connections` where a `usize` has `width` bits. With 64 it is more than any host of ours has open
-/// files for. With 32 it is half of the slots that a token of the kernel can name (arena.rs): a connection that was
-/// closed keeps its slot until the end of the turn.
+/// The largest `--max-connections` on a host whose `usize` has `width` bits. With 64 bits, it is more than any of our
+/// hosts has open files for. With 32 bits, it is half of the slots that a kernel token can name (arena.rs), because a
+/// closed connection keeps its slot until the end of the turn.
 pub const fn connections_max(width: u32) -> usize {
     if width < 64 { 32_768 } else { 1_000_000 }
 }
-/// Inbound connections from one address (v6: /64) that is not loopback.
+/// Inbound connections from one address (IPv6: /64) other than loopback.
 pub const CONNECTIONS_PER_ADDRESS: usize = 128;
-/// Connections to nodes, least recently used out (sealed.md).
+/// Connections that carry our requests to other nodes. The least recently used one is closed first
+/// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;
-/// This part of all connections, 1/4, but no more than [`NODE_CONNECTIONS`], is kept free for those we dial.
+/// The fraction of all connections, 1/4 but at most [`NODE_CONNECTIONS`], that is reserved for connections that we
+/// dial.
 pub const DIALLED_SHARE: usize = 4;
-/// A connection to a node that is idle for this long is closed (sealed.md).
+/// A connection to another node is closed after it has been idle for this long (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_IDLE_MS: u64 = 60_000;
-/// Descriptors kept free for listeners, epoll, signals, the status listener and the spare.
+/// File descriptors reserved for listeners, epoll, signals, the status listener and the spare one.
 pub const RESERVED_DESCRIPTORS: u64 = 32;
-/// Open files of a process that macOS allows at most (OPEN_MAX).
+/// Most open files that macOS allows a process (OPEN_MAX).
 pub const MACOS_OPEN_MAX: u64 = 10_240;
-/// A connection to the sealed listener must have sent its first frame by then (faults.md, row 2).
+/// A connection to the sealed listener must complete its first frame within this time (docs/faults.md, row 2).
 pub const FIRST_FRAME_MS: u64 = 10_000;
-/// A frame must be complete this long after its first byte, not counting time in which it is not read (row 1).
+/// A frame must be complete within this time after its first byte, not counting the time in which we do not read (row
+/// 1).
 pub const FRAME_MS: u64 = 10_000;
-/// Answer bytes queued on a connection past which it is not read until it drains.
+/// Bytes of answers that may be queued on a connection. While there are more, it is not read.
 pub const OUTBOX_SOFT_BYTES: usize = 128 * 1024;
-/// Bytes queued on a connection past which it is closed.
+/// Bytes that may be queued on a connection. If there are more, it is closed.
 pub const OUTBOX_HARD_BYTES: usize = 2 * 1024 * 1024;
-/// Without progress on a full outbox, or on requests of ours, for this long: closed (row 18).
+/// A connection is closed after this long without progress on a full outbox or on our own requests (row 18).
 pub const STALL_MS: u64 = 30_000;
-/// Buffered bytes of all connections, past which the heaviest is closed.
+/// Bytes that the buffers of all connections may hold. Beyond that, the heaviest connection is closed.
 pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes read from, and messages handled for, one connection per turn (design.md, decision 5).
+/// Bytes read from one connection per turn (docs/architecture.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
 /// Messages handled for one connection per turn.
 pub const TURN_MESSAGES: usize = 64;
-/// How long a refused connection may take to read our last words before it is cut off.
+/// Before we close a refused connection, its peer has this much time to read our last bytes.
 pub const LINGER_MS: u64 = 1_000;
-/// An address whose connections were closed by strikes this often ...
+/// If strikes closed this many connections of one address ...
 pub const BAN_AFTER: u8 = 3;
-/// ... within this time is refused for as long again.
+/// ... within this time, the address is refused for as long again.
 pub const BAN_MS: u64 = 60_000;
-/// Addresses whose offences are remembered; the oldest is forgotten first.
+/// Addresses whose offences are remembered. The oldest is forgotten first.
 pub const OFFENDERS: usize = 4_096;
-/// A dial that found its address pair taken waits this long for the peer's own connection: on a busy host that is still
-/// shaking hands when the dial fails already.
+/// A dial that found its address pair in use waits this long for the peer's own connection. On a busy host, that
+/// connection may still be in its handshake when our dial has already failed.
 pub const YIELD_MS: u64 = 30;
-/// A listening-port dial that found its address pair taken is tried again after this long (sealed.md).
+/// A connection that was dialled from an ephemeral port, because the address pair was in use, is replaced after this
+/// long (docs/protocol-sealed.md, "Who is who").
 pub const REDIAL_MS: u64 = 1_000;
 /// Connections accepted per turn and listener.
 pub const ACCEPTS_PER_TURN: usize = 128;
-/// Connections the kernel may hold for us: the kernel cuts this to net.core.somaxconn.
+/// Connections that may wait in the kernel's accept queue; the kernel lowers this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4_096;
-/// Pause after an accept that failed for want of descriptors or memory (row 21).
+/// Pause after an accept that failed for lack of descriptors or memory (row 21).
 pub const ACCEPT_PAUSE_MS: u64 = 100;
-/// Events taken from the kernel per turn.
+/// Events that one turn takes from the kernel.
 pub const EVENTS: usize = 1_024;
-/// Listeners of one process: a test network of fifty nodes fits, each with a socket and some 100 KB.
+/// Listeners of one process: enough for a test network of fifty nodes, each with a socket and about 100 KB.
 pub const LISTENERS: usize = 64;
-/// Pause before a bootstrap name that did not resolve is tried again.
+/// Pause before we try again to resolve the name of a bootstrap.
 pub const RESOLVE_RETRY_MS: u64 = 10_000;
-/// A stopping node flushes for at most this long (row 24).
+/// A stopping node sends what it owes for at most this long (row 24).
 pub const STOP_MS: u64 = 2_000;
 
 // ---- Buffers ----
 
-/// A connection's first read buffer: a hundred PINGs, or most single messages.
+/// Size of a connection's first read buffer: room for a hundred PINGs, or for most single messages.
 pub const BUFFER_SMALL: usize = 4 * 1024;
-/// A read buffer that holds the largest frame and the beginning of the next.
+/// Size of a read buffer that holds the largest frame and the start of the next one.
 pub const BUFFER_LARGE: usize = 80 * 1024;
-/// Bytes of buffers kept for the next connection that needs one, for each of three kinds: 80 small inboxes, 4 large
-/// ones, as many outboxes. Each outbox is written right after its inbox is handled, so few are in use at once; what a
-/// burst used beyond this goes back to the allocator.
+/// Bytes of buffers that are kept for reuse, for each of three kinds: 80 small inboxes, 4 large ones, as many outboxes.
+/// Each outbox is written right after its inbox is handled, so few are in use at the same time. What a burst used
+/// beyond this is freed.
 pub const POOLED_BYTES: usize = 320 * 1024;
 
 // ---- Logging and status ----
 
-/// Lines of one kind of fault per window; the rest is counted and summed up in one line.
+/// Log lines per window for one kind of fault. The rest is counted and summarized in one line.
 pub const FAULT_LINES: u32 = 5;
 /// The window of [`FAULT_LINES`].
 pub const FAULT_WINDOW_MS: u64 = 10_000;
-/// Status readers per turn: more than the kernel lets wait.
+/// Status readers served per turn: more than the kernel lets wait.
 pub const STATUS_READERS: usize = 8_192;
-/// Bytes of a status report that a reader takes; a report has about 2 KB.
+/// Largest status report that a reader accepts, in bytes; a report has about 2 KB.
 pub const REPORT_BYTES: u64 = 64 * 1024;
-/// Bytes of a configuration file that are read.
+/// Largest configuration file that is read, in bytes.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
 
 const _: () = assert!(K <= K_MAX && K_MAX <= NODE_ENTRIES);

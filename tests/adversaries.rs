@@ -1,5 +1,5 @@
-//! Who attacks, and what the rest of the network still gets: scenarios of the message level that need more than a share of
-//! liars. (faults.md, rows 12 to 16)
+//! Who attacks, and what the rest of the network still gets: scenarios of the message level that need more than a share
+//! of liars. (docs/faults.md, rows 12 to 16)
 #![cfg(feature = "sim")]
 
 use dayfly::contact::network;

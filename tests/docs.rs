@@ -1,5 +1,5 @@
 //! The pages in docs/ say what is true: their Python clients work against a real node, their bytes are what a node says,
-//! their limits are those of src/limits.rs, and the tests they name exist.
+//! their limits are those of src/limits.rs, and what cites them or is cited by them exists.
 
 mod common;
 
@@ -16,6 +16,8 @@ use dayfly::id::{from_hex, to_hex};
 const SEALED: &str = "docs/protocol-sealed.md";
 const HYPERDHT: &str = "docs/protocol-hyperdht.md";
 const FAULTS: &str = "docs/faults.md";
+/// Written last; what cites it is checked once it is there.
+const ARCHITECTURE: &str = "docs/architecture.md";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -211,7 +213,7 @@ fn constants_in(text: &str) -> Vec<String> {
     words.filter(is_constant).map(str::to_string).collect()
 }
 
-// ---- the faults ----
+// ---- what is cited ----
 
 /// All files below some folders, with their text.
 fn files(folders: &[&str], ending: &str) -> Vec<(PathBuf, String)> {
@@ -231,6 +233,76 @@ fn files(folders: &[&str], ending: &str) -> Vec<(PathBuf, String)> {
         }
     }
     found
+}
+
+/// Source comments and pages as one line each, so that a citation may be broken over two.
+fn joined(text: &str) -> String {
+    let lines = text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!']).trim());
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+/// The numbers that a citation begins with: those of `sections 5, 8 and 9` after the word.
+fn numbers(rest: &str) -> Vec<&str> {
+    let rest = rest.split(['(', ')', ':', ';', '|']).next().unwrap();
+    let words = rest.split([' ', ',']).filter(|word| !word.is_empty() && *word != "and" && *word != "to");
+    let trimmed = words.map(|word| word.trim_end_matches('.'));
+    trimmed.take_while(|word| word.starts_with(|c: char| c.is_ascii_digit())).collect()
+}
+
+#[test]
+fn whatever_cites_a_page_cites_what_stands_there() {
+    let mut citations = 0;
+    for (path, text) in files(&["src", "tests", "docs"], ".rs").into_iter().chain(files(&["docs"], ".md")) {
+        if path.ends_with("tests/docs.rs") {
+            continue;
+        }
+        let text = joined(&text);
+        for name in [SEALED, HYPERDHT, FAULTS, ARCHITECTURE].into_iter().filter(|name| root().join(name).exists()) {
+            let cited = page(name);
+            for (at, _) in text.match_indices(name) {
+                let rest = text[at + name.len()..].trim_start_matches([',', ' ']);
+                let place = format!("{}: {name}, {}", path.display(), rest.chars().take(40).collect::<String>());
+                if let Some(heading) = rest.strip_prefix('"').and_then(|rest| rest.split('"').next()) {
+                    assert!(cited.contains(&format!("# {heading}\n")), "{place}: no such heading");
+                    citations += 1;
+                }
+                for (word, mark) in [("section", "## "), ("row", "| "), ("decision", "")] {
+                    let Some(rest) = rest.strip_prefix(word) else { continue };
+                    for number in numbers(rest.trim_start_matches('s')) {
+                        let starts =
+                            [format!("\n{mark}{number}."), format!("\n{mark}{number} "), format!("\n#{mark}{number} ")];
+                        assert!(starts.iter().any(|start| cited.contains(start)), "{place}: no {word} {number}");
+                        citations += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(citations > 30, "citations were found: {citations}");
+}
+
+#[test]
+fn nothing_cites_a_page_that_is_not_in_the_repository() {
+    for (path, text) in files(&["src", "tests", "docs", "scripts"], "").into_iter().filter(|(path, _)| is_read(path)) {
+        for (at, _) in text.match_indices(".md") {
+            let start = text[..at].rfind(|c: char| !c.is_ascii_alphanumeric() && !"-_/.{}".contains(c));
+            let name = &text[start.map_or(0, |start| start + 1)..at + 3];
+            let is_made = name.starts_with('{') || name.starts_with("tests/figures") || name.starts_with("figures");
+            let is_there = ["", "docs/"].iter().any(|folder| root().join(folder).join(name).exists());
+            let is_here = path.parent().is_some_and(|folder| folder.join(name).exists());
+            assert!(
+                is_made || is_there || is_here || name == ARCHITECTURE || name == ".md",
+                "{} cites {name}",
+                path.display()
+            );
+        }
+    }
+}
+
+fn is_read(path: &Path) -> bool {
+    let is_text = path.extension().is_none_or(|e| ["rs", "md", "json", "sh", "toml"].iter().any(|known| e == *known));
+    let is_own = path != root().join("tests/docs.rs") && !path.ends_with("package-lock.json");
+    is_text && is_own && path.components().all(|c| c.as_os_str() != "corpus" && c.as_os_str() != "regressions")
 }
 
 #[test]

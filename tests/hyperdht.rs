@@ -177,7 +177,7 @@ fn the_command_line_of_a_listener_is_checked() {
     }
 }
 
-/// Faults row 23.
+/// docs/faults.md, row 23.
 #[test]
 fn a_node_that_stood_still_keeps_its_contacts_and_goes_on() {
     let listeners = Listeners::network(6);

@@ -69,7 +69,7 @@ fn values_cross(nodes: &[Node]) {
     }
 }
 
-/// Faults row 13: thirty nodes of one /24 join; each table keeps a bucket's share of them.
+/// docs/faults.md, row 13: thirty nodes of one /24 join; each table keeps a bucket's share of them.
 fn one_network_gets_few_places(first: &Node, honest: &[Node]) {
     let flood: Vec<Node> = (1..=30).map(|n| node([10, 66, 0, n], Some(first.addr))).collect();
     eventually("the flood is noticed", || {
@@ -83,7 +83,7 @@ fn one_network_gets_few_places(first: &Node, honest: &[Node]) {
     }
 }
 
-/// Faults row 20.
+/// docs/faults.md, row 20.
 fn one_address_gets_few_connections(node: &Node) {
     let mut peers: Vec<Peer> = (0..200).map(|_| connect([10, 67, 0, 1], node.addr)).collect();
     eventually("the rest is refused", || node.counter("too_many_from_address") == 200 - CONNECTIONS_PER_ADDRESS as u64);

@@ -236,7 +236,7 @@ fn a_node_of_twelve_is_small_and_starts_and_stops_fast() {
     assert!(stopped[11] < Duration::from_secs(10), "2 s, on a busy machine five times that");
 }
 
-/// Faults row 23, with eleven seconds for the minute: long enough for any value.
+/// docs/faults.md, row 23, with eleven seconds for the minute: long enough for any value.
 #[test]
 fn a_node_that_was_stopped_serves_nothing_old_and_forgets_nobody() {
     let nodes = network(3, 2);

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules from the ground up: each may import those before it, and its own kind. (design.md, "Who may import whom")
+/// Modules from the ground up: each may import those before it, and its own kind.
+/// (docs/architecture.md, "Who may import whom")
 const FLOORS: &[&[&str]] = &[
     &["hash"],
     &["id", "time", "limits", "arena"],

@@ -1,4 +1,4 @@
-//! The byte-exact examples of `sealed.md`, good and bad, against the codec and against a real node.
+//! The byte-exact examples of docs/protocol-sealed.md, good and bad, against the codec and against a real node.
 
 mod common;
 

@@ -1,6 +1,6 @@
-//! The wire protocols this node speaks, one folder each: codecs (bytes and messages), session (one connection or socket:
-//! framing, which answer belongs to which request), node (what requests mean, what is stored), service (all nodes of the
-//! process in this dialect, and who is owed what). Pure, and no dialect knows another.
+//! The protocols that this node speaks, one folder each: codecs (bytes and messages), session (one connection or
+//! socket: framing, which answer belongs to which request), node (what requests mean, what is stored), service (all
+//! nodes of the process in this dialect, and who waits for which answer). Pure; no dialect knows another.
 
 #[cfg(feature = "hyperdht")]
 pub mod hyperdht;
@@ -15,7 +15,7 @@ use crate::guard::Guard;
 use crate::sources::Sources;
 use crate::time::Time;
 
-/// The dialects by name, in every build: for listeners, bootstraps, `--dialect` and status.
+/// The dialects by name. Every build knows all names, for listeners, bootstraps, `--dialect` and status.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Dialect {
     /// Kademlia over TCP with a checksum on every message.
@@ -28,7 +28,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Its name on the command line and in ready lines.
+    /// The dialect's name on the command line and in ready lines.
     pub fn name(self) -> &'static str {
         match self {
             Dialect::Sealed => "sealed",
@@ -39,7 +39,7 @@ impl Dialect {
     }
 }
 
-/// Names an operation that a local user started.
+/// Names an operation that a local user has started.
 pub type CallId = u64;
 
 /// What all connections and services of a process share.
@@ -49,19 +49,21 @@ pub struct Shared {
     pub buffers: BufferPool,
     /// Counters and log lines.
     pub guard: Guard,
-    /// Who uses how much.
+    /// How much each source uses.
     pub sources: Sources,
 }
 
-/// What commands want of a dialect: operations of the local user. What comes of them is pulled, not pushed.
+/// The operations of local users that a dialect offers to commands. A command pulls their events; the dialect pushes
+/// nothing.
 pub trait Operations {
-    /// What is to be done.
+    /// An operation to start.
     type Operation;
-    /// What comes of it.
+    /// An event of an operation.
     type Event;
 
-    /// Starts `operation` under the name `call`, higher than any before it, from `listener` (of this dialect's) or as a client that has none; whether
-    /// it did: there may be too much to do already, or no such listener.
+    /// Starts `operation` under the name `call`, which is higher than any before it, from the dialect's listener with
+    /// this number, or as a client if `listener` is `None`. Returns `false` if too many operations are in progress or
+    /// there is no such listener.
     fn start(
         &mut self,
         listener: Option<u16>,
@@ -70,30 +72,34 @@ pub trait Operations {
         shared: &mut Shared,
         now: Time,
     ) -> bool;
-    /// Ends an operation early; nothing more comes of it.
+    /// Ends an operation early. It has no further events.
     fn cancel(&mut self, call: CallId, now: Time);
-    /// What came of the operation since the last call; the last event says how it ended.
+    /// The next event of the operation, if there is one. The last event says how the operation ended.
     fn next_event(&mut self, call: CallId) -> Option<Self::Event>;
 }
 
-/// What every byte-stream codec can do, so that one conformance suite (`tests/conformance.rs`) runs over all of them.
-/// Used statically; nothing dispatches over it.
+/// The codec of a byte-stream dialect. The conformance suite (`tests/conformance.rs`) runs over all codecs. Used
+/// statically; nothing dispatches over it.
 pub trait Codec {
-    /// A decoded message, borrowed from its frame.
+    /// A decoded message, which borrows from its frame.
     type Message<'a>: std::fmt::Debug;
-    /// What can be wrong with a frame.
+    /// Why a frame can't be decoded.
     type Error: PartialEq + std::fmt::Debug;
 
-    /// Largest frame in bytes.
+    /// Bytes of the largest frame.
     const FRAME_MAX: usize;
 
-    /// The length of the frame that `bytes` begin with: `Ok(None)` while that cannot be told yet, an error if no frame
-    /// can begin so, which means that framing is lost.
+    /// The length in bytes of the frame at the start of `bytes`; `Ok(None)` if there are too few bytes to tell.
+    ///
+    /// Errors: no frame can begin with these bytes, so that the start of the next frame is unknown.
     fn frame_len(bytes: &[u8]) -> Result<Option<usize>, Self::Error>;
 
-    /// Reads one whole frame.
+    /// Decodes one whole frame.
+    ///
+    /// Errors: the frame is malformed. Never panics.
     fn decode(frame: &[u8]) -> Result<Self::Message<'_>, Self::Error>;
 
-    /// Appends the frame of `message`, which must fit a frame, to `out`.
+    /// Appends the frame of `message` to `out`. The frame must not exceed [`Codec::FRAME_MAX`]; a debug build may panic
+    /// if it does.
     fn encode(message: &Self::Message<'_>, out: &mut Vec<u8>);
 }

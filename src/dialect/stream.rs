@@ -1,7 +1,7 @@
-//! The seam between a byte-stream dialect and the engine. A dialect writes a [`Session`] per connection and one
-//! [`Service`] for all of them; the engine owns the connections and shows the service one at a time. What concerns
-//! another connection leaves the service as an [`Action`]. Both traits are used statically; nothing dispatches over them
-//! but the closed enum in `engine/dialects.rs`. Opens nothing, and knows no message.
+//! The interface between a byte-stream dialect and the engine. A dialect implements a [`Session`] per connection and
+//! one [`Service`] for all of them. The engine owns the connections and shows the service one at a time; whatever
+//! concerns another connection leaves the service as an [`Action`]. Both traits are used statically: only the closed
+//! enum in `engine/dialects.rs` dispatches over them. Never opens a socket, and knows no message.
 
 use std::net::SocketAddr;
 
@@ -11,280 +11,291 @@ use crate::dialect::{Operations, Shared};
 use crate::limits::OUTBOX_SOFT_BYTES;
 use crate::time::Time;
 
-/// Names a connection; outlives it safely.
+/// Names a connection. Stays valid as a name after the connection is gone, and then finds nothing.
 pub type ConnId = Key;
 
-/// What a listening address serves: a dialect's wire, and the number of the listener among that dialect's.
+/// What a listening address serves: a dialect's wire format, and the listener's number among those of the dialect.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Listener {
-    /// The sealed dialect, for its node of this number.
+    /// The sealed dialect, for its node with this number.
     Sealed(u16),
-    /// The VoidPhone API to the sealed node of this number.
+    /// The VoidPhone API, for the sealed node with this number.
     Api(u16),
-    /// The dialect of the tests (tests/toy).
+    /// The dialect that only tests use (tests/toy).
     #[cfg(feature = "toy")]
     Toy(u16),
 }
 
-/// How a connection came to be.
+/// How a connection was made.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// The peer dialled us.
     Inbound,
-    /// We dialled from our listening port: the peer knows us by it.
+    /// We dialled from our listening port, so the peer knows us by its address.
     Listening,
-    /// We dialled from our listening port, found the address pair taken, and wait for the peer's own connection.
+    /// We dialled from our listening port, found the address pair in use, and wait for the peer's own connection.
     Yielding,
-    /// We dialled from an ephemeral port because the listening one was taken; to be replaced after a while.
+    /// We dialled from an ephemeral port because the address pair of the listening port was in use. Replaced after a
+    /// while.
     Fallback,
-    /// We dialled from an ephemeral port, as dialects do that do not know a peer by its address.
+    /// We dialled from an ephemeral port, because the dialect does not identify a peer by its address.
     Ephemeral,
     /// We dialled from an ephemeral port for a single request.
     Single,
 }
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Not connected yet. What is sent meanwhile waits in the outbox or in the session.
+    /// Not connected yet. Messages wait in the outbox or in the session.
     Dialling,
     /// Connected; bytes flow both ways.
     Open,
-    /// Nothing more is read; our side is shut down once the outbox is empty.
+    /// We read nothing more, and shut down our side once the outbox is empty.
     Closing,
-    /// Our side is shut down; the peer has time to read our last bytes before the socket goes.
+    /// Our side is shut down. The peer has time to read our last bytes before the socket is closed.
     Lingering,
-    /// Gone; the slot is freed at the end of the turn.
+    /// Closed. The slot is freed at the end of the turn.
     Closed,
 }
 
-/// What a connection is. The engine writes it, services read it.
+/// The properties of a connection. The engine sets them, and services read them.
 #[derive(Copy, Clone, Debug)]
 pub struct ConnInfo {
-    /// The other end.
+    /// The address of the peer.
     pub peer: SocketAddr,
-    /// The listener that accepted it, or on whose behalf it was dialled; `None`: a client that has no listener.
+    /// The listener that accepted the connection or on whose behalf it was dialled; `None` for a client without a
+    /// listener.
     pub listener: Option<Listener>,
-    /// How it came to be.
+    /// How the connection was made.
     pub origin: Origin,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// The peer will send no more.
+    /// The peer will send nothing more.
     pub eof: bool,
-    /// The peer must end its silence in time ([`Session::is_silent`]), or is closed.
+    /// The peer must send its first unit in time ([`Session::is_silent`]), or the connection is closed.
     pub must_speak: bool,
 }
 
 impl ConnInfo {
-    /// Whether a request of ours may go out on it.
+    /// Whether we may send a request on the connection.
     pub fn may_ask(&self) -> bool {
         matches!(self.state, State::Open | State::Dialling) && !self.eof
     }
 }
 
-/// One connection, shown to its service beside its session.
+/// One connection, shown to its service together with its session.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// Which connection.
+    /// Its name.
     pub id: ConnId,
-    /// What it is.
+    /// Its properties.
     pub info: &'a ConnInfo,
-    /// Bytes to go out on it.
+    /// Bytes to be written to it.
     pub outbox: &'a mut Outbox,
     /// What all connections share.
     pub shared: &'a mut Shared,
 }
 
 impl Context<'_> {
-    /// Whether the peer does not read its answers: no request of its is started then. Only answers count; if requests
-    /// of ours did, two nodes that store much on each other would both stop reading.
+    /// Whether the peer does not read its answers. While this is so, none of its requests is started. Only answers
+    /// count: if our requests counted too, two nodes that store much on each other would both stop reading.
     pub fn is_held_back(&self) -> bool {
         self.outbox.answer_bytes() >= OUTBOX_SOFT_BYTES
     }
 
-    /// Lets `encode` append answers to what goes out.
+    /// Appends the answers that `encode` writes to the outbox.
     pub fn answer(&mut self, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
         self.outbox.answers(&mut self.shared.buffers, now, encode);
     }
 
-    /// Lets `encode` append what the peer did not ask for: requests of ours, and messages that need no answer.
+    /// Appends what `encode` writes to the outbox, for messages that are no answers: our own requests, and messages
+    /// that need no answer.
     pub fn request(&mut self, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
         self.outbox.requests(&mut self.shared.buffers, now, encode);
     }
 }
 
-/// How a connection is to end.
+/// How to end a connection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Close {
-    /// At once; what waits in the outbox is lost.
+    /// At once. Bytes in the outbox are lost.
     Now,
-    /// Nothing more is read; what is queued or owed still leaves, then FIN, and the peer has time to read.
+    /// We read nothing more. Bytes that are queued or owed are still sent, then a FIN, and the peer has time to read.
     Flushed,
 }
 
-/// What a service made of the unread bytes. The numbers are bytes to be consumed, perhaps none; the engine consumes and
+/// The result of handling unread bytes. The numbers are the bytes to consume, perhaps none; the engine consumes and
 /// counts them.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// No whole unit is there.
+    /// The bytes contain no complete unit.
     Incomplete,
     /// A unit was handled.
     Handled(usize),
     /// A unit was counted as a fault and otherwise ignored.
     Dropped(usize),
-    /// A unit broke the protocol: a strike.
+    /// A unit violated the protocol, which is a strike.
     Violation(usize),
-    /// The conversation is over; all unread bytes are refused.
+    /// The conversation is over. All unread bytes are discarded.
     Close(Close),
 }
 
-/// How to reach an address.
+/// Which connection to an address to use.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Via {
-    /// Over the connection that the listener shares with that address, dialled if there is none.
+    /// The connection that the listener shares with that address; dialled if there is none.
     Shared,
-    /// Over one that is being dialled, or is dialled now: an older one is not trusted any more.
+    /// A connection that is being dialled, or is dialled now. An older one is not trusted.
     Fresh,
-    /// Over a new one from an ephemeral port, for this message alone: only who listens on the address can answer.
+    /// A new connection from an ephemeral port, for this message alone. Only a node that listens on the address can
+    /// answer it.
     Single,
 }
 
-/// Where a message goes.
+/// The recipient of a message.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum To {
-    /// Onto this connection.
+    /// This connection.
     Conn(ConnId),
-    /// To whoever listens on `addr`.
+    /// The node that listens on `addr`.
     Peer {
-        /// From which listener of the dialect; `None`: as a client that has none.
+        /// The dialect's listener that sends; `None` for a client without a listener.
         listener: Option<u16>,
-        /// Where to.
+        /// The address.
         addr: SocketAddr,
-        /// How.
+        /// Which connection to use.
         via: Via,
     },
 }
 
-/// What a service wants done beyond the connection it was shown. `P` is [`Service::Outgoing`].
+/// What the engine must do for a service beyond the connection it was shown. `P` is [`Service::Outgoing`].
 #[derive(Debug)]
 pub enum Action<P> {
-    /// Call [`Service::send`] with `message` and the connection that `to` names, dialled if need be.
+    /// Call [`Service::send`] with `message` and the connection that `to` names, which is dialled if necessary.
     Send {
-        /// Which connection.
+        /// The recipient.
         to: To,
-        /// What.
+        /// The message.
         message: P,
     },
-    /// End a connection as [`Close::Flushed`] does, after [`Service::on_lost`] with [`CloseReason::Closed`]; one that is
-    /// still being dialled goes at once.
+    /// Call [`Service::on_lost`] with [`CloseReason::Closed`], then end the connection as [`Close::Flushed`] does. A
+    /// connection that is still being dialled is closed at once.
     Close(ConnId),
 }
 
-/// Why nothing more will come on a connection.
+/// Why a connection ended, or why its peer will send nothing more.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum CloseReason {
-    /// The peer or the network ended it, or a time ran out.
+    /// The peer or the network ended it, or it timed out.
     Died,
-    /// The peer broke the protocol, or can't be reached.
+    /// The peer violated the protocol, or can't be reached.
     Failed,
-    /// We are short of something, which says nothing about the peer.
+    /// We ran short of a resource, which says nothing about the peer.
     Shortage,
-    /// Another connection leads to the same peer and takes over.
+    /// Another connection to the same peer replaces it.
     Superseded,
     /// We ended it.
     Closed,
 }
 
-/// Why a request of ours failed, as a node is told.
+/// Why one of our requests failed, as the node learns it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The contact could not be reached, or broke the protocol.
+    /// The contact could not be reached, or violated the protocol.
     Contact,
-    /// We have too much in flight to it, or no room; that says nothing about its health.
+    /// We have too much in flight to the contact, or no capacity. That says nothing about its health.
     Busy,
 }
 
-/// What the engine must know of the conversation on a connection. Asked on every event, so each is O(1).
+/// What the engine must know about the conversation on a connection. The engine asks on every event, so each method
+/// must be O(1).
 ///
 /// A unit is what the outermost layer cuts off the inbox: a frame, a line of a handshake, a piece of a large frame. A
-/// unit is never larger than `limits::BUFFER_LARGE`; a session gathers larger messages itself.
+/// unit is never larger than `limits::BUFFER_LARGE`; the session itself collects larger messages.
 pub trait Session {
-    /// The peer has not said yet what it must say first (a frame, a handshake). Its time for that ends with this.
+    /// Whether the peer has yet to send its first unit (a frame, a handshake). The time limit for that ends when this
+    /// returns `false`.
     fn is_silent(&self) -> bool;
-    /// Whether [`Service::on_bytes`] has something to do: `bytes` begin with a whole unit or with what can't become one,
-    /// or an inner unit of what was taken in before waits.
+    /// Whether [`Service::on_bytes`] has something to do: `bytes` begin with a complete unit or with bytes that can't
+    /// become one, or the session holds an inner unit of an earlier one.
     fn can_judge(&self, bytes: &[u8]) -> bool;
-    /// It holds the beginning of a unit, or inner units, beside the inbox. Asked after each [`Service::on_bytes`].
+    /// Whether the session holds the start of a unit, or inner units, outside the inbox. Asked after each
+    /// [`Service::on_bytes`].
     fn is_midway(&self) -> bool {
         false
     }
-    /// Whether `bytes`, the incomplete beginning of a first unit, look like another protocol.
+    /// Whether `bytes`, the incomplete start of a first unit, look like another protocol.
     fn looks_foreign(&self, bytes: &[u8]) -> bool;
-    /// Whether more may be taken in.
+    /// Whether the session has room for another unit.
     fn has_room(&self) -> bool;
-    /// Whether something for the peer is not in the outbox yet. After [`Service::on_lost`] and
-    /// [`Session::drop_pending`] only what can leave without another word of the peer.
+    /// Whether the session holds something for the peer that is not in the outbox yet. After [`Service::on_lost`] and
+    /// [`Session::drop_pending`], this includes only what can be sent without hearing from the peer again.
     fn owes(&self) -> bool;
-    /// Whether requests of ours wait for the peer, those included that wait for a handshake.
+    /// Whether our requests wait for the peer, including those that wait for a handshake.
     fn awaits(&self) -> bool;
-    /// Bytes of memory held beside itself, capacities included; 0 while idle. Counts in `limits::BUFFERED_BYTES`.
+    /// Bytes of memory that the session holds outside itself, including spare capacity; 0 while it is idle. Counted in
+    /// `limits::BUFFERED_BYTES`.
     fn bytes(&self) -> usize;
-    /// Whether it stays although nothing is under way: its own deadline ends it.
+    /// Whether the connection stays open while it is idle, until the session's own deadline.
     fn keeps_alive(&self) -> bool {
         false
     }
-    /// When [`Service::on_deadline`] is due; it may be early, never late.
+    /// When [`Service::on_deadline`] is due. It may be early, but never late.
     fn deadline(&self) -> Option<Time>;
-    /// The connection will close once flushed: forgets what waits to be begun, and what can't leave without another
-    /// word of the peer.
+    /// The connection will close once it is flushed. Drops requests that have not been started, and what can't be sent
+    /// without hearing from the peer again.
     fn drop_pending(&mut self);
-    /// Panics unless its sums are right. For debug builds and tests.
+    /// Panics unless the sums are correct. For debug builds and tests.
     fn check_invariants(&self);
 }
 
-/// All nodes of the process in one dialect, and what joins them to their connections.
+/// All nodes of the process in one dialect, and what connects them to their connections.
 pub trait Service: Operations {
-    /// The conversation on one connection.
+    /// The session of one connection.
     type Session: Session;
-    /// What it sends onto connections, as a value: see [`Service::send`].
+    /// What the service sends on connections: see [`Service::send`].
     type Outgoing;
-    /// Whether a peer is known by the address that it dials from, which is its listener's: so we dial from ours.
+    /// Whether peers dial from their listening address and are known by it. If so, we dial from ours.
     const KNOWN_BY_ADDRESS: bool;
-    /// How long a [`Via::Single`] may take, from the dial to the answer, in milliseconds.
+    /// How long a [`Via::Single`] connection may take, from the dial to the answer, in milliseconds.
     const SINGLE_MS: u64;
 
-    /// The session of a connection that `listener` accepts.
+    /// Creates the session of a connection that `listener` accepted.
     fn accepted(&mut self, listener: Listener) -> Self::Session;
-    /// The session of a connection that we dial.
+    /// Creates the session of a connection that we dial.
     fn dialled(&mut self) -> Self::Session;
-    /// The connection stands: say what must be said first.
+    /// The connection is established. Sends what the protocol requires first.
     fn on_open(&mut self, _session: &mut Self::Session, _cx: &mut Context<'_>, _now: Time) {}
     /// Handles at most one unit of `bytes`, the unread part of the inbox.
     fn on_bytes(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, bytes: &[u8], now: Time) -> Verdict;
-    /// Sends `message` on the connection, which may still be dialled, or fails it if the session can't take it.
+    /// Sends `message` on the connection, which may still be dialling. If the session can't take the message, the
+    /// service treats it as failed.
     fn send(&mut self, message: Self::Outgoing, session: &mut Self::Session, cx: &mut Context<'_>, now: Time);
     /// There was no connection for `message`.
     fn on_unsent(&mut self, message: Self::Outgoing, why: Failure, shared: &mut Shared, now: Time);
-    /// The session owes something and something changed: moves what may leave into the outbox.
+    /// The session owes something, and the connection has changed. Moves what may be sent into the outbox.
     fn on_writable(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, now: Time);
-    /// [`Session::deadline`] has passed; afterwards it lies ahead, or the connection ends as returned.
+    /// [`Session::deadline`] has passed. Afterwards the deadline lies in the future, or the connection ends as
+    /// returned.
     fn on_deadline(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, now: Time) -> Option<Close>;
-    /// The process stops, and every unit that was read is handled: say goodbye, now or once nothing is owed any more.
+    /// The process is stopping, and every unit that was read is handled. Says goodbye, now or once nothing is owed any
+    /// more.
     fn on_shutdown(&mut self, _session: &mut Self::Session, _cx: &mut Context<'_>, _now: Time) {}
-    /// The peer will say no more: its end has come, or the connection closes. May be told twice. Fails or sends again what
-    /// was asked of the peer, and drops what can't leave without another word of it. Requests that were read before are
-    /// still answered where the connection stays open for writing.
+    /// The peer will send nothing more, because it has finished or the connection closes. May be called twice. Fails or
+    /// resends pending requests, and drops what can't be sent without hearing from the peer again. Requests that were
+    /// read before are still answered if the connection stays open for writing.
     fn on_lost(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, why: CloseReason, now: Time);
-    /// The next thing to do; call until `None`.
+    /// The next action. The engine calls this until it returns `None`.
     fn poll(&mut self, shared: &mut Shared, now: Time) -> Option<Action<Self::Outgoing>>;
-    /// When [`Service::on_timeout`] has something to do.
+    /// When [`Service::on_timeout`] next has something to do.
     fn next_deadline(&self) -> Option<Time>;
-    /// Does what is due at `now`; afterwards the next deadline lies ahead.
+    /// Handles what is due at `now`. Afterwards the next deadline lies in the future.
     fn on_timeout(&mut self, shared: &mut Shared, now: Time);
-    /// Lets every node of `addr`'s family bootstrap from whoever listens there; whether there was one with room for it.
+    /// Adds `addr` as a bootstrap of every node of the same address family. Returns whether any node had room for it.
     fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool;
-    /// Appends what it has to say of itself to the status report, lines of `name value`.
+    /// Appends the service's part of the status report: lines of `name value`.
     fn report(&self, lines: &mut Vec<String>);
-    /// Panics unless its tables and sums are right. For debug builds and tests.
+    /// Panics unless tables and sums are correct. For debug builds and tests.
     fn check_invariants(&self);
 }

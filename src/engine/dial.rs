@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// The pair of addresses is in use. Where the peer's own connection has arrived, that one serves us both; it may
-    /// also be about to (sealed.md, "Who is who").
+    /// also be about to (docs/protocol-sealed.md, "Who is who").
     fn yield_to_peer(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;

@@ -19,7 +19,7 @@ pub struct ListeningSocket {
 }
 
 /// Listens on `addr`; port 0 lets the kernel choose. A port that others listen on is an error, although dials may share
-/// ours: SO_REUSEPORT is set only after the bind (sealed.md, "Who is who").
+/// ours: SO_REUSEPORT is set only after the bind (docs/protocol-sealed.md, "Who is who").
 pub fn listen(addr: SocketAddr) -> io::Result<ListeningSocket> {
     let socket = new_socket(addr, Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?;

@@ -1,5 +1,5 @@
-//! What the kernels of the swarm's machines do with wires: handshakes, simultaneous opens, windows, FIN and RST. Decides
-//! nothing that a program decides; follows what Linux does.
+//! What the kernels of the swarm's machines do with wires: handshakes, simultaneous opens, windows, FIN and RST.
+//! Decides nothing that a program decides; follows what Linux does (docs/protocol-sealed.md, "Who is who").
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! The rows of `faults.md`, from outside: a real node process, real sockets, and in every row an honest client beside
-//! the fault that has to be served all the while. Written from the specification alone.
+//! The rows of docs/faults.md, from outside: a real node process, real sockets, and in every row an honest client
+//! beside the fault that has to be served all the while. Written from the specification alone.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! A row of the page: a node under a fault, and an honest client beside it that has to be served all the while.
+//! A row of docs/faults.md: a node under a fault, and an honest client beside it that has to be served all the while.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Bytes against the two codecs, with a second opinion on what is a good frame: written from the tables of sealed.md,
-//! not from the code.
+//! Bytes against the two codecs, with a second opinion on what is a good frame: written from the tables of
+//! docs/protocol-sealed.md, not from the code.
 
 use dayfly::dialect::Codec;
 use dayfly::dialect::sealed::api::VoidPhone;
@@ -97,7 +97,7 @@ fn frame_limits(wire: Wire) -> (usize, usize) {
     }
 }
 
-/// What sealed.md says of a body, by its table.
+/// What docs/protocol-sealed.md, "Messages", says of a body.
 fn is_possible(kind: u16, body: &[u8]) -> bool {
     match kind {
         kind::PUT => body.len() >= 36,
@@ -125,7 +125,8 @@ fn entries(body: &[u8]) -> Option<usize> {
     (at == body.len()).then_some(count)
 }
 
-/// What is wrong with a whole frame, judged in the order of sealed.md: size, checksum, type, body.
+/// What is wrong with a whole frame, judged in the order of docs/protocol-sealed.md, "Frames": size, checksum, type,
+/// body.
 fn judge(wire: Wire, frame: &[u8]) -> Result<(), FrameError> {
     let trailer = if wire == Wire::Sealed { TRAILER } else { 0 };
     let Some(body_len) = frame.len().checked_sub(HEADER + trailer) else {

@@ -120,7 +120,7 @@ impl Model {
         // Where nothing is owed, nobody knows any place, and they begin anew.
         let next_place = if self.session.owes() { self.next_place } else { Place(0) };
         let (place, stage) = if must_wait {
-            self.session.wait(&message, &frame, self.now);
+            self.session.defer(&message, &frame, self.now);
             (Some(next_place), Stage::Waiting { frame: frame.clone(), since: self.now })
         } else if silent || cursor.byte() % 2 == 0 {
             (Some(self.session.owe(&message)), Stage::Running)
@@ -259,7 +259,7 @@ impl Model {
         let got = match &cut {
             Parsed::Incomplete => Verdict::Incomplete,
             Parsed::Request { .. } => Verdict::Request,
-            Parsed::Answer { asked, .. } => Verdict::Answer(asked.requester),
+            Parsed::Answer { request, .. } => Verdict::Answer(request.requester),
             Parsed::Dropped { breach, .. } => Verdict::Dropped(*breach),
             Parsed::Violation { breach, code, .. } => Verdict::Violation(*breach, *code),
             Parsed::Fatal { breach, code } => Verdict::Fatal(*breach, *code),
@@ -460,7 +460,7 @@ fn answer<'a>(cursor: &mut Cursor<'a>, request: &Message<'_>) -> Message<'a> {
     }
 }
 
-/// Whether `answer` is one that `request` may have, by the table of sealed.md.
+/// Whether `answer` is one that `request` may have, by the table of docs/protocol-sealed.md, "Messages".
 fn fits(request: &Request, answer: &Message<'_>) -> bool {
     match (answer, request) {
         (Message::Error { .. }, _) => true,

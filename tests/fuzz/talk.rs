@@ -1,5 +1,6 @@
 //! One connection as its peer sees it: which answers the node owes, in which order, and what the node has asked. Holds
-//! what sealed.md promises: answers come in the order of the requests, each of the right kind, and nothing else comes.
+//! what docs/protocol-sealed.md, "Order of answers", promises: answers come in the order of the requests, each of the
+//! right kind, and nothing else comes.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,15 +1,15 @@
-//! The answers owed on one connection while jobs are under way or requests wait, in the order of the requests. Part of the
-//! session; holds frames and places, and never decides what a request means. Most connections never need one.
+//! The answers owed on one connection, in the order of the requests, while jobs are in progress or requests wait. Part
+//! of the session; holds frames and places, and never decides what a request means. Most connections never need one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use crate::dialect::sealed::codec::Message;
-use crate::dialect::sealed::turns::{Access, Place, Turns};
+use crate::dialect::sealed::key_locks::{Access, KeyLocks, Place};
 use crate::limits::{OWED_ANSWER_BYTES, OWED_ANSWERS, OWED_ANSWERS_BYTES, OWED_BYTES, OWED_JOBS};
 use crate::time::Time;
 
-/// A request that had to wait, to be started now.
+/// A request that had to wait and can start now.
 #[derive(PartialEq, Eq, Debug)]
 pub struct DeferredRequest {
     /// Its place in the order of answers.
@@ -20,23 +20,23 @@ pub struct DeferredRequest {
     pub since: Time,
 }
 
-/// What the peer expects for its request.
+/// What the peer expects in return for its request.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Expects {
-    /// An answer; later ones must not overtake it.
+    /// An answer. Later answers must not overtake it.
     Answer,
-    /// Nothing, whatever comes of it; later answers need not wait for it.
+    /// Nothing, whatever the outcome. Later answers need not wait for it.
     Silence,
 }
 
-/// What one request has come to.
+/// The state of one request.
 #[derive(Debug)]
 enum Owed {
-    /// Not started yet. Its `access` has its turn if it is among the startable ones.
+    /// Not started. The request holds the lock for `access` if it is in `startable`.
     Waiting { frame: Vec<u8>, access: Option<Access>, expects: Expects, since: Time },
-    /// A job is under way; `access` is what others of its key have to wait for.
+    /// A job is in progress. It holds the lock for `access`, and other requests of the key wait for it.
     Running { access: Option<Access>, expects: Expects },
-    /// Settled by this frame. It is empty for silence, and once it has left.
+    /// Answered by this frame, which is empty if the peer expects nothing, and once it has been sent.
     Settled(Vec<u8>),
 }
 
@@ -49,40 +49,40 @@ impl Owed {
     }
 }
 
-/// The answers owed, in the order of the requests. No event costs a search through them: what may start is in a heap, and
-/// what may leave lies between two places that only move forward.
+/// The answers owed, in the order of the requests. No event searches them: a heap holds what may start, and what may be
+/// sent lies between two places that only move forward.
 #[derive(Debug, Default)]
 pub struct OwedAnswers {
-    /// By place, the oldest first.
+    /// By place, oldest first.
     owed: VecDeque<Owed>,
-    /// The place of the first of `owed`.
+    /// The place of the first entry of `owed`.
     first: Place,
-    /// The first place whose answer may not have left yet.
+    /// The first place whose answer may not have been sent yet.
     unsent: Place,
-    /// No place before this one holds back later answers. It lags behind until somebody needs to know.
+    /// No place before this one holds back later answers. Only moved forward when somebody needs to know.
     barrier: Place,
-    /// Who may touch which key; of all that is not settled or unblocked.
-    turns: Turns,
-    /// Places of waiting requests that no earlier one is in the way of; the first is on top.
+    /// The locks of the keys, for all requests that are neither settled nor unblocked.
+    locks: KeyLocks,
+    /// Places of the waiting requests that hold their lock or need none. The first one is on top.
     startable: BinaryHeap<Reverse<Place>>,
     waiting: usize,
     running: usize,
-    /// Bytes of requests that wait.
+    /// Bytes of the frames of waiting requests.
     waiting_bytes: usize,
-    /// Bytes of settled answers that could not leave yet.
+    /// Bytes of the settled answers that have not been sent.
     settled_bytes: usize,
-    /// How often an entry was looked at.
+    /// How often an entry was accessed.
     #[cfg(test)]
     looks: usize,
 }
 
 impl OwedAnswers {
-    /// Whether nothing is owed. Places may begin anew then: nobody knows any.
+    /// Whether nothing is owed. Then no place is in use, so they may start from 0 again.
     pub fn is_empty(&self) -> bool {
         self.owed.is_empty()
     }
 
-    /// Bytes of memory that all this takes, roughly.
+    /// Memory in bytes that the owed answers take, roughly.
     pub fn bytes(&self) -> usize {
         self.frame_bytes() + self.owed.len() * OWED_ANSWER_BYTES + OWED_ANSWERS_BYTES
     }
@@ -91,7 +91,7 @@ impl OwedAnswers {
         self.settled_bytes + self.waiting_bytes
     }
 
-    /// Whether more requests may be taken in.
+    /// Whether there is room for more requests.
     pub fn has_room(&self) -> bool {
         self.owed.len() < OWED_ANSWERS && self.frame_bytes() < OWED_BYTES
     }
@@ -103,33 +103,34 @@ impl OwedAnswers {
 
     // ---- requests come ----
 
-    /// Whether `request` must wait: too many jobs are owed already, or an earlier request of the same key is not done
+    /// Whether `request` must wait: too many jobs are in progress, or an earlier request of the same key is not done
     /// and one of the two writes.
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
-        self.running >= OWED_JOBS || Access::of(request).is_some_and(|access| !self.turns.admits(access))
+        self.running >= OWED_JOBS || Access::of(request).is_some_and(|access| !self.locks.is_free(access))
     }
 
-    /// Takes in the frame of a request that came at `since` and is to wait, whether or not it must.
-    pub fn wait(&mut self, frame: &[u8], access: Option<Access>, expects: Expects, since: Time) {
+    /// Defers a request that came at `since`: keeps its frame until it may start. The request waits even if it need
+    /// not.
+    pub fn defer(&mut self, frame: &[u8], access: Option<Access>, expects: Expects, since: Time) {
         let place = self.push(Owed::Waiting { frame: frame.to_vec(), access, expects, since });
         self.waiting += 1;
         self.waiting_bytes += frame.len();
-        if access.is_none_or(|access| self.turns.join(place, access)) {
+        if access.is_none_or(|access| self.locks.lock_or_queue(place, access)) {
             self.startable.push(Reverse(place));
         }
     }
 
-    /// Owes the outcome of a job for a request that need not wait; returns its place.
+    /// Adds a request that a job answers, and that need not wait. Returns its place.
     pub fn owe(&mut self, access: Option<Access>, expects: Expects) -> Place {
         let place = self.push(Owed::Running { access, expects });
         self.running += 1;
         if let Some(access) = access {
-            self.turns.start(access);
+            self.locks.lock(access);
         }
         place
     }
 
-    /// Queues the answer to a request that needs no job; it must not overtake those owed before it.
+    /// Adds the answer to a request that needs no job. It must not overtake the answers owed before it.
     pub fn queue(&mut self, frame: Vec<u8>) {
         self.settled_bytes += frame.len();
         self.push(Owed::Settled(frame));
@@ -137,11 +138,12 @@ impl OwedAnswers {
 
     // ---- they are started and done ----
 
-    /// The first waiting request that may start now, which counts as a running job from now on.
+    /// The first waiting request that may start. From now on it counts as a running job.
     pub fn next_startable(&mut self) -> Option<DeferredRequest> {
         let Reverse(place) = *self.startable.peek().filter(|_| self.running < OWED_JOBS)?;
         if self.settled_bytes >= OWED_BYTES {
-            // Much is to be sent already: only what holds it back may start, or else nothing would ever be sent.
+            // Many bytes wait to be sent. Only a request that holds them back may start, or else they could never be
+            // sent.
             self.advance_barrier();
             if self.barrier < place {
                 return None;
@@ -160,16 +162,16 @@ impl OwedAnswers {
         Some(started)
     }
 
-    /// What the job at `place` writes can be read from now on, although it is not done yet.
+    /// The value that the job at `place` writes can be read from now on, although the job is not done.
     pub fn unblock(&mut self, place: Place) {
         if let Some(Owed::Running { access, .. }) = self.at(place) {
             let access = access.take();
-            self.end_turn(access);
+            self.release_lock(access);
         }
     }
 
-    /// Settles what is owed at `place` with the answer in `frame`, which is empty for silence. Nothing happens if no job
-    /// is under way there.
+    /// Answers the request at `place` by `frame`; an empty one means that it gets no answer. Does nothing if no job is
+    /// in progress there.
     pub fn settle(&mut self, place: Place, frame: Vec<u8>) {
         let Some(owed) = self.at(place) else {
             return;
@@ -182,32 +184,33 @@ impl OwedAnswers {
         *owed = Owed::Settled(frame);
         self.settled_bytes += len;
         self.running -= 1;
-        self.end_turn(access);
+        self.release_lock(access);
     }
 
-    /// Forgets the requests that wait: they will not be started any more, and get no answer. Looks at all that is owed;
-    /// a connection does so once, at its end.
+    /// Forgets the waiting requests: they will not start, and get no answer. Looks at every entry, which each
+    /// connection does once, at its end.
     pub fn drop_waiting(&mut self) {
-        (self.turns, self.startable) = Default::default();
+        (self.locks, self.startable) = Default::default();
         for owed in &mut self.owed {
             match owed {
                 Owed::Waiting { .. } => *owed = Owed::Settled(Vec::new()),
-                Owed::Running { access: Some(access), .. } => self.turns.start(*access),
+                Owed::Running { access: Some(access), .. } => self.locks.lock(*access),
                 Owed::Running { access: None, .. } | Owed::Settled(_) => {}
             }
         }
         (self.waiting, self.waiting_bytes) = (0, 0);
     }
 
-    fn end_turn(&mut self, access: Option<Access>) {
+    fn release_lock(&mut self, access: Option<Access>) {
         if let Some(access) = access {
-            self.turns.leave(access, |place| self.startable.push(Reverse(place)));
+            self.locks.unlock(access, |place| self.startable.push(Reverse(place)));
         }
     }
 
     // ---- answers leave ----
 
-    /// Moves settled answers whose turn it is into `outbox`, until that has grown by `room` bytes or a little more.
+    /// Moves settled answers that no earlier request holds back into `outbox`, until it has grown by `room` bytes or a
+    /// little more.
     pub fn release(&mut self, outbox: &mut Vec<u8>, room: usize) {
         let full_at = outbox.len() + room;
         self.advance_barrier();
@@ -226,7 +229,7 @@ impl OwedAnswers {
         self.unsent = self.unsent.max(self.first);
     }
 
-    /// Moves the barrier past all that no longer holds back later answers.
+    /// Moves the barrier past all requests that no longer hold back later answers.
     fn advance_barrier(&mut self) {
         while self.at(self.barrier).is_some_and(|owed| !owed.holds_back_later_answers()) {
             self.barrier = self.barrier.plus(1);
@@ -248,8 +251,8 @@ impl OwedAnswers {
         place
     }
 
-    /// Panics unless the sums are right and each request waits exactly for those that it has to wait for. For debug
-    /// builds and tests.
+    /// Panics unless the sums are correct and each request waits for exactly those requests for which it must wait. For
+    /// debug builds and tests.
     pub fn check_invariants(&self) {
         let (mut waiting, mut startable, mut running, mut waiting_bytes, mut settled_bytes) = (0, 0, 0, 0, 0);
         let all_startable: BTreeSet<Place> = self.startable.iter().map(|Reverse(place)| *place).collect();
@@ -258,7 +261,7 @@ impl OwedAnswers {
             match owed {
                 Owed::Waiting { frame, access, .. } => {
                     let is_startable = all_startable.contains(&place);
-                    assert!(is_startable || access.is_some(), "nobody is in the way of what touches no key");
+                    assert!(is_startable || access.is_some(), "a request without a key waits for nobody");
                     accesses.extend(access.map(|access| (place, access, is_startable)));
                     startable += usize::from(is_startable);
                     waiting += 1;
@@ -269,16 +272,16 @@ impl OwedAnswers {
                     running += 1;
                 }
                 Owed::Settled(frame) => {
-                    assert!(frame.is_empty() || place >= self.unsent, "what leaves is not kept");
+                    assert!(frame.is_empty() || place >= self.unsent, "a frame that was sent is not kept");
                     settled_bytes += frame.len();
                 }
             }
             assert!(place >= self.barrier || !owed.holds_back_later_answers());
         }
-        self.turns.check_invariants(accesses.into_iter());
+        self.locks.check_invariants(accesses.into_iter());
         assert_eq!((self.waiting, self.startable.len(), self.running), (waiting, startable, running));
         assert_eq!((self.waiting_bytes, self.settled_bytes), (waiting_bytes, settled_bytes));
-        assert!(self.first <= self.unsent && self.unsent <= self.barrier, "nothing leaves from behind the barrier");
+        assert!(self.first <= self.unsent && self.unsent <= self.barrier, "nothing is sent from behind the barrier");
         assert!(self.running <= OWED_JOBS);
     }
 }
@@ -290,7 +293,8 @@ mod tests {
     use super::*;
     use crate::id::Id;
 
-    /// What is tested, as it was before it had to be fast: one list, searched from the beginning for every question.
+    /// The reference: the code as it was before it had to be fast, one list that every question searches from the
+    /// start.
     #[derive(Default)]
     struct Model {
         slots: Vec<Slot>,
@@ -299,7 +303,7 @@ mod tests {
 
     struct Slot {
         stage: Stage,
-        /// What others have to wait for.
+        /// The access for which other requests wait.
         access: Option<Access>,
         expects: Expects,
     }
@@ -423,10 +427,11 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Op {
-        /// Requests come, all alike: kind of request, whether it is silent, what becomes of it, bytes, how many.
+        /// Equal requests come: the kind of request, whether it expects silence, what happens to it, the bytes of its
+        /// frame, and how many come.
         Come(u8, bool, Fate, usize, usize),
         Start(usize),
-        /// Which place, bytes.
+        /// The place, and the bytes of the frame.
         Settle(Pick, usize),
         Unblock(Pick),
         Release(usize),
@@ -442,9 +447,9 @@ mod tests {
 
     #[derive(Clone, Copy, Debug)]
     enum Pick {
-        /// One of the running, if there are any.
+        /// One of the running requests, if there are any.
         Running(usize),
-        /// Any place, also one that was never given.
+        /// Any place, even one that was never in use.
         Any(u64),
     }
 
@@ -478,14 +483,14 @@ mod tests {
         }
     }
 
-    /// The model and what is tested, side by side.
+    /// The model and the tested code, side by side.
     #[derive(Default)]
     struct Pair {
         model: Model,
         owed: OwedAnswers,
-        /// What each has let leave.
+        /// The bytes that each has sent.
         left: (Vec<u8>, Vec<u8>),
-        /// How many frames were made, so that no two are alike.
+        /// How many frames were made. Makes each frame unique.
         frames: u64,
     }
 
@@ -528,7 +533,7 @@ mod tests {
             } else if fate == Fate::Waits || self.model.must_wait(access) {
                 let since = Time::from_ms(self.frames);
                 self.model.push(Stage::Waiting { frame: frame.clone(), since }, access, expects);
-                self.owed.wait(&frame, access, expects, since);
+                self.owed.defer(&frame, access, expects, since);
             } else {
                 let place = self.model.push(Stage::Running, access, expects);
                 assert_eq!(self.owed.owe(access, expects), place);
@@ -570,7 +575,7 @@ mod tests {
             }
         }
 
-        /// All jobs end and all that waits is started, until nothing is owed.
+        /// Ends all jobs and starts all waiting requests, until nothing is owed.
         fn finish(&mut self) {
             while !self.model.slots.is_empty() {
                 while self.start() {}
@@ -605,7 +610,7 @@ mod tests {
 
     fn wait(owed: &mut OwedAnswers, accesses: &[Option<Access>]) {
         for access in accesses {
-            owed.wait(b"request", *access, Expects::Answer, Time::ZERO);
+            owed.defer(b"request", *access, Expects::Answer, Time::ZERO);
         }
     }
 
@@ -633,7 +638,7 @@ mod tests {
     fn an_answer_does_not_wait_for_what_will_be_silent() {
         let (mut owed, mut left) = (OwedAnswers::default(), Vec::new());
         let put = owed.owe(write(1), Expects::Silence);
-        owed.wait(b"another put", write(1), Expects::Silence, Time::ZERO);
+        owed.defer(b"another put", write(1), Expects::Silence, Time::ZERO);
         let get = owed.owe(read(2), Expects::Answer);
         owed.settle(get, b"value".to_vec());
         owed.release(&mut left, 100);
@@ -654,7 +659,7 @@ mod tests {
         assert_eq!(start(&mut owed), None);
         owed.unblock(put);
         assert_eq!((start(&mut owed), start(&mut owed)), (Some(put.plus(1)), None));
-        // The PUT has ended its turn, so that its end is nobody's turn.
+        // The PUT no longer holds the lock, so its end grants nobody the lock.
         owed.settle(put, b"stored".to_vec());
         assert_eq!(start(&mut owed), None);
         owed.settle(put.plus(1), b"value".to_vec());
@@ -711,7 +716,7 @@ mod tests {
         }
         assert!(!owed.has_room());
         let mut owed = OwedAnswers::default();
-        owed.wait(&vec![7; OWED_BYTES - 1], None, Expects::Answer, Time::ZERO);
+        owed.defer(&vec![7; OWED_BYTES - 1], None, Expects::Answer, Time::ZERO);
         assert!(owed.has_room());
         owed.queue(vec![7]);
         assert!(!owed.has_room());
@@ -732,8 +737,8 @@ mod tests {
         assert_eq!((&left[..], owed.is_empty()), (&b"stored, then an error"[..], true));
     }
 
-    /// Has requests come and end as the engine does: at every event it asks for what may start and what may leave. Returns
-    /// how many events there were, and how often an entry was looked at.
+    /// Adds and ends requests as the engine does: after every event it asks what may start and what may be sent.
+    /// Returns how many events there were, and how often an entry was accessed.
     fn looks_at(requests: impl Iterator<Item = (Option<Access>, Expects)>, bytes: usize) -> (usize, usize) {
         let (mut owed, mut left, mut events) = (OwedAnswers::default(), Vec::new(), 0);
         let mut running: VecDeque<Place> = (0..OWED_JOBS).map(|_| owed.owe(None, Expects::Answer)).collect();
@@ -745,7 +750,7 @@ mod tests {
             owed.release(&mut left, room);
         };
         for (access, expects) in requests {
-            owed.wait(b"request", access, expects, Time::ZERO);
+            owed.defer(b"request", access, expects, Time::ZERO);
             event(&mut owed, &mut running, 100);
         }
         // The newest job ends first, and the peer reads one answer at a time.
@@ -759,8 +764,8 @@ mod tests {
         (events, owed.looks)
     }
 
-    /// Found by an attack: with a thousand requests waiting, each byte that came cost a search through all of them, for
-    /// each of them through all before it.
+    /// Regression, found by an attack: with a thousand requests waiting, each byte that came cost a search through all
+    /// of them, and for each of them a search through all before it.
     #[test]
     fn no_event_costs_a_search_however_many_requests_wait() {
         type Requests = fn(usize) -> (Option<Access>, Expects);

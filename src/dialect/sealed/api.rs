@@ -1,5 +1,6 @@
-//! The wire of the VoidPhone API (`--api`): `size u16 | type u16 | body`, no checksum, 650 to 653 with the bodies of the
-//! sealed dialect. It has no error message, so whatever is wrong ends the connection.
+//! The wire of the VoidPhone API (`--api`): `size u16 | type u16 | body` without a checksum, types 650 to 653 with the
+//! bodies of the sealed dialect (docs/protocol-sealed.md, "The VoidPhone API"). It has no error message, so any fault
+//! closes the connection. Never allocates while decoding.
 
 use crate::dialect::Codec;
 use crate::dialect::sealed::codec::{FrameError, HEADER, Message, decode_body, encode_frame, kind, kind_of};
@@ -26,7 +27,8 @@ impl Codec for VoidPhone {
         if (FRAME_MIN..=Self::FRAME_MAX).contains(&size) { Ok(Some(size)) } else { Err(FrameError::Size(size)) }
     }
 
-    /// An empty PUT is malformed here, unlike on the sealed listener: the VoidPhone specification wants at least one byte.
+    /// Decodes a whole frame. Unlike on the sealed listener, an empty PUT is malformed: the VoidPhone specification
+    /// requires at least one byte.
     fn decode(frame: &[u8]) -> Result<Message<'_>, FrameError> {
         if frame.len() < FRAME_MIN {
             return Err(FrameError::Size(frame.len()));

@@ -1,5 +1,6 @@
-//! Bytes and messages of the sealed dialect: `size u16 | type u16 | body | SHA-256(type, body)`, big-endian. Judges a
-//! frame in the order size, checksum, type, body. Never allocates while decoding.
+//! Encodes and decodes messages of the sealed dialect: `size u16 | type u16 | body | SHA-256(type, body)`, big-endian
+//! (docs/protocol-sealed.md, "Frames"). Checks a frame in the order size, checksum, type, body. Never allocates while
+//! decoding.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,15 +14,15 @@ use crate::limits::FRAME_MAX;
 pub const HEADER: usize = 4;
 /// Bytes after the body: the checksum.
 pub const TRAILER: usize = 32;
-/// Smallest frame: no body.
+/// Bytes of the smallest frame, which has no body.
 pub const FRAME_MIN: usize = HEADER + TRAILER;
-/// Bytes before the value in a PUT's body.
+/// Bytes before the value in the body of a PUT.
 pub const PUT_HEAD: usize = 36;
 
 /// The checksum at the end of a frame.
 pub type Seal = [u8; TRAILER];
 
-/// Message types, as the seed numbers them.
+/// Message types, numbered as in the seed (docs/protocol-sealed.md, "Messages").
 pub mod kind {
     #![allow(missing_docs)]
     pub const PUT: u16 = 650;
@@ -37,29 +38,29 @@ pub mod kind {
     pub const VALUE: u16 = 660;
 }
 
-/// Why a request was not fulfilled (seed silent: codes from sealed.md, "Errors and violations").
+/// Why a request failed (seed silent: docs/protocol-sealed.md, "Errors").
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum ErrorCode {
     /// The checksum does not match.
     Checksum,
-    /// A known type with an impossible body, or an impossible size.
+    /// A known type whose body does not fit it, or an impossible size.
     Malformed,
-    /// A type that is none, or an answer to nothing.
+    /// An unknown type, or an answer although nothing was asked.
     UnknownType,
-    /// A value above the limit of this node.
+    /// The value exceeds this node's limit.
     TooLarge,
-    /// Out of connections, work or patience; try again.
+    /// The node has no capacity left; try again.
     Busy,
-    /// The store's memory limit is reached.
+    /// The store has reached a limit.
     Full,
-    /// Would displace a self-certifying value.
+    /// The PUT would replace a self-certifying value.
     Refused,
     /// No node would hold the value.
     Unreachable,
 }
 
 impl ErrorCode {
-    /// Every code, in the order of the wire.
+    /// All codes, ordered by their number on the wire.
     pub const ALL: [ErrorCode; 8] = [
         ErrorCode::Checksum,
         ErrorCode::Malformed,
@@ -71,17 +72,17 @@ impl ErrorCode {
         ErrorCode::Unreachable,
     ];
 
-    /// The number on the wire.
+    /// The code's number on the wire, 1 to 8.
     pub fn code(self) -> u32 {
         1 + self as u32
     }
 
-    /// The code of a number; `None` for numbers that nobody has given a meaning.
+    /// The code with this number; `None` for an unassigned number.
     pub fn from_code(code: u32) -> Option<ErrorCode> {
         Self::ALL.into_iter().find(|e| e.code() == code)
     }
 
-    /// The text that goes with it, for people; below [`crate::limits::ERROR_TEXT`] bytes.
+    /// The text for people that is sent with the code; below [`crate::limits::ERROR_TEXT`] bytes.
     pub fn text(self) -> &'static str {
         match self {
             ErrorCode::Checksum => "checksum does not match",
@@ -95,82 +96,83 @@ impl ErrorCode {
         }
     }
 
-    /// The message that says so.
+    /// The ERROR message with this code and its text.
     pub fn message(self) -> Message<'static> {
         Message::Error { code: self.code(), text: self.text().as_bytes() }
     }
 }
 
-/// A message of the seed, borrowed from its frame or from whoever answers.
+/// A message of the seed, which borrows from its frame or from the code that answers
+/// (docs/protocol-sealed.md, "Messages").
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Message<'a> {
-    /// 650: hold `value` under `key` for `ttl_s` seconds, on `replication` nodes.
+    /// 650 PUT: store `value` under `key` for `ttl_s` seconds on `replication` nodes.
     Put {
-        /// Seconds; 0 for the longest.
+        /// The lifetime in seconds; 0 asks for the longest.
         ttl_s: u16,
-        /// 0 or 1: here; 2 and more: the recipient sees to it.
+        /// 0 or 1: the recipient stores the value; 2 and more: it coordinates the PUT.
         replication: u8,
-        /// What it is stored under.
+        /// The key of the value.
         key: Id,
-        /// 0 to 65,463 bytes.
+        /// The value, 0 to 65,463 bytes.
         value: &'a [u8],
     },
-    /// 651: find the value of `key` in the network.
+    /// 651 GET: find the value of `key` in the network.
     Get {
-        /// What it is stored under.
+        /// The key of the value.
         key: Id,
     },
-    /// 652: the answer to PUT (empty value) and GET.
+    /// 652 SUCCESS: the answer to PUT, with an empty value, and to GET.
     Success {
-        /// The request's key.
+        /// The key of the request.
         key: Id,
-        /// What was found.
+        /// The value found; empty for a PUT.
         value: &'a [u8],
     },
-    /// 653: nobody has it.
+    /// 653 FAILURE: nobody has a value of the key.
     Failure {
-        /// The request's key.
+        /// The key of the request.
         key: Id,
     },
-    /// 654: are you a node, and alive?
+    /// 654 PING: is the recipient alive, and does it speak the dialect?
     Ping {
-        /// Repeated by the PONG.
+        /// A number that the PONG repeats.
         nonce: u32,
     },
-    /// 655: yes.
+    /// 655 PONG: the answer to PING.
     Pong {
-        /// The PING's.
+        /// The number from the PING.
         nonce: u32,
     },
-    /// 656: whom do you know near `key`?
+    /// 656 FIND_NODE: name the contacts nearest to `key` that you know.
     FindNode {
         /// The target.
         key: Id,
     },
-    /// 657: do you hold `key`, and else, whom do you know near it?
+    /// 657 FIND_VALUE: send the value of `key` if you hold it, or else name the contacts nearest to it.
     FindValue {
         /// The target.
         key: Id,
     },
-    /// 658: the request was not fulfilled.
+    /// 658 ERROR: the request failed.
     Error {
-        /// One of [`ErrorCode`], or a number yet without meaning.
+        /// The number of an [`ErrorCode`], or an unassigned number.
         code: u32,
-        /// For people; any bytes are tolerated.
+        /// Text for people. The recipient accepts any bytes.
         text: &'a [u8],
     },
-    /// 659: contacts near the target. (The seed's drawing carries the type word of FIND_NODE; its list says 659.)
+    /// 659 NODE: contacts near the target. (The seed's drawing shows the type word of FIND_NODE; its list says 659.)
     Node(Nodes<'a>),
-    /// 660: the value held.
+    /// 660 VALUE: the value that the sender holds.
     Value {
         /// The value.
         value: &'a [u8],
     },
-    /// 660 as well, to be sent only: a value whose checksum was computed before. No frame decodes to it.
+    /// 660 VALUE again, only for sending: a value whose checksum was computed earlier. Decoding never returns it.
     ValueWithChecksum {
         /// The value.
         value: &'a [u8],
-        /// What [`seal_of_value`] gave for it.
+        /// The checksum, as [`seal_of_value`] computed it.
         seal: &'a Seal,
     },
 }
@@ -194,17 +196,17 @@ impl Message<'_> {
     }
 }
 
-/// The entries of a NODE: as they came in a frame, already checked for shape, or as contacts that are to be sent.
+/// The entries of a NODE: either bytes of a frame, whose shape has been checked, or contacts to send.
 #[derive(Copy, Clone, Debug)]
 pub enum Nodes<'a> {
-    /// Entries as bytes, whole and of known ip_type.
+    /// Bytes of whole entries with known ip_types.
     Wire(&'a [u8]),
-    /// Contacts of ours.
+    /// Contacts to send.
     Contacts(&'a [Contact]),
 }
 
 impl<'a> Nodes<'a> {
-    /// Checks that `body` is whole entries of known ip_type.
+    /// Checks that `body` consists of whole entries with known ip_types.
     fn check(body: &'a [u8]) -> Option<Nodes<'a>> {
         let mut rest = body;
         while !rest.is_empty() {
@@ -213,7 +215,7 @@ impl<'a> Nodes<'a> {
         Some(Nodes::Wire(body))
     }
 
-    /// The entries, as they claim to be: an id need not belong to its address.
+    /// Iterates over the entries. Their ids have not been checked: an id need not belong to its address.
     pub fn iter(&self) -> NodesIter<'a> {
         NodesIter(*self)
     }
@@ -257,7 +259,7 @@ impl Iterator for NodesIter<'_> {
     }
 }
 
-/// Bytes of an entry with this ip_type; `None` if there is no such type.
+/// The bytes of an entry with this ip_type; `None` for an unknown type.
 fn entry_len(ip_type: u8) -> Option<usize> {
     match ip_type {
         4 => Some(1 + 4 + 2 + 32),
@@ -266,10 +268,10 @@ fn entry_len(ip_type: u8) -> Option<usize> {
     }
 }
 
-/// What is wrong with a frame.
+/// Why a frame can't be decoded.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum FrameError {
-    /// The size is smaller than any frame: where the next one begins is unknown.
+    /// The size is impossible, so it is unknown where the next frame begins.
     Size(usize),
     /// The checksum does not match.
     Checksum,
@@ -279,33 +281,36 @@ pub enum FrameError {
     Malformed(u16),
 }
 
-/// The type word of a frame, which must have at least [`HEADER`] bytes.
+/// The type word of a frame. Panics if `frame` has fewer than [`HEADER`] bytes.
 pub fn kind_of(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[2], frame[3]])
 }
 
-/// Whether messages of this type are requests.
+/// Whether `kind` is the type of a request.
 pub fn is_request(kind: u16) -> bool {
     matches!(kind, kind::PUT | kind::GET | kind::PING | kind::FIND_NODE | kind::FIND_VALUE)
 }
 
-/// Whether messages of this type are answers.
+/// Whether `kind` is the type of an answer.
 pub fn is_answer(kind: u16) -> bool {
     (kind::PUT..=kind::VALUE).contains(&kind) && !is_request(kind)
 }
 
-/// Whether the trailer of a whole frame is the checksum of what it covers.
+/// Whether the trailer of a whole frame is the checksum of the type and the body. May panic if `frame` has fewer than
+/// [`FRAME_MIN`] bytes.
 pub fn checksum_matches(frame: &[u8]) -> bool {
     let (covered, trailer) = frame.split_at(frame.len() - TRAILER);
     sha256(&covered[2..]) == trailer
 }
 
-/// The checksum of the VALUE that carries `value`.
+/// The checksum of the VALUE frame that carries `value`.
 pub fn seal_of_value(value: &[u8]) -> Seal {
     Id::hash_of(&[&kind::VALUE.to_be_bytes(), value]).0
 }
 
-/// Reads the body of a message of type `kind`. Used by both listeners, whose bodies are the same.
+/// Decodes the body of a message of type `kind`. Both listeners use it, because they share the bodies.
+///
+/// Errors: `UnknownType`, or `Malformed` if the body does not fit the type.
 pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
     let malformed = FrameError::Malformed(kind);
     let key = |bytes: &[u8]| Id::from_slice(bytes).ok_or(malformed);
@@ -336,9 +341,11 @@ pub fn decode_body(kind: u16, body: &[u8]) -> Result<Message<'_>, FrameError> {
     })
 }
 
-/// Appends the frame of `message` but for its last `trailer` bytes, which its size counts. Used by both listeners.
+/// Appends the frame of `message` to `out`, without its last `trailer` bytes, which the size field includes. Both
+/// listeners use it.
 pub fn encode_frame(message: &Message<'_>, trailer: usize, out: &mut Vec<u8>) {
-    // The fixed parts in one piece, the rest in another: most of the work for small messages is the number of pieces.
+    // The fixed fields are appended as one piece and the rest as another: for small messages, the number of pieces
+    // determines the cost.
     let mut head = [0; HEADER + PUT_HEAD];
     let (fixed, rest): (usize, &[u8]) = match message {
         Message::Put { ttl_s, replication, key, value } => {
@@ -406,7 +413,7 @@ fn encode_entry(contact: &Contact, out: &mut Vec<u8>) {
     out.extend_from_slice(&entry[..len]);
 }
 
-/// The codec as the conformance suite sees it.
+/// The codec of the sealed dialect.
 #[derive(Debug)]
 pub struct Sealed;
 

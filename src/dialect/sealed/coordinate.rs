@@ -1,8 +1,10 @@
-//! The jobs of a node: a PUT that it sees to, a GET that it answers from the network. What was asked is answered when the
-//! nodes nearest to the key have had their say, or the job's time is up. Part of the node; sends nothing by itself.
+//! The jobs of a node: coordinated PUTs and network GETs. A job ends when the nodes nearest to the key have answered,
+//! or when its time is up. Part of the node; never sends anything itself.
 
 use crate::contact::Contact;
-use crate::dialect::sealed::job::{GetJob, Holding, Job, JobId, Outcome, Put, PutJob, Tally, Ticket, Work};
+use crate::dialect::sealed::job::{
+    Copies, GetJob, HolderState, Job, JobId, Outcome, Put, PutJob, Quorum, Tally, Ticket, Work,
+};
 use crate::dialect::sealed::node::{Alarm, Node, Output, Purpose};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
@@ -18,7 +20,8 @@ use crate::limits::{
 use crate::time::Time;
 
 impl Node {
-    /// Starts storing a value on the nodes nearest to its key. Returns whether it did: too many jobs may be in progress.
+    /// Starts a PUT that stores a value on the nodes nearest to its key. Returns `false` if too many jobs are in
+    /// progress.
     pub fn start_put(&mut self, put: Put<'_>, ticket: Ticket, now: Time) -> bool {
         if self.jobs.len() >= JOBS {
             return false;
@@ -27,7 +30,7 @@ impl Node {
         let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
         let id = self.jobs.vacant_key();
         let lookup = self.overlay.start_lookup(put.key, Goal::Nodes(replication + SPARE_HOLDERS), paths, id, &[]);
-        // Counted from when the request came, as its end is; but some time it must have.
+        // The time counts from when the request came, like the job's deadline, but the lookup must have some time.
         let due_at = ticket.since.after(PUT_LOOKUP_MS).max(now.after(LOOKUP_LEAST_MS));
         let holders_due = self.alarms.arm(now, due_at, Alarm::HoldersDue(id));
         let job = PutJob {
@@ -44,7 +47,7 @@ impl Node {
         true
     }
 
-    /// Starts looking for the value of `key`. Returns whether it did: too many jobs may be in progress.
+    /// Starts a GET that looks for the value of `key`. Returns `false` if too many jobs are in progress.
     pub fn start_get(&mut self, key: Id, store: &Store, ticket: Ticket, now: Time) -> bool {
         if self.jobs.len() >= JOBS {
             return false;
@@ -52,16 +55,16 @@ impl Node {
         let Settings { kademlia, replication, quorum, .. } = self.settings;
         let id = self.jobs.vacant_key();
         let lookup = self.overlay.start_lookup(key, Goal::Value, kademlia.paths, id, &[]);
-        let get = GetJob { key, tally: Tally::new(replication, quorum), lookup, tries: 1 };
+        let get = GetJob { key, tally: Tally::new(Copies(replication), Quorum(quorum)), lookup, tries: 1 };
         self.register(Work::Get(get), ticket, now);
-        // This node's own value counts as one holder's.
+        // This node's own value counts as the answer of one holder.
         let own = self.overlay.own().id;
         store.get(&key, now).into_iter().for_each(|value| self.count_vote(id, &own, Some(value)));
         true
     }
 
-    /// `from` answered the GET `id`: with a value, or that it has none. Beyond what all GETs may hold, a value counts as
-    /// none.
+    /// `from` answered the GET `id` with a value or without one. A value that exceeds the bytes left for all GETs
+    /// counts as none.
     pub(super) fn count_vote(&mut self, id: JobId, from: &Id, value: Option<&[u8]>) {
         let room = TALLY_BYTES - self.tallied_bytes;
         if let Some(get) = self.get_job(id) {
@@ -92,7 +95,8 @@ impl Node {
         }
     }
 
-    /// `from` holds a value of the key looked up. A certified one ends the lookup; of others the nearest nodes decide.
+    /// `from` holds a value of the key of the lookup. A certified value ends the lookup; about other values, the
+    /// nearest nodes decide.
     pub(super) fn on_value(&mut self, lookup: LookupId, from: Contact, value: &[u8], now: Time) {
         self.overlay.named(lookup, from, &[], |_| true, now);
         let Some(id) = self.overlay.owner(lookup) else {
@@ -104,17 +108,19 @@ impl Node {
         }
     }
 
-    /// Has a value stored on the nodes nearest to its key as soon as all of those have answered, while the lookup goes on
-    /// to see whether there are nearer ones, who are asked as well then (sealed.md looks first). The answer waits for both: to
-    /// give it earlier saves another sixth of the time, but then a fifth of liars hide twice as many values (`dayfly sim`).
-    fn put_early(&mut self, id: JobId, lookup: LookupId) {
+    /// Stores the value of a PUT on the nodes nearest to its key as soon as all of them have answered, while the lookup
+    /// continues to search for nearer nodes. If it finds any, those are asked to store the value too
+    /// (docs/protocol-sealed.md, "Where the seed is silent"). The answer waits for both: an earlier answer would save
+    /// another sixth of the time, but then a fifth of liars hide twice as many values (`dayfly sim`).
+    fn store_early(&mut self, id: JobId, lookup: LookupId) {
         let Some(wanted) = self.put_job(id).filter(|put| put.candidates.is_empty()).map(|put| put.replication) else {
             return;
         };
         let own = self.overlay.counts_itself().then_some(self.overlay.own());
         let nearest = self.overlay.settled_nearest(lookup, wanted).filter(|nearest| nearest.len() == wanted);
         if let (Some(mut nearest), Some(put)) = (nearest, self.put_job(id)) {
-            // This node only where it is one of the nearest: who fails is replaced once others are known.
+            // This node stores the value only if it is one of the nearest. Nodes that fail are replaced once the lookup
+            // has found others.
             nearest.extend(own);
             nearest.sort_unstable_by(|a, b| put.key.compare(&a.id, &b.id));
             nearest.truncate(wanted);
@@ -124,38 +130,38 @@ impl Node {
         }
     }
 
-    /// Ends a GET for which values were named once the nodes nearest to its key have been heard. (sealed.md: once the
-    /// requests in flight have answered, or 250 ms later; but then whoever is asked on the way, a fifth of liars say, may
-    /// make up four values of five, as `make sim` shows.)
-    pub(super) fn judge(&mut self, lookup: LookupId, now: Time) {
-        let quorum = self.settings.quorum;
+    /// A lookup of a job has made progress. Ends a GET whose answers name a value, once the nodes nearest to the key
+    /// have answered. (Not once the requests in flight have answered, or 250 ms later: then any node that is asked on
+    /// the way could make up a value, and a fifth of liars would make up four of five, as `make sim` shows;
+    /// docs/protocol-sealed.md, "Where the seed is silent".)
+    pub(super) fn on_lookup_progress(&mut self, lookup: LookupId, now: Time) {
         let Some(id) = self.overlay.owner(lookup) else {
             return;
         };
         if self.put_job(id).is_some() {
-            return self.put_early(id, lookup);
+            return self.store_early(id, lookup);
         }
         let Some(tally) = self.get_job(id).map(|get| &get.tally) else {
             return;
         };
-        let (winner, electorate) = (tally.winner(quorum).cloned(), tally.electorate());
+        let (winner, electorate) = (tally.winner().cloned(), tally.electorate());
         if let Some(value) = winner.filter(|_| self.overlay.have_nearest_answered(lookup, electorate)) {
             self.finish(id, Outcome::Found(value), now);
         }
     }
 
-    /// One chosen holder of a PUT has answered or failed.
-    pub(super) fn on_holder(&mut self, job: JobId, holder: Contact, stored: bool) {
+    /// A node that was asked to hold the value of a PUT has answered or failed.
+    pub(super) fn on_holder_result(&mut self, job: JobId, holder: Contact, stored: bool) {
         self.settle_holder(job, &holder.id, stored);
         self.puts_to_drive.push_back(job);
     }
 
-    /// A chosen holder of a PUT has the value, or will not.
+    /// A node that was asked to hold the value of a PUT has `stored` it, or will not.
     fn settle_holder(&mut self, id: JobId, holder: &Id, stored: bool) {
         let Some(Job { work: Work::Put(put), ticket, .. }) = self.jobs.get_mut(id) else {
             return;
         };
-        put.settle(holder, if stored { Holding::Stored } else { Holding::Failed });
+        put.settle(holder, if stored { HolderState::Stored } else { HolderState::Failed });
         if stored && put.copies() == 1 {
             self.outputs.push_back(Output::FirstCopy { ticket: *ticket });
         }
@@ -165,16 +171,15 @@ impl Node {
         let id = ended.owner;
         let nobody_answered = ended.closest.is_empty();
         let was_busy = nobody_answered && ended.passed_over;
-        // Where nobody else is alive, what is left of the network is this node.
+        // If no other node is alive, this node is all that is left of the network.
         let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
         let own = counts_itself.then_some(self.overlay.own());
-        let quorum = self.settings.quorum;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
             put.add_candidates(ended.closest.into_iter().chain(own));
             self.drive_put(id, store, now);
         } else if let Some(get) = self.get_job(id) {
-            let found = get.tally.winner(quorum).cloned();
+            let found = get.tally.winner().cloned();
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
@@ -184,8 +189,8 @@ impl Node {
         }
     }
 
-    /// Looks once more, over disjoint paths and without those who were `heard`, as the lookup before may have been led
-    /// astray. Returns whether it did: there may be no time left.
+    /// Repeats the lookup of a GET over disjoint paths, without the contacts that were already `heard`, because liars
+    /// may have led the last lookup astray. Returns `false` if no time or no try is left.
     fn retry(&mut self, id: JobId, heard: &[Contact], now: Time) -> bool {
         let paths = self.settings.kademlia.paths.max(PATHS_ON_RETRY);
         let Some(Job { work: Work::Get(get), ticket, .. }) = self.jobs.get_mut(id) else {
@@ -200,7 +205,8 @@ impl Node {
         true
     }
 
-    /// Chooses holders until enough have the value or are asked, and ends the job when that is settled.
+    /// Asks nodes to hold the value of a PUT until enough hold it or have been asked, and ends the job when all of them
+    /// have answered or failed.
     pub(super) fn drive_put(&mut self, id: JobId, store: &mut Store, now: Time) {
         let own = self.overlay.own();
         while let Some(put) = self.put_job(id) {
@@ -220,13 +226,13 @@ impl Node {
         }
     }
 
-    /// Ends a job with what has been reached so far.
+    /// Ends a job with what it has reached so far.
     pub(super) fn conclude(&mut self, id: JobId, now: Time) {
         let outcome = match self.jobs.get(id).map(|job| &job.work) {
             None => return,
             Some(Work::Put(put)) if put.copies() > 0 => Outcome::Stored,
             Some(Work::Put(_)) => Outcome::Unreachable,
-            Some(Work::Get(get)) => match get.tally.winner(self.settings.quorum) {
+            Some(Work::Get(get)) => match get.tally.winner() {
                 Some(value) => Outcome::Found(value.clone()),
                 None => Outcome::Missing,
             },

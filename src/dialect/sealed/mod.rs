@@ -1,11 +1,13 @@
-//! The sealed dialect (seed 001): Kademlia over TCP, a SHA-256 trailer on every message, values that live less than ten
-//! seconds; and the VoidPhone API, the plain listener to the same node. What the seed leaves open, `sealed.md` closes.
+//! The sealed dialect (seed 001): Kademlia over TCP with a SHA-256 trailer on every message, storing values that live
+//! less than ten seconds. Also the VoidPhone API, a plain listener to the same node. docs/protocol-sealed.md specifies
+//! what the seed leaves open.
 
 mod answers;
 pub mod api;
 pub mod codec;
 mod coordinate;
 pub mod job;
+mod key_locks;
 pub mod node;
 pub mod operation;
 pub mod request;
@@ -14,7 +16,6 @@ pub mod service;
 pub mod session;
 pub mod settings;
 pub mod store;
-mod turns;
 
 use std::net::SocketAddr;
 
@@ -24,7 +25,8 @@ use crate::id::Id;
 /// The port of a node unless told otherwise.
 pub const DEFAULT_PORT: u16 = 6_500;
 
-/// The node id that belongs to `addr`: SHA-256 of ip_type, ip and port (seed silent: sealed.md, "Who is who").
+/// The id of the node at `addr`: the SHA-256 of ip_type, ip and port, as in an entry of a NODE (seed silent:
+/// docs/protocol-sealed.md, "Who is who").
 pub fn node_id(addr: SocketAddr) -> Id {
     let mut entry = [0; 19];
     let len = match addr {
@@ -43,17 +45,18 @@ pub fn node_id(addr: SocketAddr) -> Id {
     Id::of(&entry[..len])
 }
 
-/// The contact that listens on `addr`.
+/// The contact at `addr`, with the id that belongs to that address.
 pub fn contact_at(addr: SocketAddr) -> Contact {
     Contact { id: node_id(addr), addr }
 }
 
-/// Whether a contact's id is the one that belongs to its address: anyone can check an entry.
+/// Whether the contact's id belongs to its address. Anybody can check this.
 pub fn is_genuine(contact: &Contact) -> bool {
     node_id(contact.addr) == contact.id
 }
 
-/// The key of a piece of text: 64 hex digits are the key itself, anything else is hashed with SHA-256 (design.md).
+/// Turns text into a key: 64 hex digits are the key itself, and any other text is hashed with SHA-256
+/// (docs/protocol-sealed.md, "Messages").
 pub fn key_of(text: &str) -> Id {
     text.parse().unwrap_or_else(|_| Id::hash_of(&[text.as_bytes()]))
 }

@@ -1,6 +1,6 @@
-//! The verbs of the sealed dialect: what each request means, and what it asks of others.
-//! Works on messages. In: requests, answers, failures, the time. Out: [`Output`]s, drained until there are none.
-//! Never sees a connection, a byte of framing or a clock.
+//! One node of the sealed dialect: what each request means, and which requests the node sends itself. Works on
+//! messages. In: requests, answers, failures, the time. Out: [`Output`]s, which the caller drains until there are none.
+//! Never sees a connection, the bytes of a frame or a clock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -32,40 +32,40 @@ const TIMEOUTS: Timeouts = Timeouts {
     long_ms: LONG_TIMEOUT_MS,
 };
 
-/// What the node wants done.
+/// What the caller must do for the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Send `message` to `to`; report with [`Node::on_answer`] or [`Node::on_failure`].
+    /// Send `message` to `to`, and report the result with [`Node::on_answer`] or [`Node::on_failure`].
     Send {
-        /// To be given back.
+        /// Names the request in that report.
         request: RequestId,
-        /// Whom.
+        /// The recipient.
         to: SocketAddr,
-        /// What.
+        /// The request.
         message: Request,
-        /// How.
+        /// Over which connection.
         via: Via,
     },
-    /// A coordinated PUT has its first holder: who asks for the key now can find it.
+    /// The first node holds the value of a coordinated PUT, so a GET of the key can find it now.
     FirstCopy {
-        /// Who waits for the PUT.
+        /// The ticket of the PUT.
         ticket: Ticket,
     },
     /// A job has ended.
     Done {
-        /// Who waits for it.
+        /// The ticket of the job.
         ticket: Ticket,
-        /// How.
+        /// The result.
         outcome: Outcome,
     },
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 #[derive(Debug)]
 pub enum Answer<'a> {
-    /// This, now.
+    /// Send this answer now.
     Now(Message<'a>),
-    /// The outcome of a job, once it has ended: [`Output::Done`] with the request's ticket.
+    /// Send the outcome of a job, which comes later as [`Output::Done`] with the ticket of the request.
     Later,
 }
 
@@ -80,7 +80,7 @@ pub(super) enum Purpose {
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Alarm {
     Deadline(JobId),
-    /// A PUT must have found its holders.
+    /// The PUT stops looking for holders.
     HoldersDue(JobId),
 }
 
@@ -90,22 +90,22 @@ pub struct Node {
     pub(super) overlay: Overlay,
     pub(super) requests: Requests<Purpose>,
     pub(super) jobs: Arena<Job>,
-    /// PUTs of which a holder has answered or failed since they were looked at.
+    /// PUTs of which a holder has answered or failed since [`Node::drive_put`] ran for them.
     pub(super) puts_to_drive: VecDeque<JobId>,
     pub(super) alarms: Wheel<Alarm>,
     pub(super) outputs: VecDeque<Output>,
-    /// Bytes of the values that GETs in progress compare.
+    /// Bytes of the values that all GETs in progress hold.
     pub(super) tallied_bytes: usize,
-    /// Of the probes in flight.
+    /// Nonces of the probes in flight.
     nonces: Vec<u32>,
     pub(super) settings: Settings,
-    /// The contacts of the answer being given or taken in; kept to save its allocation.
+    /// Scratch space for the contacts of one answer; kept to avoid an allocation for each.
     named: Vec<Contact>,
     id_mismatches: u64,
 }
 
 impl Node {
-    /// A node that others reach at `addr`; `seed` decides all its random choices.
+    /// A node that other nodes reach at `addr`. `seed` determines all its random choices.
     pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Node {
         Node {
             overlay: Overlay::new(contact_at(addr), settings.kademlia, POLICY, seed, now),
@@ -122,45 +122,46 @@ impl Node {
         }
     }
 
-    /// Table, lookups and their counts.
+    /// The node's overlay: routing table, lookups and their counters.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
     }
 
-    /// Contacts in answers whose id did not belong to their address (faults.md, row 12).
+    /// How many contacts in answers had an id that did not belong to their address (docs/faults.md, row 12).
     pub fn id_mismatches(&self) -> u64 {
         self.id_mismatches
     }
 
-    /// Jobs in progress.
+    /// The number of jobs in progress.
     pub fn jobs(&self) -> usize {
         self.jobs.len()
     }
 
-    /// Gives the node a life before the simulation began: it has heard from `contacts`, and others have named it.
+    /// Gives the node a past, as if it had heard from `contacts` and other nodes had named it.
     #[cfg(feature = "sim")]
     pub fn remember(&mut self, contacts: &[Contact], now: Time) {
         contacts.iter().for_each(|contact| self.overlay.alive(*contact, now));
         self.overlay.confirm_reachable();
     }
 
-    /// Bootstraps from whoever listens on `addr`; whether there was room to remember it.
+    /// Adds the node at `addr` as a bootstrap. Returns `false` if there is no room for another.
     pub fn add_bootstrap(&mut self, addr: SocketAddr, now: Time) -> bool {
         self.overlay.add_bootstrap(contact_at(addr), now)
     }
 
-    /// Whether a PING of this node's own with this nonce is in flight: who sends it to us is ourselves.
+    /// Whether this node has a PING with this nonce in flight. If a peer sends that PING to us, the peer is this node
+    /// itself.
     pub fn is_own_ping(&self, nonce: u32) -> bool {
         self.nonces.contains(&nonce)
     }
 
-    /// Notes the source of a FIND_NODE or FIND_VALUE as a candidate for the table.
+    /// Considers the sender of a FIND_NODE or FIND_VALUE as a candidate for the routing table.
     pub fn on_candidate(&mut self, addr: SocketAddr, now: Time) {
         self.overlay.candidate(contact_at(addr), now);
     }
 
-    /// Answers a request that came from `from`; if that takes a job, its outcome comes with `ticket`. Answers that are no
-    /// requests are the session's to refuse.
+    /// Answers a request of the peer at `from`. If that takes a job, [`Output::Done`] with `ticket` carries its
+    /// outcome. A message that is no request is answered by ERROR 3; the session rejects those first.
     pub fn on_request<'a>(
         &'a mut self,
         from: SocketAddr,
@@ -202,7 +203,7 @@ impl Node {
         }
     }
 
-    /// An answer of the right kind to a request of ours, of which nothing is known any more if it came too late.
+    /// Handles a well-typed response; ignored if the request has already timed out.
     pub fn on_answer(&mut self, request: RequestId, answer: &Message<'_>, now: Time) {
         let Some((contact, purpose)) = self.requests.finish(request, true, now) else {
             return;
@@ -210,11 +211,11 @@ impl Node {
         match (purpose, answer) {
             (Purpose::Find(lookup), Message::Node(nodes)) => {
                 self.on_nodes(lookup, contact, nodes, now);
-                self.judge(lookup, now);
+                self.on_lookup_progress(lookup, now);
             }
             (Purpose::Find(lookup), Message::Value { value }) => {
                 self.on_value(lookup, contact, value, now);
-                self.judge(lookup, now);
+                self.on_lookup_progress(lookup, now);
             }
             (Purpose::Find(lookup), _) => {
                 self.overlay.alive(contact, now);
@@ -228,10 +229,11 @@ impl Node {
             }
             (Purpose::Store(job), answer) => {
                 self.overlay.alive(contact, now);
-                self.on_holder(job, contact, matches!(answer, Message::Success { .. }));
+                self.on_holder_result(job, contact, matches!(answer, Message::Success { .. }));
             }
             (Purpose::Probe { nonce, verify }, answer) => {
-                // A contact that is too busy to say PONG is alive; a candidate must prove that it speaks the dialect.
+                // A contact that is too busy to answer with PONG is alive, but a candidate must prove that it speaks
+                // the dialect.
                 let is_pong = matches!(answer, Message::Pong { .. });
                 if is_pong || !verify {
                     self.overlay.alive(contact, now);
@@ -241,26 +243,27 @@ impl Node {
         }
     }
 
-    /// A request of ours that will not be answered.
+    /// Handles the failure of a request that we sent: no answer will come. Ignored if the request has already timed
+    /// out.
     pub fn on_failure(&mut self, request: RequestId, why: Failure, now: Time) {
         if let Some((contact, purpose)) = self.requests.finish(request, false, now) {
             self.fail(contact, purpose, why, now);
         }
     }
 
-    /// When [`Node::on_timeout`] has something to do.
+    /// The time at which [`Node::on_timeout`] next has something to do.
     pub fn next_deadline(&self) -> Time {
         let deadlines = [self.requests.next_deadline(), self.alarms.next_deadline()];
         deadlines.into_iter().flatten().fold(self.overlay.next_deadline(), Time::min)
     }
 
-    /// Does what is due at `now`.
+    /// Handles all timeouts that are due at `now`.
     pub fn on_timeout(&mut self, now: Time) {
         for overdue in self.requests.expire(now) {
             match overdue {
                 Overdue::Slow(contact, Purpose::Find(lookup)) => {
                     self.overlay.slow(lookup, contact);
-                    self.judge(lookup, now);
+                    self.on_lookup_progress(lookup, now);
                 }
                 Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Reachability) => {}
                 Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact, now),
@@ -281,10 +284,10 @@ impl Node {
         self.overlay.on_timeout(now);
     }
 
-    /// The next thing to do; call until `None` after anything above was called.
+    /// The next output. After each call of another method, the caller calls this until it returns `None`.
     pub fn poll_output(&mut self, store: &mut Store, now: Time) -> Option<Output> {
         while self.outputs.is_empty() {
-            // First those for whom somebody waits.
+            // PUTs first, because a client waits for each of them.
             if let Some(job) = self.puts_to_drive.pop_front() {
                 self.drive_put(job, store, now);
             } else if let Some(ask) = self.overlay.poll_ask(now) {
@@ -298,7 +301,7 @@ impl Node {
         self.outputs.pop_front()
     }
 
-    /// Up to k good contacts nearest to `key`, never the asker.
+    /// A NODE with the up to k contacts nearest to `key` that have not failed, without the asker.
     fn closest_known(&mut self, key: &Id, asker: SocketAddr) -> Message<'_> {
         self.named.clear();
         let good = |e: &crate::kad::bucket::Entry| e.failures == 0 && e.contact.addr != asker;
@@ -306,7 +309,7 @@ impl Node {
         Message::Node(Nodes::Contacts(&self.named))
     }
 
-    /// Whether a GET of `key` is answered by the value that is here, without asking the network.
+    /// Whether the stored value answers a GET of `key` without asking the network.
     fn suffices(&self, key: &Id, value: &[u8]) -> bool {
         self.settings.quorum <= 1 || is_certified(key, value)
     }
@@ -339,7 +342,7 @@ impl Node {
         self.outputs.push_back(Output::Send { request, to: contact.addr, message, via });
     }
 
-    /// A probe has ended; `answered` counts only for a candidate.
+    /// A probe has ended. `answered` matters only if the probe had to verify a candidate.
     fn end_probe(&mut self, contact: Contact, nonce: u32, verify: bool, answered: bool) {
         self.nonces.retain(|in_flight| *in_flight != nonce);
         if verify {
@@ -354,8 +357,8 @@ impl Node {
                     Failure::Contact => self.overlay.failed(lookup, contact),
                     Failure::Busy => self.overlay.passed_over(lookup, contact),
                 }
-                // Who is not waited for any more may have been the last of the nearest.
-                self.judge(lookup, now);
+                // The lookup may have waited only for this contact.
+                self.on_lookup_progress(lookup, now);
             }
             (Purpose::Reachability, _) => {}
             (Purpose::Probe { nonce, verify }, why) => {
@@ -368,12 +371,12 @@ impl Node {
                 if why == Failure::Contact {
                     self.overlay.dead(contact);
                 }
-                self.on_holder(job, contact, false);
+                self.on_holder_result(job, contact, false);
             }
         }
     }
 
-    /// `from` named contacts. Those whose id does not belong to their address are dropped.
+    /// `from` named contacts. Drops those whose id does not belong to their address.
     fn on_nodes(&mut self, lookup: LookupId, from: Contact, nodes: &Nodes<'_>, now: Time) {
         let ids = self.settings.ids;
         self.named.clear();

@@ -1,4 +1,4 @@
-//! What a local user has a node of this dialect do, and how it ended. Values only.
+//! The operations that a local user can start on a node of this dialect, and their results. Contains values only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,53 +11,53 @@ use crate::dialect::sealed::request::Request;
 use crate::id::Id;
 use crate::limits::{ERROR_TEXT, NODE_ENTRIES};
 
-/// What is to be done. Its only event is the [`Reply`].
+/// An operation of a local user. Its only event is its [`Reply`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
-    /// Ask one peer.
+    /// Send one request to one peer.
     Ask {
-        /// Whom.
+        /// The peer's address.
         to: SocketAddr,
-        /// What.
+        /// The request.
         request: Request,
     },
-    /// Have the listener's own node store a value on the nodes nearest to its key. Needs a listener.
+    /// Store a value on the nodes nearest to its key. Needs a listener, whose node coordinates the PUT.
     Put {
-        /// What it is stored under.
+        /// The key of the value.
         key: Id,
-        /// At most `limits::VALUE_MAX` bytes.
+        /// The value, at most `limits::VALUE_MAX` bytes.
         value: Arc<[u8]>,
-        /// Seconds; 0 for the longest.
+        /// The lifetime in seconds; 0 asks for the longest.
         ttl_s: u16,
-        /// Holders wanted; 0 for the node's default.
+        /// How many nodes should hold the value; 0 for the node's default.
         replication: usize,
     },
-    /// Have the listener's own node find a value. Needs a listener.
+    /// Find a value in the network. Needs a listener, whose node looks for it.
     Get {
-        /// What it was stored under.
+        /// The key of the value.
         key: Id,
     },
 }
 
-/// How an operation ended.
+/// The result of an operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// PONG.
+    /// The peer answered with PONG.
     Pong,
-    /// The contacts of a NODE whose ids belong to their addresses, at most 20.
+    /// The peer answered with NODE: up to 20 of its contacts, without those whose id does not belong to their address.
     Nodes(Vec<Contact>),
-    /// VALUE, or SUCCESS: with the value to a GET, empty to a PUT.
+    /// VALUE or SUCCESS: the value found, or an empty one for a PUT.
     Success(Arc<[u8]>),
-    /// FAILURE.
+    /// FAILURE: nobody holds a value of this key.
     Missing,
-    /// ERROR: code and text.
+    /// ERROR with this code and text, the text cut to `limits::ERROR_TEXT` bytes.
     Error(u32, String),
     /// There was no connection, or it ended before the answer came.
     Unreachable,
 }
 
 impl Reply {
-    /// How a job of our own node ended.
+    /// The result of a job of our own node.
     pub(super) fn of_job(outcome: Outcome) -> Reply {
         let error = |code: ErrorCode| Reply::Error(code.code(), code.text().into());
         match outcome {
@@ -69,7 +69,7 @@ impl Reply {
         }
     }
 
-    /// What a client gets to see of `answer`; `None` for a message that answers nothing.
+    /// What a client sees of `answer`; `None` if the message is not an answer.
     pub(super) fn of(answer: &Message<'_>) -> Option<Reply> {
         match answer {
             Message::Pong { .. } => Some(Reply::Pong),

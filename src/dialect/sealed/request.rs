@@ -1,28 +1,28 @@
-//! Requests of ours. Owned values, unlike the messages they become; knows nothing of answers.
+//! Requests that we send, as owned values, unlike the messages that they become. Knows nothing of answers.
 
 use std::sync::Arc;
 
 use crate::dialect::sealed::codec::Message;
 use crate::id::Id;
 
-/// A request of ours, owned, so that it can be sent again on a fresh connection.
+/// A request that we send. It owns its data, so that it can be sent again on another connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// PING with this nonce.
     Ping(u32),
-    /// FIND_NODE near this key.
+    /// FIND_NODE with this key as its target.
     FindNode(Id),
     /// FIND_VALUE of this key.
     FindValue(Id),
-    /// GET of this key: what clients send.
+    /// GET of this key. Only clients send it.
     Get(Id),
-    /// PUT.
+    /// PUT of a value.
     Put {
-        /// Seconds.
+        /// The requested lifetime in seconds.
         ttl_s: u16,
-        /// 1: hold it; 2 and more: see to it.
+        /// 0 or 1: the recipient stores the value; 2 and more: it coordinates the PUT.
         replication: u8,
-        /// What it is stored under.
+        /// The key of the value.
         key: Id,
         /// The value.
         value: Arc<[u8]>,
@@ -30,7 +30,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// The message that asks this.
+    /// The message of this request.
     pub fn message(&self) -> Message<'_> {
         match self {
             Request::Ping(nonce) => Message::Ping { nonce: *nonce },

@@ -1,5 +1,5 @@
-//! Requests of peers to the nodes of the sealed dialect: answered now, owed while a job runs, or deferred. Part of the
-//! service; decides nothing about what a request means.
+//! Requests of peers to the nodes of the sealed dialect, which are answered now, answered when a job ends, or deferred.
+//! Part of the service; never decides what a request means.
 
 use crate::dialect::sealed::codec::{ErrorCode, HEADER, Message, TRAILER, decode_body, kind_of};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
@@ -13,7 +13,7 @@ use crate::limits::{CANDIDATE_MS, OUTBOX_SOFT_BYTES};
 use crate::time::Time;
 
 impl Service {
-    /// Takes in a request: `frame` whole, and what it says.
+    /// Handles a request: `message` is the content of the whole `frame`.
     pub(super) fn on_request(
         &mut self,
         session: &mut Session<Requester>,
@@ -29,14 +29,14 @@ impl Service {
         }
         self.note_candidate(session, cx, message, now);
         if cx.is_held_back() || session.must_wait(message) {
-            session.wait(message, frame, now);
+            session.defer(message, frame, now);
         } else {
-            self.serve(session, cx, Asked { place: None, since: now }, message, now);
+            self.serve(session, cx, Incoming { place: None, since: now }, message, now);
         }
         Verdict::Handled(frame.len())
     }
 
-    /// Whether the request is a PING of our own that came back: the connection leads to ourselves.
+    /// Whether the request is our own PING, so that the connection leads to ourselves.
     fn is_from_ourselves(&self, cx: &Context<'_>, message: &Message<'_>) -> bool {
         match (message, node_of(cx.info.listener)) {
             (Message::Ping { nonce }, Some(node)) => self.nodes[usize::from(node)].is_own_ping(*nonce),
@@ -44,7 +44,8 @@ impl Service {
         }
     }
 
-    /// Has the node look at the source of a request that only nodes send.
+    /// Lets the node consider the peer as a candidate for its routing table, if the request is one that only nodes
+    /// send.
     fn note_candidate(&mut self, session: &mut Session<Requester>, cx: &Context<'_>, message: &Message<'_>, now: Time) {
         let is_due = session.candidate_at.is_none_or(|at| now.since(at) >= CANDIDATE_MS);
         if !is_due || cx.info.origin != Origin::Inbound {
@@ -56,43 +57,43 @@ impl Service {
         };
         session.candidate_at = Some(now);
         self.nodes[usize::from(node)].on_candidate(cx.info.peer, now);
-        self.stir(node);
+        self.mark_changed(node);
     }
 
-    /// Answers a request, or owes the answer.
+    /// Answers a request now, or owes the answer.
     fn serve(
         &mut self,
         session: &mut Session<Requester>,
         cx: &mut Context<'_>,
-        asked: Asked,
+        incoming: Incoming,
         message: &Message<'_>,
         now: Time,
     ) {
         let peer = cx.info.peer;
         let Some(number) = node_of(cx.info.listener) else {
-            // A client has nothing to offer.
+            // This process is a client: it has no node, so it serves nothing.
             let answer = ErrorCode::Busy.message();
-            return cx.answer(now, |out| asked.answer(session, Some(&answer), out));
+            return cx.answer(now, |out| incoming.answer(session, Some(&answer), out));
         };
-        // What is answered from what is known changes nothing.
+        // These requests change nothing in the node.
         if !matches!(message, Message::Ping { .. } | Message::FindNode { .. } | Message::FindValue { .. }) {
-            self.stir(number);
+            self.mark_changed(number);
         }
         let node = &mut self.nodes[usize::from(number)];
-        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: asked.since };
+        let ticket = Ticket { waiter: self.waiters.vacant_key(), since: incoming.since };
         let answer = match (session.wire(), message) {
             (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
-                // The API's PUT always goes through the network, and is never answered.
+                // A PUT of the API always goes through the network, and gets no answer.
                 let (replication, source) = (usize::from(*replication), peer.ip());
                 let put = Put { key: *key, value, ttl_s: *ttl_s, replication, source };
                 node.start_put(put, ticket, now).then_some(Answer::Later)
             }
             _ => Some(node.on_request(peer, message, &mut self.store, ticket, now)),
         };
-        let key = key_of(message);
+        let key = request_key(message);
         let answer = match answer {
             Some(Answer::Later) => {
-                let place = asked.place.unwrap_or_else(|| session.owe(message));
+                let place = incoming.place.unwrap_or_else(|| session.owe(message));
                 self.waiters.insert(Waiter::Peer { conn: cx.id, place, key });
                 return;
             }
@@ -110,26 +111,26 @@ impl Service {
                 None
             }
         };
-        cx.answer(now, |out| asked.answer(session, answer.as_ref(), out));
+        cx.answer(now, |out| incoming.answer(session, answer.as_ref(), out));
     }
 
-    /// Starts the requests that waited and need not any more, as long as the peer reads its answers.
+    /// Starts the deferred requests that need not wait any longer, as long as the peer reads its answers.
     pub(super) fn start_deferred(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
         while cx.info.state == State::Open && !cx.is_held_back() {
             let Some(deferred) = session.next_startable() else {
                 break;
             };
             if let Some(message) = message_in(&deferred.frame, session.wire()) {
-                let asked = Asked { place: Some(deferred.place), since: deferred.since };
-                self.serve(session, cx, asked, &message, now);
+                let incoming = Incoming { place: Some(deferred.place), since: deferred.since };
+                self.serve(session, cx, incoming, &message, now);
             }
             release(session, cx, now);
         }
         release(session, cx, now);
     }
 
-    /// A job has ended: its answer takes its place, and requests that waited for it may start.
-    pub(super) fn pay(
+    /// A job has ended. Its answer takes its place, and requests that waited for the job may start.
+    pub(super) fn settle_outcome(
         session: &mut Session<Requester>,
         cx: &mut Context<'_>,
         place: Place,
@@ -155,14 +156,14 @@ impl Service {
 
 /// A request that is being served: where its answer goes, and when it came.
 #[derive(Copy, Clone)]
-struct Asked {
-    /// The place it was given when it had to wait; `None` for a request that just came.
+struct Incoming {
+    /// The place of a deferred request; `None` for a request that just came.
     place: Option<Place>,
     since: Time,
 }
 
-impl Asked {
-    /// Puts an answer, or silence, where it belongs.
+impl Incoming {
+    /// Puts the answer where it belongs. `None`: the request gets no answer.
     fn answer(self, session: &mut Session<Requester>, answer: Option<&Message<'_>>, out: &mut Vec<u8>) {
         match (self.place, answer) {
             (Some(place), answer) => session.settle(place, answer),
@@ -172,7 +173,7 @@ impl Asked {
     }
 }
 
-/// Lets settled answers leave while the peer reads them.
+/// Moves settled answers into the outbox, as long as the peer reads its answers.
 fn release(session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
     let room = OUTBOX_SOFT_BYTES.saturating_sub(cx.outbox.answer_bytes());
     if room > 0 && session.owes() {
@@ -180,7 +181,7 @@ fn release(session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
     }
 }
 
-/// The message in a frame that was judged good before it had to wait.
+/// The message of a frame that was checked before it was deferred.
 fn message_in(frame: &[u8], wire: Wire) -> Option<Message<'_>> {
     let trailer = match wire {
         Wire::Sealed => TRAILER,
@@ -189,8 +190,8 @@ fn message_in(frame: &[u8], wire: Wire) -> Option<Message<'_>> {
     decode_body(kind_of(frame), &frame[HEADER..frame.len() - trailer]).ok()
 }
 
-/// The key that a request is about; zero where it is about none.
-fn key_of(message: &Message<'_>) -> Id {
+/// The key of a message; zero if it has none.
+fn request_key(message: &Message<'_>) -> Id {
     match message {
         Message::Put { key, .. }
         | Message::Get { key }
@@ -207,7 +208,7 @@ fn key_of(message: &Message<'_>) -> Id {
     }
 }
 
-/// The counter of an ERROR that refuses a request for want of room or right.
+/// The counter of an ERROR that refuses a request for lack of capacity or permission.
 fn refusal(answer: &Message<'_>) -> Option<Counter> {
     let Message::Error { code, .. } = answer else {
         return None;

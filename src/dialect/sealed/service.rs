@@ -1,6 +1,6 @@
-//! All nodes of the sealed dialect in one process: frames from an inbox to the node, answers into the outbox, the outcome
-//! of jobs to whom they are owed, requests of ours and what became of them. Never sees more than one connection at a
-//! time; requests of peers are served in `serve.rs`.
+//! All nodes of the sealed dialect in one process. Passes messages between sessions and nodes: frames from an inbox to
+//! a node, answers into an outbox, the outcomes of jobs to the peers that wait for them, and our requests to other
+//! nodes. Never sees more than one connection at a time. `serve.rs` serves the requests of peers.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,64 +25,66 @@ use crate::kad::requests::RequestId;
 use crate::limits::{LISTENERS, LONG_TIMEOUT_MS, NODE_ENTRIES_STRIKE, OPERATIONS};
 use crate::time::Time;
 
-/// Who gets the answer to a request of ours.
+/// Who gets the answer to one of our requests.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Requester {
-    /// The node with this number.
+    /// The node with this number, for this request of it.
     Node(u16, RequestId),
-    /// A local user's operation.
+    /// An operation of a local user.
     Operation(CallId),
 }
 
-/// What goes onto a connection.
+/// What the service sends on a connection.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// A request of ours.
+    /// A request.
     Request(PendingRequest<Requester>),
-    /// The outcome of a job, which is owed at `place`.
+    /// The outcome of a job, which answers the request at `place`.
     Outcome {
-        /// Among the connection's answers.
+        /// The place of the request among those of its connection.
         place: Place,
-        /// Of the request.
+        /// The key of the request.
         key: Id,
         /// How the job ended.
         outcome: Outcome,
     },
-    /// What the job at this place writes can be read from now on.
+    /// The value that the job at this place writes can be read from now on.
     Unblock(Place),
 }
 
-/// Where the outcome of a job goes.
+/// Who waits for the outcome of a job.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Waiter {
-    /// To the place among the answers of a connection that it was given.
+    /// A peer, for the answer at this place of its connection.
     Peer { conn: ConnId, place: Place, key: Id },
-    /// To a local user.
+    /// An operation of a local user.
     Operation(CallId),
 }
 
-/// The nodes of this dialect, their common store, and what is owed to whom.
+/// The nodes of this dialect, their common store, and who waits for which job.
 #[derive(Debug)]
 pub struct Service {
     settings: ServiceSettings,
     pub(super) nodes: Vec<Node>,
     pub(super) store: Store,
-    /// Connections to which a job's outcome is owed, by the job's ticket.
+    /// Who waits for the outcome of each job, by the job's ticket.
     pub(super) waiters: Arena<Waiter>,
     actions: VecDeque<Action<Outgoing>>,
-    /// Operations that have not ended, and replies that were not fetched yet.
-    /// Ordered, as each has a higher name than those before it.
+    /// Operations that have not ended (`None`), and replies that have not been pulled. Sorted, as each has a higher name
+    /// than those before it.
     operations: Vec<(CallId, Option<Reply>)>,
-    /// Nodes, a bit each, to which something happened since they were last polled.
-    stirred: u64,
-    /// The next deadline of the nodes and the store; kept, because each turn of the loop asks for it.
-    due: Option<Time>,
+    /// The nodes that changed since they were last polled, a bit each.
+    changed_nodes: u64,
+    /// The next deadline of the nodes and the store. Cached, because each turn of the loop asks for it; only valid
+    /// while no node has changed.
+    cached_deadline: Option<Time>,
 }
 
 const _: () = assert!(LISTENERS <= u64::BITS as usize, "a bit for each node");
 
 impl Service {
-    /// A service without nodes. `seed` keeps what strangers choose from colliding in the store's index.
+    /// A service without nodes. `seed` must be secret, so that nobody can choose keys that collide in the store's
+    /// index.
     pub fn new(settings: ServiceSettings, seed: u64) -> Service {
         Service {
             settings,
@@ -91,63 +93,63 @@ impl Service {
             waiters: Arena::default(),
             actions: VecDeque::new(),
             operations: Vec::new(),
-            stirred: 0,
-            due: None,
+            changed_nodes: 0,
+            cached_deadline: None,
         }
     }
 
-    /// Adds a node that others reach at `addr`; returns its number, which is also its listener's. `seed` decides its
-    /// random choices.
+    /// Adds a node that other nodes reach at `addr`. Returns its number, which is also the number of its listener.
+    /// `seed` determines the node's random choices.
     ///
-    /// Panics beyond [`LISTENERS`] nodes.
+    /// Panics if there are already [`LISTENERS`] nodes.
     pub fn add_node(&mut self, addr: SocketAddr, seed: u64, now: Time) -> u16 {
         assert!(self.nodes.len() < LISTENERS, "at most {LISTENERS} listeners");
         let number = self.nodes.len() as u16;
         self.nodes.push(Node::new(addr, self.settings.node, seed, now));
-        self.stir(number);
+        self.mark_changed(number);
         number
     }
 
-    /// Gives a node a life before the simulation began: it has heard from `contacts`, and others have named it.
+    /// Gives a node a past, as if it had heard from `contacts` and other nodes had named it.
     #[cfg(feature = "sim")]
     pub fn remember(&mut self, node: u16, contacts: &[Contact], now: Time) {
         self.nodes[usize::from(node)].remember(contacts, now);
-        self.stir(node);
+        self.mark_changed(node);
     }
 
-    /// The nodes, by number.
+    /// The nodes, indexed by their numbers.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// What the nodes hold.
+    /// The store that the nodes share.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Operations that have not ended, or whose reply was not fetched yet.
+    /// Operations that have not ended, or whose reply has not been pulled.
     pub fn operations(&self) -> usize {
         self.operations.len()
     }
 
-    /// Something happened to a node, or to the store through it: it may want something done, and sooner.
-    pub(super) fn stir(&mut self, node: u16) {
-        self.stirred |= 1 << node;
+    /// A node or its part of the store has changed, so it may have outputs or an earlier deadline.
+    pub(super) fn mark_changed(&mut self, node: u16) {
+        self.changed_nodes |= 1 << node;
     }
 
-    fn fail(&mut self, requester: Requester, why: Failure, shared: &mut Shared, now: Time) {
+    fn fail_request(&mut self, requester: Requester, why: Failure, shared: &mut Shared, now: Time) {
         shared.guard.count(Counter::RequestsFailed);
         match requester {
             Requester::Node(node, request) => {
                 self.nodes[usize::from(node)].on_failure(request, why, now);
-                self.stir(node);
+                self.mark_changed(node);
             }
-            Requester::Operation(call) => self.conclude(call, Reply::Unreachable),
+            Requester::Operation(call) => self.end_operation(call, Reply::Unreachable),
         }
     }
 
-    /// An operation has ended, unless it was cancelled before.
-    fn conclude(&mut self, call: CallId, reply: Reply) {
+    /// An operation has ended. Does nothing if it was cancelled.
+    fn end_operation(&mut self, call: CallId, reply: Reply) {
         if let Some(at) = self.find(call) {
             debug_assert!(self.operations[at].1.is_none(), "an operation ends once");
             self.operations[at].1 = Some(reply);
@@ -170,9 +172,9 @@ impl Service {
         match requester {
             Requester::Node(node, request) => {
                 self.nodes[usize::from(node)].on_answer(request, message, now);
-                self.stir(node);
+                self.mark_changed(node);
             }
-            Requester::Operation(call) => self.conclude(call, Reply::of(message).unwrap_or(Reply::Unreachable)),
+            Requester::Operation(call) => self.end_operation(call, Reply::of(message).unwrap_or(Reply::Unreachable)),
         }
         if matches!(message, Message::Node(nodes) if nodes.iter().nth(NODE_ENTRIES_STRIKE).is_some()) {
             cx.shared.guard.fault(Counter::LongLists, cx.info.peer, now);
@@ -190,19 +192,20 @@ impl Service {
             NodeOutput::Done { ticket, outcome } => match self.waiters.remove(ticket.waiter)? {
                 Waiter::Peer { conn, place, key } => (conn, Outgoing::Outcome { place, key, outcome }),
                 Waiter::Operation(call) => {
-                    self.conclude(call, Reply::of_job(outcome));
+                    self.end_operation(call, Reply::of_job(outcome));
                     return None;
                 }
             },
             NodeOutput::Send { request, to, message, via } => {
                 let requester = Requester::Node(node, request);
-                return Some(ask(Some(node), to, via, PendingRequest::new(requester, message, now)));
+                return Some(send_request(Some(node), to, via, PendingRequest::new(requester, message, now)));
             }
         };
         Some(Action::Send { to: To::Conn(conn), message })
     }
 
-    /// Starts a job of one of our nodes for a local user; whether it did, or ended at once.
+    /// Starts a job of one of our nodes for a local user. Returns `false` if it could not start; it may also have ended
+    /// at once.
     fn start_job(&mut self, node: u16, call: CallId, operation: &Operation, now: Time) -> bool {
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
         let own = &mut self.nodes[usize::from(node)];
@@ -212,7 +215,7 @@ impl Service {
                 Some(Answer::Now(ErrorCode::TooLarge.message()))
             }
             Operation::Put { key, ref value, ttl_s, replication } => {
-                // A local user has no share of the store: loopback stands for the host itself.
+                // Values of local users are charged to loopback, which the store does not limit.
                 let source = Ipv4Addr::LOCALHOST.into();
                 own.start_put(Put { key, value, ttl_s, replication, source }, ticket, now).then_some(Answer::Later)
             }
@@ -228,7 +231,7 @@ impl Service {
             self.waiters.insert(Waiter::Operation(call));
         }
         self.operations.push((call, reply));
-        self.stir(node);
+        self.mark_changed(node);
         true
     }
 
@@ -251,7 +254,7 @@ impl Operations for Service {
                 self.operations.push((call, None));
                 let via = if listener.is_some() { Via::Shared } else { Via::Single };
                 let pending = PendingRequest::new(Requester::Operation(call), request, now);
-                self.actions.push_back(ask(listener, to, via, pending));
+                self.actions.push_back(send_request(listener, to, via, pending));
                 true
             }
             (job, Some(node)) => self.start_job(node, call, &job, now),
@@ -287,7 +290,9 @@ impl stream::Service for Service {
         let (len, breach, code) = match session.read(bytes) {
             Parsed::Incomplete => return Verdict::Incomplete,
             Parsed::Request { len, message } => return self.on_request(session, cx, &bytes[..len], &message, now),
-            Parsed::Answer { len, asked, message } => return self.on_answer(cx, len, asked.requester, &message, now),
+            Parsed::Answer { len, request, message } => {
+                return self.on_answer(cx, len, request.requester, &message, now);
+            }
             Parsed::Dropped { len, breach } => {
                 cx.shared.guard.fault(breach.into(), cx.info.peer, now);
                 return Verdict::Dropped(len);
@@ -312,16 +317,18 @@ impl stream::Service for Service {
                 let pending = PendingRequest { on_reused: cx.info.state == State::Open, ..pending };
                 cx.request(now, |out| session.ask(pending, out));
             }
-            Outgoing::Request(pending) => self.fail(pending.requester, Failure::Busy, cx.shared, now),
-            Outgoing::Outcome { place, key, outcome } => Service::pay(session, cx, place, key, &outcome, now),
+            Outgoing::Request(pending) => self.fail_request(pending.requester, Failure::Busy, cx.shared, now),
+            Outgoing::Outcome { place, key, outcome } => {
+                Service::settle_outcome(session, cx, place, key, &outcome, now)
+            }
             Outgoing::Unblock(place) => session.unblock(place),
         }
     }
 
     fn on_unsent(&mut self, message: Outgoing, why: Failure, shared: &mut Shared, now: Time) {
         match message {
-            Outgoing::Request(pending) => self.fail(pending.requester, why, shared, now),
-            // Whoever asked is gone.
+            Outgoing::Request(pending) => self.fail_request(pending.requester, why, shared, now),
+            // The peer that waited for this is gone.
             Outgoing::Outcome { .. } | Outgoing::Unblock(_) => {}
         }
     }
@@ -330,14 +337,14 @@ impl stream::Service for Service {
         self.start_deferred(session, cx, now);
     }
 
-    /// A request of ours has stalled.
+    /// One of our requests has stalled.
     fn on_deadline(&mut self, _: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) -> Option<Close> {
         cx.shared.guard.fault(Counter::SlowReaders, cx.info.peer, now);
         Some(Close::Now)
     }
 
-    /// What was asked on a connection that was in use already, so that its death says nothing about the contact, is asked
-    /// once more on a fresh one; all else has failed.
+    /// The pending requests get no answer on this connection. If it had been in use before, its death says nothing
+    /// about the contact, so the request is sent once more on a fresh connection. All other requests have failed.
     fn on_lost(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, why: CloseReason, now: Time) {
         let node = node_of(cx.info.listener);
         for pending in session.take_pending() {
@@ -349,15 +356,15 @@ impl stream::Service for Service {
                     Via::Fresh
                 }
                 CloseReason::Shortage => {
-                    self.fail(pending.requester, Failure::Busy, cx.shared, now);
+                    self.fail_request(pending.requester, Failure::Busy, cx.shared, now);
                     continue;
                 }
                 CloseReason::Died | CloseReason::Failed | CloseReason::Closed => {
-                    self.fail(pending.requester, Failure::Contact, cx.shared, now);
+                    self.fail_request(pending.requester, Failure::Contact, cx.shared, now);
                     continue;
                 }
             };
-            self.actions.push_back(ask(node, cx.info.peer, via, pending));
+            self.actions.push_back(send_request(node, cx.info.peer, via, pending));
         }
     }
 
@@ -365,24 +372,24 @@ impl stream::Service for Service {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        if self.stirred == 0 {
+        if self.changed_nodes == 0 {
             return None;
         }
-        while self.stirred != 0 {
-            let number = self.stirred.trailing_zeros() as u16;
+        while self.changed_nodes != 0 {
+            let number = self.changed_nodes.trailing_zeros() as u16;
             while let Some(output) = self.nodes[usize::from(number)].poll_output(&mut self.store, now) {
                 if let Some(action) = self.action_of(number, output, now) {
                     return Some(action);
                 }
             }
-            self.stirred &= self.stirred - 1;
+            self.changed_nodes &= self.changed_nodes - 1;
         }
-        self.due = self.first_deadline();
+        self.cached_deadline = self.first_deadline();
         None
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        if self.stirred == 0 { self.due } else { self.first_deadline() }
+        if self.changed_nodes == 0 { self.cached_deadline } else { self.first_deadline() }
     }
 
     fn on_timeout(&mut self, _: &mut Shared, now: Time) {
@@ -391,11 +398,11 @@ impl stream::Service for Service {
             let node = &mut self.nodes[number];
             if node.next_deadline() <= now {
                 node.on_timeout(now);
-                self.stir(number as u16);
+                self.mark_changed(number as u16);
             }
         }
-        if self.stirred == 0 {
-            self.due = self.first_deadline();
+        if self.changed_nodes == 0 {
+            self.cached_deadline = self.first_deadline();
         }
     }
 
@@ -405,7 +412,7 @@ impl stream::Service for Service {
             let node = &mut self.nodes[number];
             if node.overlay().own().addr.is_ipv4() == addr.is_ipv4() {
                 has_taken |= node.add_bootstrap(addr, now);
-                self.stir(number as u16);
+                self.mark_changed(number as u16);
             }
         }
         has_taken
@@ -434,13 +441,13 @@ impl stream::Service for Service {
     fn check_invariants(&self) {
         self.store.check_invariants();
         self.nodes.iter().for_each(|node| node.overlay().table().check_invariants());
-        if self.stirred == 0 {
-            assert_eq!(self.due, self.first_deadline(), "the deadline that is kept is the first");
+        if self.changed_nodes == 0 {
+            assert_eq!(self.cached_deadline, self.first_deadline(), "the cached deadline is the first");
         }
     }
 }
 
-/// The node that a listener of this dialect leads to.
+/// The number of the node that a listener of this dialect serves.
 pub(super) fn node_of(listener: Option<Listener>) -> Option<u16> {
     match listener? {
         Listener::Sealed(node) | Listener::Api(node) => Some(node),
@@ -449,7 +456,7 @@ pub(super) fn node_of(listener: Option<Listener>) -> Option<u16> {
     }
 }
 
-/// Asks `to` over a connection of node `from`, or as a client.
-fn ask(from: Option<u16>, to: SocketAddr, via: Via, pending: PendingRequest<Requester>) -> Action<Outgoing> {
+/// The action that sends a request to `to` from node `from`, or as a client if there is none.
+fn send_request(from: Option<u16>, to: SocketAddr, via: Via, pending: PendingRequest<Requester>) -> Action<Outgoing> {
     Action::Send { to: To::Peer { listener: from, addr: to, via }, message: Outgoing::Request(pending) }
 }

@@ -1,6 +1,6 @@
-//! One connection of the sealed dialect or of its API: cuts and judges frames, keeps answers in the order of the
-//! requests, and matches answers with what was asked. Never touches a socket or a buffer's memory; never decides what a
-//! request means.
+//! The session of one connection of the sealed dialect or of its API: cuts frames and checks them, keeps answers in the
+//! order of the requests, and matches answers with our requests. Never touches a socket or a buffer's memory; never
+//! decides what a request means.
 
 use std::collections::VecDeque;
 
@@ -10,41 +10,41 @@ use crate::dialect::sealed::api::VoidPhone;
 use crate::dialect::sealed::codec::{
     ErrorCode, FrameError, HEADER, Message, Sealed, TRAILER, checksum_matches, decode_body, is_answer, kind, kind_of,
 };
+use crate::dialect::sealed::key_locks::Access;
+pub use crate::dialect::sealed::key_locks::Place;
 use crate::dialect::sealed::request::Request;
-use crate::dialect::sealed::turns::Access;
-pub use crate::dialect::sealed::turns::Place;
 use crate::dialect::stream::{self, Session as _};
 use crate::guard::Counter;
 use crate::limits::{ASKED, ASKED_BYTES, STALL_MS};
 use crate::time::Time;
 
-/// Which of the dialect's two wires a connection carries.
+/// Which of the dialect's two wire formats a connection carries.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Wire {
-    /// Checksummed, symmetric, with errors.
+    /// The sealed protocol: with checksums, requests in both directions, and error messages.
     Sealed,
-    /// The VoidPhone API: plain, the other side only asks, PUT has no answer.
+    /// The VoidPhone API: without checksums; only the peer sends requests; a PUT has no answer.
     Api,
 }
 
-/// What a peer did wrong. Each is a counter and a log line of the engine's.
+/// A protocol violation of a peer. Each one has a counter and a log line (docs/faults.md).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Breach {
-    /// A size no frame can have: framing is lost.
+    /// A size that no frame can have, so that the start of the next frame is unknown.
     BadSize,
     /// The checksum does not match.
     BadChecksum,
-    /// A type that is none of this listener's.
+    /// A type that this listener does not know.
     UnknownType,
     /// A body that does not fit its type.
     Malformed,
-    /// An answer, but nothing was asked.
+    /// An answer although we sent no request.
     UnaskedAnswer,
-    /// An ERROR, but nothing was asked.
+    /// An ERROR although we sent no request.
     UnaskedError,
-    /// An answer that does not fit what was asked.
+    /// An answer that does not fit our request.
     WrongAnswer,
-    /// Some other protocol.
+    /// Bytes of another protocol.
     ForeignProtocol,
 }
 
@@ -63,117 +63,118 @@ impl From<Breach> for Counter {
     }
 }
 
-/// What the bytes of an inbox begin with. `len` is what to consume.
+/// What was found at the start of an inbox. `len` is the number of bytes to consume.
 #[derive(Debug)]
 pub enum Parsed<'a, A> {
-    /// No whole frame yet.
+    /// No complete frame yet.
     Incomplete,
-    /// The peer asks.
+    /// A request of the peer.
     Request {
         /// Bytes of the frame.
         len: usize,
-        /// What.
+        /// The request.
         message: Message<'a>,
     },
-    /// The peer answers the oldest request of ours.
+    /// An answer to our oldest pending request.
     Answer {
         /// Bytes of the frame.
         len: usize,
-        /// What was asked, taken off the list.
-        asked: PendingRequest<A>,
-        /// What it says.
+        /// The request that it answers; it is no longer pending.
+        request: PendingRequest<A>,
+        /// The answer.
         message: Message<'a>,
     },
-    /// To be counted and otherwise ignored.
+    /// A frame to count and otherwise ignore.
     Dropped {
         /// Bytes of the frame.
         len: usize,
-        /// Why.
+        /// The violation.
         breach: Breach,
     },
-    /// To be answered by this error, and a strike; framing is intact.
+    /// A frame to answer with an error and to count as a strike. The next frame can still be found.
     Violation {
         /// Bytes of the frame.
         len: usize,
-        /// Why.
+        /// The violation.
         breach: Breach,
-        /// The answer.
+        /// The error to answer with.
         code: ErrorCode,
     },
-    /// To be closed.
+    /// A fault after which the connection must close.
     Fatal {
-        /// Why.
+        /// The violation.
         breach: Breach,
-        /// The last word, if any.
+        /// The error to send before that, if any.
         code: Option<ErrorCode>,
     },
 }
 
-/// A request of ours that awaits its answer. `A` says on whose behalf.
+/// A request that we sent and that has not been answered. `A` tells on whose behalf it was sent.
 #[derive(Clone, Debug)]
 pub struct PendingRequest<A> {
     /// Who gets the answer.
     pub requester: A,
-    /// What was asked, to be sent again if the connection turns out to be dead.
+    /// The request, kept to send it again if the connection turns out to be dead.
     pub request: Request,
-    /// When.
+    /// When it was made.
     pub at: Time,
-    /// The connection was in use before, so its death says nothing about the contact.
+    /// Whether the connection had been in use before. Then its death says nothing about the contact.
     pub on_reused: bool,
 }
 
 impl<A> PendingRequest<A> {
-    /// A request made at `now`, not sent yet.
+    /// A request that is made at `now` and has not been sent.
     pub fn new(requester: A, request: Request, now: Time) -> PendingRequest<A> {
         PendingRequest { requester, request, at: now, on_reused: false }
     }
 }
 
-/// Requests of ours on one connection that await their answers.
+/// The requests that we sent on one connection and that have not been answered.
 #[derive(Debug)]
 struct PendingRequests<A> {
-    /// With the bytes of each.
-    asked: VecDeque<(PendingRequest<A>, usize)>,
+    /// Oldest first, each with its bytes on the wire.
+    requests: VecDeque<(PendingRequest<A>, usize)>,
     bytes: usize,
 }
 
-/// The state of one connection's conversation. Small while nothing is under way, as most connections are idle.
+/// The state of one connection's conversation. It is small while nothing is in progress, because most connections are
+/// idle.
 #[derive(Debug)]
 pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
-    /// Answers owed; none most of the time.
-    owing: Option<Box<OwedAnswers>>,
-    /// None until something was asked.
-    asking: Option<Box<PendingRequests<A>>>,
-    /// When its peer was last looked at as a candidate for the routing table.
+    /// The answers that we owe the peer; `None` most of the time.
+    owed_answers: Option<Box<OwedAnswers>>,
+    /// `None` until we send the first request.
+    pending: Option<Box<PendingRequests<A>>>,
+    /// When the peer was last considered as a candidate for the routing table.
     pub(super) candidate_at: Option<Time>,
 }
 
 impl<A> Session<A> {
-    /// A conversation that has not begun.
+    /// The session of a new connection.
     pub fn new(wire: Wire) -> Session<A> {
-        Session { wire, saw_frame: false, owing: None, asking: None, candidate_at: None }
+        Session { wire, saw_frame: false, owed_answers: None, pending: None, candidate_at: None }
     }
 
-    /// Which wire it is.
+    /// The wire format of the connection.
     pub fn wire(&self) -> Wire {
         self.wire
     }
 
-    /// Whether more requests of ours may be sent.
+    /// Whether we may send another request.
     pub fn may_ask(&self) -> bool {
-        self.asking.as_ref().is_none_or(|asking| asking.asked.len() < ASKED && asking.bytes < ASKED_BYTES)
+        self.pending.as_ref().is_none_or(|pending| pending.requests.len() < ASKED && pending.bytes < ASKED_BYTES)
     }
 
-    /// Whether requests wait to be started.
+    /// Whether requests of the peer wait to be started.
     pub fn has_waiting(&self) -> bool {
-        self.owing.as_ref().is_some_and(|owing| owing.has_waiting())
+        self.owed_answers.as_ref().is_some_and(|owed| owed.has_waiting())
     }
 
-    /// Judges what `bytes` begin with, in the order size, checksum, type, body.
+    /// Reads the frame at the start of `bytes` and checks its size, checksum, type and body, in this order.
     pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Parsed<'a, A> {
-        let frame = match self.measure(bytes) {
+        let frame = match self.frame_len(bytes) {
             Err(_) => return self.fatal(Breach::BadSize, ErrorCode::Malformed),
             Ok(None) => return Parsed::Incomplete,
             Ok(Some(len)) => match bytes.get(..len) {
@@ -195,7 +196,7 @@ impl<A> Session<A> {
                 return Parsed::Fatal { breach: Breach::ForeignProtocol, code: None };
             }
             if self.awaits() {
-                // It may have been the answer: the order is in doubt.
+                // It may have been an answer, so we can no longer match answers with requests.
                 return Parsed::Fatal { breach: Breach::BadChecksum, code: None };
             }
             return Parsed::Violation { len, breach: Breach::BadChecksum, code: ErrorCode::Checksum };
@@ -216,8 +217,8 @@ impl<A> Session<A> {
     }
 
     fn judge_answer<'a>(&mut self, len: usize, kind: u16, body: &'a [u8]) -> Parsed<'a, A> {
-        let asking = self.asking.as_mut().and_then(|asking| Some((asking.asked.pop_front()?, asking)));
-        let Some(((asked, bytes), asking)) = asking else {
+        let pending = self.pending.as_mut().and_then(|pending| Some((pending.requests.pop_front()?, pending)));
+        let Some(((request, bytes), pending)) = pending else {
             return if kind == kind::ERROR {
                 Parsed::Dropped { len, breach: Breach::UnaskedError }
             } else {
@@ -225,12 +226,12 @@ impl<A> Session<A> {
             };
         };
         match decode_body(kind, body) {
-            Ok(message) if answers(&asked.request, &message) => {
-                asking.bytes -= bytes;
-                Parsed::Answer { len, asked, message }
+            Ok(message) if answers(&request.request, &message) => {
+                pending.bytes -= bytes;
+                Parsed::Answer { len, request, message }
             }
             _ => {
-                asking.asked.push_front((asked, bytes));
+                pending.requests.push_front((request, bytes));
                 Parsed::Fatal { breach: Breach::WrongAnswer, code: None }
             }
         }
@@ -241,66 +242,68 @@ impl<A> Session<A> {
         Parsed::Fatal { breach, code: speaks.then_some(code) }
     }
 
-    fn measure(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    fn frame_len(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         match self.wire {
             Wire::Sealed => Sealed::frame_len(bytes),
             Wire::Api => VoidPhone::frame_len(bytes),
         }
     }
 
-    // ---- answers we owe ----
+    // ---- answers that we owe ----
 
-    /// Whether `request` must wait: too many jobs are owed already, or an earlier request of the same key is not done
-    /// and one of the two is a PUT. (The page asks it of a GET behind a PUT; a PUT behind a GET waits too, or else the
-    /// GET could find what was put after it.)
+    /// Whether `request` must wait: too many jobs are in progress, or an earlier request of the same key is not done
+    /// and one of the two is a PUT. (A PUT behind a GET waits too, or else the GET could find what was put after it:
+    /// docs/protocol-sealed.md, "Order of answers".)
     pub fn must_wait(&self, request: &Message<'_>) -> bool {
-        self.owing.as_ref().is_some_and(|owing| owing.must_wait(request))
+        self.owed_answers.as_ref().is_some_and(|owed| owed.must_wait(request))
     }
 
-    /// Takes in the frame of a request that came at `now` and must wait.
-    pub fn wait(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
+    /// Defers a request that came at `now` and must wait: keeps its frame until it may start.
+    pub fn defer(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
         let expects = self.expects(request);
-        self.owing.get_or_insert_default().wait(frame, Access::of(request), expects, now);
+        self.owed_answers.get_or_insert_default().defer(frame, Access::of(request), expects, now);
     }
 
-    /// The next waiting request that may start now, to be settled with [`Session::settle`] now or later.
+    /// The next waiting request that may start. The caller starts it, and settles it with [`Session::settle`] now or
+    /// later.
     pub fn next_startable(&mut self) -> Option<DeferredRequest> {
-        self.owing.as_mut()?.next_startable()
+        self.owed_answers.as_mut()?.next_startable()
     }
 
-    /// Answers a request that just came: into `outbox` at once, or behind the answers that are owed.
+    /// Answers a request that just came. The answer goes into `outbox`, or waits behind the answers that are owed.
     pub fn answer(&mut self, message: &Message<'_>, outbox: &mut Vec<u8>) {
-        match &mut self.owing {
+        match &mut self.owed_answers {
             None => encode(self.wire, message, outbox),
-            Some(owing) => owing.queue(frame(self.wire, message)),
+            Some(owed) => owed.queue(frame(self.wire, message)),
         }
     }
 
-    /// Owes the answer to the request that just came; returns its place.
+    /// Promises an answer to the request that just came. Returns its place for [`Session::settle`].
     pub fn owe(&mut self, request: &Message<'_>) -> Place {
         let expects = self.expects(request);
-        self.owing.get_or_insert_default().owe(Access::of(request), expects)
+        self.owed_answers.get_or_insert_default().owe(Access::of(request), expects)
     }
 
-    /// What the job at `place` writes can be read from now on, although it is not done yet.
+    /// The value that the job at `place` writes can be read from now on, although the job is not done.
     pub fn unblock(&mut self, place: Place) {
-        self.owing.iter_mut().for_each(|owing| owing.unblock(place));
+        self.owed_answers.iter_mut().for_each(|owed| owed.unblock(place));
     }
 
-    /// Settles the answer owed at `place`; `None`: with silence. It leaves by [`Session::release`].
+    /// Answers the request at `place`; with `None` it gets no answer. [`Session::release`] sends the answer.
     pub fn settle(&mut self, place: Place, message: Option<&Message<'_>>) {
-        if let Some(owing) = &mut self.owing {
-            owing.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
+        if let Some(owed) = &mut self.owed_answers {
+            owed.settle(place, message.map_or(Vec::new(), |message| frame(self.wire, message)));
         }
     }
 
-    /// Moves settled answers whose turn it is into `outbox`, until that has grown by `room` bytes or a little more.
+    /// Moves settled answers that no earlier request holds back into `outbox`, until it has grown by `room` bytes or a
+    /// little more.
     pub fn release(&mut self, outbox: &mut Vec<u8>, room: usize) {
-        self.owing.iter_mut().for_each(|owing| owing.release(outbox, room));
-        self.owing.take_if(|owing| owing.is_empty());
+        self.owed_answers.iter_mut().for_each(|owed| owed.release(outbox, room));
+        self.owed_answers.take_if(|owed| owed.is_empty());
     }
 
-    /// The API's PUT is never answered.
+    /// The API never answers a PUT.
     fn expects(&self, request: &Message<'_>) -> Expects {
         match (self.wire, request) {
             (Wire::Api, Message::Put { .. }) => Expects::Silence,
@@ -308,22 +311,23 @@ impl<A> Session<A> {
         }
     }
 
-    // ---- requests of ours ----
+    // ---- our own requests ----
 
-    /// Sends a request of ours.
-    pub fn ask(&mut self, asked: PendingRequest<A>, outbox: &mut Vec<u8>) {
+    /// Sends a request to the peer; it is pending from now on.
+    pub fn ask(&mut self, request: PendingRequest<A>, outbox: &mut Vec<u8>) {
         let before = outbox.len();
-        encode(self.wire, &asked.request.message(), outbox);
+        encode(self.wire, &request.request.message(), outbox);
         let bytes = outbox.len() - before;
-        let asking = self.asking.get_or_insert_with(|| Box::new(PendingRequests { asked: VecDeque::new(), bytes: 0 }));
-        asking.bytes += bytes;
-        asking.asked.push_back((asked, bytes));
+        let pending =
+            self.pending.get_or_insert_with(|| Box::new(PendingRequests { requests: VecDeque::new(), bytes: 0 }));
+        pending.bytes += bytes;
+        pending.requests.push_back((request, bytes));
     }
 
-    /// Takes all requests that await an answer, because none will come.
+    /// Removes all pending requests, because no answer will come, and returns them.
     pub fn take_pending(&mut self) -> Vec<PendingRequest<A>> {
-        let asked = self.asking.take().map(|asking| asking.asked);
-        asked.into_iter().flatten().map(|(asked, _)| asked).collect()
+        let pending = self.pending.take().map(|pending| pending.requests);
+        pending.into_iter().flatten().map(|(request, _)| request).collect()
     }
 }
 
@@ -333,51 +337,51 @@ impl<A> stream::Session for Session<A> {
     }
 
     fn can_judge(&self, bytes: &[u8]) -> bool {
-        match self.measure(bytes) {
+        match self.frame_len(bytes) {
             Ok(len) => len.is_some_and(|len| len <= bytes.len()),
             Err(_) => true,
         }
     }
 
-    /// faults.md, row 5.
+    /// Recognizes another protocol (docs/faults.md, row 5).
     fn looks_foreign(&self, bytes: &[u8]) -> bool {
         self.wire == Wire::Sealed && !self.saw_frame && bytes.len() >= HEADER && is_foreign(bytes)
     }
 
     fn has_room(&self) -> bool {
-        self.owing.as_ref().is_none_or(|owing| owing.has_room())
+        self.owed_answers.as_ref().is_none_or(|owed| owed.has_room())
     }
 
     fn owes(&self) -> bool {
-        self.owing.is_some()
+        self.owed_answers.is_some()
     }
 
     fn awaits(&self) -> bool {
-        self.asking.as_ref().is_some_and(|asking| !asking.asked.is_empty())
+        self.pending.as_ref().is_some_and(|pending| !pending.requests.is_empty())
     }
 
-    /// What is queued behind owed answers.
+    /// Memory of owed answers and waiting requests.
     fn bytes(&self) -> usize {
-        self.owing.as_ref().map_or(0, |owing| owing.bytes())
+        self.owed_answers.as_ref().map_or(0, |owed| owed.bytes())
     }
 
-    /// When the oldest request that awaits its answer has stalled.
+    /// When the oldest pending request has stalled.
     fn deadline(&self) -> Option<Time> {
-        self.asking.as_ref()?.asked.front().map(|(asked, _)| asked.at.after(STALL_MS))
+        self.pending.as_ref()?.requests.front().map(|(request, _)| request.at.after(STALL_MS))
     }
 
     fn drop_pending(&mut self) {
-        self.owing.iter_mut().for_each(|owing| owing.drop_waiting());
+        self.owed_answers.iter_mut().for_each(|owed| owed.drop_waiting());
     }
 
     fn check_invariants(&self) {
-        if let Some(owing) = &self.owing {
-            assert!(!owing.is_empty(), "what is no longer owed takes no memory");
-            owing.check_invariants();
+        if let Some(owed) = &self.owed_answers {
+            assert!(!owed.is_empty(), "answers that are no longer owed take no memory");
+            owed.check_invariants();
         }
-        if let Some(asking) = &self.asking {
-            assert_eq!(asking.bytes, asking.asked.iter().map(|(_, bytes)| bytes).sum::<usize>());
-            assert!(asking.asked.len() <= ASKED);
+        if let Some(pending) = &self.pending {
+            assert_eq!(pending.bytes, pending.requests.iter().map(|(_, bytes)| bytes).sum::<usize>());
+            assert!(pending.requests.len() <= ASKED);
         }
     }
 }
@@ -395,7 +399,7 @@ fn encode(wire: Wire, message: &Message<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// The API has no error message: whatever is wrong closes (sealed.md, "The VoidPhone API").
+/// The API has no error message, so any fault closes the connection (docs/protocol-sealed.md, "The VoidPhone API").
 fn judge_api<A>(frame: &[u8]) -> Parsed<'_, A> {
     let len = frame.len();
     match VoidPhone::decode(frame) {
@@ -407,12 +411,12 @@ fn judge_api<A>(frame: &[u8]) -> Parsed<'_, A> {
     }
 }
 
-/// Our types are 650 to 660, so the first byte of each is 02.
+/// Our types are 650 to 660, so the first byte of each is 0x02.
 fn is_foreign(frame: &[u8]) -> bool {
     kind_of(frame) >> 8 != 2
 }
 
-/// Whether `answer` is one that `request` can have. Any request may be answered by ERROR.
+/// Whether `answer` is a possible answer to `request`. ERROR is one to every request.
 fn answers(request: &Request, answer: &Message<'_>) -> bool {
     match (request, answer) {
         (_, Message::Error { .. }) => true,

@@ -1,4 +1,4 @@
-//! What may be set of the sealed dialect, and what it is if nobody sets it. Values only.
+//! Settings of the sealed dialect and their defaults. Contains values only, and never reads a flag or a file.
 
 use crate::contact::Contact;
 use crate::dialect::sealed::is_genuine;
@@ -6,18 +6,18 @@ use crate::dialect::sealed::store::StoreLimits;
 use crate::kad::Parameters;
 use crate::limits::{GET_TRIES, REPLICATION};
 
-/// Which ids of contacts are believed.
+/// Which ids of contacts a node accepts.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Ids {
-    /// Only the hash of the contact's address (sealed.md, "Who is who").
+    /// Only the hash of the contact's address (docs/protocol-sealed.md, "Who is who").
     Bound,
-    /// Any, as in networks where a node chooses its id: for comparison with the literature, in the simulator only.
+    /// Any id, as in networks where nodes choose their ids. Only in the simulator, for comparison with the literature.
     #[cfg(feature = "sim")]
     Minted,
 }
 
 impl Ids {
-    /// Whether a contact that somebody named may be taken up.
+    /// Whether the node may use a contact that another node named.
     pub fn admit(self, contact: &Contact) -> bool {
         match self {
             Ids::Bound => is_genuine(contact),
@@ -27,18 +27,18 @@ impl Ids {
     }
 }
 
-/// What a person may set of a node.
+/// Settings of one node.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// k, alpha and paths.
+    /// k, alpha, and the paths of a lookup.
     pub kademlia: Parameters,
-    /// Holders of a value whose PUT leaves it to us (API, replication 0).
+    /// Nodes that hold a value whose PUT does not say how many (API, replication 0).
     pub replication: usize,
-    /// Holders that must agree on a value that is not certified by its key.
+    /// Nodes that must name the same value before a GET accepts it, unless its key certifies it.
     pub quorum: usize,
-    /// Lookups that a GET may take.
+    /// Lookups that a GET may use.
     pub tries: usize,
-    /// Which ids are believed.
+    /// Which ids of contacts the node accepts.
     pub ids: Ids,
 }
 
@@ -54,11 +54,11 @@ impl Default for Settings {
     }
 }
 
-/// What a person may set of all nodes of the dialect in one process.
+/// Settings of all nodes of the dialect in one process.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSettings {
-    /// Of each node.
+    /// Settings of each node.
     pub node: Settings,
-    /// Of the store that the nodes share.
+    /// Limits of the store that the nodes share.
     pub store: StoreLimits,
 }

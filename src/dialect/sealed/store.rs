@@ -1,5 +1,5 @@
-//! The values a process holds for the sealed dialect, each for less than ten seconds. Never serves a value past its
-//! time, never holds more than its limits, and never saves anything anywhere.
+//! The values that a process holds for the sealed dialect, each for less than ten seconds. Never serves an expired
+//! value, never exceeds its limits, and never writes to disk.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -18,12 +18,12 @@ use crate::limits::{
 use crate::time::Time;
 use crate::wheel::{TimerKey, Wheel};
 
-/// What a store may hold.
+/// Limits of a store.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Bytes in all, [`STORE_ENTRY_BYTES`] per value included.
+    /// Total bytes, including [`STORE_ENTRY_BYTES`] per value.
     pub bytes: usize,
-    /// Values in all.
+    /// Total number of values.
     pub entries: usize,
     /// Bytes of one value.
     pub value_bytes: usize,
@@ -35,13 +35,14 @@ impl Default for StoreLimits {
     }
 }
 
-/// Key to value. Each value is carried by the timer that ends its life; an index finds the timer of a key.
+/// A map from keys to values. Each value is an item of the timer that ends its life, and an index finds the timer of a
+/// key.
 #[derive(Debug)]
 pub struct Store {
     limits: StoreLimits,
     values: Wheel<Entry>,
     index: HashTable<TimerKey>,
-    /// Mixed into the hash, as strangers choose the keys.
+    /// Mixed into the hash, because strangers choose the keys.
     seed: u64,
     bytes: usize,
     bytes_by_source: BTreeMap<IpAddr, usize>,
@@ -51,13 +52,13 @@ pub struct Store {
 struct Entry {
     key: Id,
     value: Box<[u8]>,
-    /// The checksum of the VALUE that carries a large value, once one was asked for.
+    /// The checksum of the VALUE that carries a large value, once somebody has asked for it.
     seal: Option<Box<Seal>>,
     source: Option<IpAddr>,
 }
 
 impl Store {
-    /// An empty store. `seed`: secret, so that nobody can choose keys that collide in the index.
+    /// An empty store. `seed` must be secret, so that nobody can choose keys that collide in the index.
     pub fn new(limits: StoreLimits, seed: u64) -> Store {
         Store {
             limits,
@@ -69,7 +70,8 @@ impl Store {
         }
     }
 
-    /// The lifetime a ttl asks for: min(ttl, 10) seconds, 0 meaning 10 (seed: "less than 10 seconds"; sealed.md).
+    /// The lifetime in milliseconds for a ttl in seconds: min(ttl, 10) seconds, and 10 seconds for a ttl of 0 (seed:
+    /// "less than 10 seconds"; docs/protocol-sealed.md, "Lifetimes").
     pub fn lifetime_ms(ttl_s: u16) -> u64 {
         match ttl_s {
             0 => LIFETIME_MAX_MS,
@@ -82,11 +84,13 @@ impl Store {
         value.len() <= self.limits.value_bytes
     }
 
-    /// Holds `value` under `key` from `now` on; the last writer wins, but a value that is its key's own SHA-256
-    /// preimage gives way only to another such.
+    /// Stores `value` under `key` from `now` on, for the lifetime that `ttl_s` (in seconds) asks for. The last writer
+    /// wins, except that a value whose SHA-256 is the key can only be replaced by itself. `source` is the address that
+    /// pays for the bytes; `None` and loopback are exempt.
     ///
-    /// Errors: `TooLarge` above the limit for one value, `Full` when a limit in all or the source's share is reached,
-    /// `Refused` for the certified. What was held stays held then.
+    /// Errors: `TooLarge` above the limit for one value; `Full` if the store or the source's share of it is full;
+    /// `Refused` if the stored value is certified by its key and the new one is not. After an error, the store is
+    /// unchanged.
     pub fn put(
         &mut self,
         key: Id,
@@ -100,7 +104,7 @@ impl Store {
             return Err(ErrorCode::TooLarge);
         }
         let source = source.and_then(contact::source);
-        // Until its memory is freed within a tick, one past its time may be replaced by anything.
+        // An expired value stays in memory for up to a tick; anything may replace it.
         let hash = hash_of(self.seed, &key);
         let found = self.find(hash, &key);
         let replaced = found.and_then(|timer| self.values.get(timer));
@@ -165,13 +169,13 @@ impl Store {
         forget(&mut self.bytes, &mut self.bytes_by_source, bytes, former);
     }
 
-    /// The value of `key`, if it is held and its age is below its lifetime.
+    /// The value of `key`, unless there is none or it has expired.
     pub fn get(&self, key: &Id, now: Time) -> Option<&[u8]> {
         self.values.get(self.find_living(key, now)?).map(|entry| &*entry.value)
     }
 
-    /// As [`Store::get`], with the checksum of the VALUE that carries the value if it is large: computed once, not for
-    /// every reader.
+    /// Like [`Store::get`]. For a large value, also returns the checksum of the VALUE that carries it, which is
+    /// computed once and not for each reader.
     pub fn get_sealed(&mut self, key: &Id, now: Time) -> Option<(&[u8], Option<&Seal>)> {
         let timer = self.find_living(key, now)?;
         let entry = self.values.get_mut(timer)?;
@@ -182,7 +186,7 @@ impl Store {
         Some((&entry.value, entry.seal.as_deref()))
     }
 
-    /// Frees what is past its time; due at [`Store::next_deadline`].
+    /// Frees expired values. Due at [`Store::next_deadline`].
     pub fn expire(&mut self, now: Time) {
         let Store { values, index, seed, bytes, bytes_by_source, .. } = self;
         let mut any = false;
@@ -194,40 +198,40 @@ impl Store {
             forget(bytes, bytes_by_source, cost(&entry.value), entry.source);
         });
         if any && index.len() * 8 < index.capacity() {
-            // Memory follows what is held down again, as far as that costs little.
+            // Shrinks the index when that is cheap.
             index.shrink_to(index.len() * 2, |timer| rehash(values, *seed, *timer));
         }
         self.debug_check();
     }
 
-    /// When there is next something to free.
+    /// When [`Store::expire`] next has something to free.
     pub fn next_deadline(&self) -> Option<Time> {
         self.values.next_deadline()
     }
 
-    /// Values held, those included whose memory is freed within a tick.
+    /// The number of values held, including expired ones whose memory is freed within a tick.
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether nothing is held.
+    /// Whether the store holds no value.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Bytes held, [`STORE_ENTRY_BYTES`] per value included.
+    /// Bytes held, including [`STORE_ENTRY_BYTES`] per value.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     fn debug_check(&self) {
-        // The whole check is O(n), so debug builds make it while that is cheap.
+        // The check is O(n), so debug builds make it only while it is cheap.
         if cfg!(debug_assertions) && self.values.len() < 64 {
             self.check_invariants();
         }
     }
 
-    /// Panics unless the sums are right and every value has its timer. For debug builds and tests.
+    /// Panics unless the sums are correct and every value is in the index. For debug builds and tests.
     pub fn check_invariants(&self) {
         assert_eq!(self.bytes, self.values.items().map(|entry| cost(&entry.value)).sum::<usize>());
         assert_eq!(self.index.len(), self.values.len());
@@ -243,7 +247,7 @@ impl Store {
     }
 }
 
-/// `cost` bytes that came from `source` are no longer held.
+/// The store no longer holds `cost` bytes that came from `source`.
 fn forget(bytes: &mut usize, by_source: &mut BTreeMap<IpAddr, usize>, cost: usize, source: Option<IpAddr>) {
     *bytes -= cost;
     if let Some(source) = source {
@@ -259,7 +263,7 @@ fn hash_of(seed: u64, key: &Id) -> u64 {
     seeded(seed, |hasher| hasher.write(&key.0))
 }
 
-/// The hash of a key that the index holds already.
+/// The hash of a key that is already in the index.
 fn rehash(values: &Wheel<Entry>, seed: u64, timer: TimerKey) -> u64 {
     values.get(timer).map_or(0, |entry| hash_of(seed, &entry.key))
 }
@@ -269,7 +273,7 @@ fn cost(value: &[u8]) -> usize {
     value.len() + STORE_ENTRY_BYTES + seal
 }
 
-/// Whether `key` is the SHA-256 of `value`, so that nobody can pass off another value under it.
+/// Whether `key` is the SHA-256 of `value`, so that nobody can make up another value for it.
 pub fn is_certified(key: &Id, value: &[u8]) -> bool {
     Id::of(value) == *key
 }
