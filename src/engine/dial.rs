@@ -31,7 +31,7 @@ impl Engine {
     }
 
     /// Sends a message onto a connection that is there, or that is dialled for it; the connection, to be settled.
-    fn send<D: StreamDialect>(&mut self, to: To, message: D::Outgoing, now: Time) -> Option<ConnId> {
+    pub(super) fn send<D: StreamDialect>(&mut self, to: To, message: D::Outgoing, now: Time) -> Option<ConnId> {
         let (id, why) = match to {
             To::Conn(id) => (Some(id), Failure::Contact),
             To::Peer { listener, addr, via } => (self.reach::<D>(listener, addr, via, now), Failure::Busy),

@@ -262,9 +262,7 @@ impl Engine {
         if let Some(timer) = conn.timer.take() {
             self.wheel.cancel(timer);
         }
-        if let Some(listener) = conn.info.listener {
-            self.pool.remove(listener, conn.info.peer, id, conn.is_link);
-        }
+        self.pool.remove(conn.info.listener, conn.info.peer, id, conn.is_link);
         if conn.info.origin == Origin::Inbound {
             self.shared.sources.left(conn.info.peer.ip());
         }

@@ -61,8 +61,9 @@ impl Pool {
     }
 
     /// `conn` is gone. To be said before its slot is freed.
-    pub fn remove(&mut self, listener: Listener, peer: SocketAddr, conn: Key, is_link: bool) {
-        if let Ok(entry) = self.by_peer.find_entry(self.hash(listener, peer), |key| *key == conn) {
+    pub fn remove(&mut self, listener: Option<Listener>, peer: SocketAddr, conn: Key, is_link: bool) {
+        let hash = listener.map(|listener| self.hash(listener, peer));
+        if let Some(Ok(entry)) = hash.map(|hash| self.by_peer.find_entry(hash, |key| *key == conn)) {
             entry.remove();
         }
         if is_link {
@@ -109,13 +110,13 @@ mod tests {
             assert_eq!(pool.find(&conns, of(1 - n % 2), peer(n)), None, "another node's");
         }
         assert_eq!(pool.find(&conns, of(0), peer(8)), Some(second));
-        pool.remove(of(0), peer(8), first[8], false);
+        pool.remove(Some(of(0)), peer(8), first[8], false);
         assert_eq!(pool.find(&conns, of(0), peer(8)), Some(second), "the older one was no longer named");
         pool.add_link(second);
-        pool.remove(of(0), peer(8), second, true);
+        pool.remove(Some(of(0)), peer(8), second, true);
         assert_eq!((pool.find(&conns, of(0), peer(8)), pool.links()), (None, &[][..]));
         for (n, key) in (0..2_000).zip(first) {
-            pool.remove(of(n % 2), peer(n), key, false);
+            pool.remove(Some(of(n % 2)), peer(n), key, false);
         }
         assert!(pool.by_peer.is_empty(), "who is gone leaves nothing behind");
     }

@@ -12,7 +12,9 @@ use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes, Sealed};
 use crate::dialect::sealed::contact_at;
 use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::request::Request;
-use crate::dialect::sealed::service::Service;
+use crate::dialect::sealed::service::{Outgoing, Requester, Service};
+use crate::dialect::sealed::session::PendingRequest;
+use crate::dialect::stream::{To, Via};
 use crate::id::Id;
 use crate::limits::{
     BAN_MS, BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS,
@@ -541,6 +543,19 @@ fn the_last_error_comes_after_what_was_owed_and_is_not_lost() {
     assert!(bench.take(id) == [frame(&Message::Failure { key: target(1) }), error.repeat(3)].concat());
     bench.pass(2_000);
     assert!(bench.closed.contains(&id));
+}
+
+/// Found by a review: the links of a client without a listener were never forgotten, and in the end it could dial nobody.
+#[test]
+fn a_link_that_belongs_to_no_listener_is_forgotten_too() {
+    let mut bench = bench("127.0.0.1:6500");
+    let request = PendingRequest::new(Requester::Operation(1), Request::Ping(1), bench.now);
+    let to = To::Peer { listener: None, addr: ([127, 0, 0, 1], 7_000).into(), via: Via::Fresh };
+    let link = bench.engine.send::<Service>(to, Outgoing::Request(request), bench.now).unwrap();
+    assert_eq!(bench.engine.links(), 1);
+    bench.engine.dial_failed(link, DialError::Unreachable, bench.now);
+    bench.settle();
+    assert_eq!((bench.engine.links(), bench.engine.connections()), (0, 0));
 }
 
 #[test]
