@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::contact::scope;
 use crate::dialect::Dialect;
+use crate::dialect::sealed::codec::ErrorCode;
 use crate::dialect::sealed::node_id;
 use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::service::Service;
@@ -187,7 +188,7 @@ impl Node {
         let ttl_s = lifetime.as_secs_f64().ceil().clamp(1.0, longest) as u16;
         match self.finish(Operation::Put { key, value: Arc::from(value), ttl_s, replication: 0 })? {
             Reply::Success(_) => Ok(()),
-            Reply::Error(code, text) => Err(Error::Refused(code, text)),
+            Reply::Error(code, text) => Err(refusal(code, text)),
             Reply::Pong | Reply::Nodes(_) | Reply::Missing | Reply::Unreachable => Err(Error::Busy),
         }
     }
@@ -200,7 +201,7 @@ impl Node {
         match self.finish(Operation::Get { key })? {
             Reply::Success(value) => Ok(Some(value.to_vec())),
             Reply::Missing => Ok(None),
-            Reply::Error(code, text) => Err(Error::Refused(code, text)),
+            Reply::Error(code, text) => Err(refusal(code, text)),
             Reply::Pong | Reply::Nodes(_) | Reply::Unreachable => Err(Error::Busy),
         }
     }
@@ -242,6 +243,11 @@ impl Node {
     }
 }
 
+/// What an error of the dialect means to the caller.
+fn refusal(code: u32, text: String) -> Error {
+    if code == ErrorCode::Busy.code() { Error::Busy } else { Error::Refused(code, text) }
+}
+
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("addr", &self.contact).field("contacts", &self.contacts()).finish()
@@ -275,6 +281,19 @@ mod tests {
         let mut small = Node::builder().store_bytes(1 << 20).start().unwrap();
         let large = vec![0; crate::limits::VALUE_MAX + 1];
         assert!(matches!(small.put(key(2), &large, Duration::from_secs(1)), Err(Error::Refused(4, _))));
+    }
+
+    /// Found by a review: it was told as a refusal, by the dialect's number for busy.
+    #[test]
+    fn a_node_that_has_too_much_in_flight_says_that_it_is_busy() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut node = Node::builder().bootstrap(silent.local_addr().unwrap().to_string()).start().unwrap();
+        for n in 0..crate::limits::ASKED {
+            let get = Operation::Get { key: Id::hash_of(&[&n.to_be_bytes()]) };
+            let call = node.net.start::<Service>(Some(node.number), get).unwrap();
+            node.net.cancel::<Service>(call);
+        }
+        assert!(matches!(node.get(key(1)), Err(Error::Busy)));
     }
 
     #[test]
