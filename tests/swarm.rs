@@ -100,6 +100,7 @@ fn catch_what_any_dialect_has<D: SimDialect>() {
     catch::<D>(Canary::LosesBytes, "all that was sent is accounted for");
     catch::<D>(Canary::NeverHeals, "does not show at its neighbour");
     catch::<D>(Canary::Spins, "no busy loop");
+    catch::<D>(Canary::Overfills, "stays within its bounds");
     catch::<D>(Canary::KeepsMemory, "keeps memory");
     catch::<D>(Canary::KeepsConnections, "is connected to machines only");
 }
@@ -134,7 +135,7 @@ fn every_canary_of_sealed_is_caught() {
     catch::<Sealed>(Canary::ListsHidden, "which can't be dialled");
     catch::<Sealed>(Canary::Own(Fault::WrongKey), "only what was put under a key");
     catch::<Sealed>(Canary::Own(Fault::Stale), "was served");
-    catch::<Sealed>(Canary::Own(Fault::Hoards), "stays within");
+    catch::<Sealed>(Canary::Own(Fault::Hoards), "a store of");
     catch::<Sealed>(Canary::Own(Fault::KeepsForEver), "values outlive their time");
 }
 

@@ -1,5 +1,5 @@
-//! The addresses of the simulated world: which host has which, in all its levels. Every host is alone in its network
-//! (/24) unless a world says otherwise, because nodes count contacts by network. Never decides what happens there.
+//! The addresses of the simulated hosts, at every level. Each host is alone in its network (/24) unless a world says
+//! otherwise, because nodes count contacts by network. Never decides what happens at an address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -20,12 +20,12 @@ pub fn neighbour_of(number: usize, member: u8) -> SocketAddr {
     (Ipv4Addr::from(ip), PORT).into()
 }
 
-/// On which host this address is, whatever its port; `None` for one that is on none.
+/// The number of the host that has this IP address, whatever the port; `None` if no host can have it.
 pub fn host_of(addr: SocketAddr) -> Option<usize> {
     number_of(SocketAddr::new(addr.ip(), PORT))
 }
 
-/// Whose address this is; `None` for one that no host has.
+/// The number of the host that listens at this address; `None` if no host can.
 pub fn number_of(addr: SocketAddr) -> Option<usize> {
     let SocketAddr::V4(v4) = addr else {
         return None;

@@ -1,5 +1,6 @@
-//! What must never be, checked on every message of a message-level world: values past their time or under another key,
-//! more requests than a lookup may send, somebody asked twice. Panics where it is; the caller names the seed.
+//! The checker of the message level, called on every message. Panics if a holder serves a value past its time or under
+//! another key, if a lookup sends more requests than it may, or if it asks a contact twice; the caller names the seed.
+//! Changes nothing in the world.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,41 +9,41 @@ use crate::id::Id;
 use crate::limits::{GET_TRIES, JOB_MS, LIFETIME_MAX_MS, LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS};
 use crate::time::Time;
 
-/// Deliberately broken nodes, one for each checker, to show that it would catch them.
+/// A fault of a test's own making, one for each check, to show that the check catches it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Canary {
-    /// All is well.
+    /// Nothing is broken.
     None,
-    /// Holders serve what they held after its time.
+    /// Holders serve values past their time.
     ServesStale,
-    /// Holders serve one value for another.
+    /// Holders serve the value of another key.
     WrongValue,
     /// Every request of a lookup is sent twice.
     AsksTwice,
-    /// Nothing is ever enough for a lookup.
+    /// A lookup asks everybody.
     AsksForEver,
-    /// The end of a job is not told.
+    /// The end of a job is not reported.
     LosesJobs,
 }
 
-/// What is known of the copies of a value.
+/// A copy of a value at one host.
 #[derive(Clone, Debug)]
 struct StoredCopy {
     value: Vec<u8>,
-    /// It was stored by then at the latest.
+    /// The latest time at which the copy may have been stored.
     by: Time,
 }
 
-/// What one host's lookups of one target have asked.
+/// The requests of one host's lookups of one target.
 #[derive(Default, Debug)]
 struct LookupRequests {
-    /// Jobs that were started for it.
+    /// The number of jobs that the host was given for this target.
     jobs: usize,
-    /// Whom.
+    /// The hosts that were asked, one entry per request.
     asked: Vec<u32>,
 }
 
-/// Everything that is remembered to judge by.
+/// Everything that the checks remember.
 #[derive(Default, Debug)]
 pub struct Checks {
     copies: BTreeMap<(u32, Id), Vec<StoredCopy>>,
@@ -50,12 +51,12 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// `host` holds `value` under `key`, stored by `by` at the latest.
+    /// Notes that `host` holds `value` under `key`, and has stored it by `by` at the latest.
     pub fn stored(&mut self, host: u32, key: Id, value: &[u8], by: Time) {
         self.copies.entry((host, key)).or_default().push(StoredCopy { value: value.into(), by });
     }
 
-    /// `host` was given a job for `key`: a PUT, which may end in a copy of its own, or a GET.
+    /// Notes that `host` was given a job for `key`: a PUT of the value `put`, of which it may keep a copy, or a GET.
     pub fn started(&mut self, host: u32, key: Id, put: Option<&[u8]>, now: Time) {
         self.asking.entry((host, key)).or_default().jobs += 1;
         if let Some(value) = put {
@@ -63,7 +64,7 @@ impl Checks {
         }
     }
 
-    /// What a broken holder serves for `key`: what it held at any time, or another key's value.
+    /// The value that a broken holder serves for `key`: one that it held at any time, or that of another key.
     pub fn broken(&self, host: u32, key: &Id, canary: Canary) -> Option<Arc<[u8]>> {
         let of = |wanted: &dyn Fn(&Id) -> bool| {
             let mut held = self.copies.iter().filter(|((holder, held), _)| *holder == host && wanted(held));
@@ -76,7 +77,7 @@ impl Checks {
         }
     }
 
-    /// An honest `host` served `value` for `key`.
+    /// Checks that the honest `host` may serve `value` for `key`. Panics if not.
     pub fn served(&self, host: u32, key: &Id, value: &[u8], now: Time) {
         let copies = self.copies.get(&(host, *key)).map_or(&[][..], Vec::as_slice);
         let copy = copies.iter().rev().find(|copy| copy.value == value);
@@ -85,7 +86,7 @@ impl Checks {
         assert!(age_ms < LIFETIME_MAX_MS, "host {host} serves a value of age {age_ms} ms");
     }
 
-    /// `host` asks `to` about `target`.
+    /// Checks that `host` may ask `to` about `target`. Panics if not.
     pub fn asks(&mut self, host: u32, target: Id, to: u32) {
         let Some(asking) = self.asking.get_mut(&(host, target)) else {
             return; // The node's own upkeep.

@@ -1,5 +1,6 @@
-//! The plan of a run at the byte level: the same values put and got as in [`plan`](super::plan), but through whole engines
-//! over pretend TCP, whose connections take round trips of their own. Measures; judges nothing.
+//! The plan of a measured run at the byte level, for the sealed dialect. Clients put and get the same values as in
+//! [`plan`](super::plan), but through whole engines over pretend TCP, so that dials take their round trips too.
+//! Measures, and checks nothing.
 
 use crate::dialect::Codec;
 use crate::dialect::sealed::codec::{Message, Sealed as SealedCodec};
@@ -17,7 +18,7 @@ use crate::sim::swarm::Swarm;
 use crate::sim::weather::Weather;
 use crate::time::Time;
 
-/// Runs `options` at the byte level. Of what goes wrong it knows [`Options::dead`] only.
+/// Runs `options` at the byte level. Of the faults in `options` it applies [`Options::dead`] only.
 pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     let mut settings = EngineSettings::default();
     settings.dialects.sealed.node = options.settings;
@@ -60,16 +61,16 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     report
 }
 
-/// The swarm and the clients that wait.
+/// A swarm and its waiting clients.
 struct Crowd {
     swarm: Swarm<Sealed>,
-    /// Client, when it asked, and the value, and whether that was put or is looked for.
+    /// The client, when it asked, the value, and whether the client puts it (or else gets it).
     waiting: Vec<(usize, Time, Vec<u8>, bool)>,
     report: Report,
 }
 
 impl Crowd {
-    /// A client of some living machine puts the value of `op`, or gets it.
+    /// Lets a client put the value of `op` through some living machine, or get it.
     fn exchange(&mut self, op: usize, options: &Options, puts: bool) {
         let value = Id::hash_of(&[b"value", &options.seed.to_be_bytes(), &op.to_be_bytes()]).0.to_vec();
         let key = Id::hash_of(&[&value]);
@@ -88,14 +89,14 @@ impl Crowd {
         self.wait(STAGE_MS / options.lookups.max(1) as u64);
     }
 
-    /// A machine that is up, chosen at random; some other if hardly any is.
+    /// A machine that is up, chosen at random; the first one if hardly any is up.
     fn any_living(&mut self) -> usize {
         let machines = self.swarm.machines.len();
         let mut tries = (0..1_000).map(|_| self.swarm.random.usize(..machines));
         tries.find(|machine| self.swarm.machines[*machine].engine.is_some()).unwrap_or(0)
     }
 
-    /// Lets time pass and takes in the answers that come.
+    /// Lets time pass, and counts the answers that come.
     fn wait(&mut self, ms: u64) {
         let end = self.swarm.now().after(ms);
         while self.swarm.now() < end {

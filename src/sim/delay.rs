@@ -1,19 +1,20 @@
-//! How long messages take. Each pair of hosts has a round trip of its own, which only the seed decides; never a clock.
+//! How long messages take. Each pair of hosts has its own round trip, which the seed alone decides. Never reads a
+//! clock.
 
-/// Round trips between the nodes of a worldwide peer-to-peer network, as Gencer et al. measured them among Ethereum's
-/// ("Decentralization in Bitcoin and Ethereum Networks", Financial Cryptography 2018): share of pairs, milliseconds.
-/// They give the inner five; the ends are ours.
+/// Round trips between the nodes of a worldwide peer-to-peer network, as share of pairs and milliseconds. The inner
+/// five were measured among Ethereum nodes by Gencer et al. ("Decentralization in Bitcoin and Ethereum Networks",
+/// Financial Cryptography 2018); the two ends are guesses.
 const WIDE_AREA: [(f64, f64); 7] =
     [(0.0, 20.0), (0.10, 92.0), (0.33, 125.0), (0.50, 152.0), (0.67, 200.0), (0.90, 276.0), (1.0, 400.0)];
 
-/// Where round trips come from.
+/// The distribution of round trips.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Delays {
-    /// The published distribution of a worldwide network: median 152 ms.
+    /// The published distribution of a worldwide network, whose median is 152 ms.
     WideArea,
-    /// The same shape, stretched or shrunk to this median in milliseconds.
+    /// The same shape with this median, in milliseconds.
     Median(f64),
-    /// The same for all pairs, in milliseconds.
+    /// The same round trip for all pairs, in milliseconds.
     Fixed(u64),
 }
 
@@ -27,7 +28,8 @@ impl Delays {
         }
     }
 
-    /// Milliseconds from `a` to `b`, half of their round trip; the same both ways, and in all runs of one seed.
+    /// The milliseconds from host `a` to host `b`: half of their round trip, the same both ways and in all runs of one
+    /// seed.
     pub fn one_way_ms(self, seed: u64, a: usize, b: usize) -> u64 {
         let pair = (a.min(b) as u64) << 32 | a.max(b) as u64;
         let share = scatter(pair ^ scatter(seed)) as f64 / u64::MAX as f64;

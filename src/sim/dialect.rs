@@ -1,6 +1,7 @@
 //! What the byte level of the simulator must be told about a dialect: how a machine that speaks it starts and joins the
-//! others, what its clients send, what the answers mean, and what must hold. There is one implementation per dialect, in
-//! [`dialects`](super::dialects). Moves no bytes and lets no time pass; the [`Swarm`](super::swarm::Swarm) does that.
+//! others, what its clients send, what the answers mean, and what must hold. There is one implementation per dialect,
+//! in [`dialects`](super::dialects). Moves no bytes and lets no time pass; the [`Swarm`](super::swarm::Swarm) does
+//! that.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ pub enum Canary<C> {
     NeverHeals,
     /// An engine does nothing at its deadline.
     Spins,
+    /// The buffers of an engine hold more than they may.
+    Overfills,
     /// A machine that can't be dialled is listed by others.
     ListsHidden,
     /// An engine keeps memory when nothing is under way any more.
@@ -45,15 +48,15 @@ pub enum Heard {
     Effect,
 }
 
-/// A dialect in the simulator. The functions without `self` concern machines; a value of the type stands for all clients
-/// of one swarm, and remembers what it needs to judge the answers they get.
+/// A dialect in the simulator. The functions without `self` concern machines; a value of the type stands for all
+/// clients of one swarm, and remembers what it needs to judge the answers they get.
 pub trait SimDialect: Sized + Debug {
     /// The dialect's name, as tests are called.
     const NAME: &'static str;
     /// The listener that each machine has at its address, and that clients connect to.
     const LISTENER: Listener;
-    /// `None`: machines that lost each other find together again by themselves. Else they are told to join again, once the
-    /// faults have been over for so many milliseconds that no machine takes a dead connection for a living one.
+    /// `None`: machines that lost each other find together again by themselves. Else they are told to join again, once
+    /// the faults have been over for so many milliseconds that no machine takes a dead connection for a living one.
     const REJOIN_AFTER_MS: Option<u64>;
     /// What a client asks a machine for.
     type Request: Clone + Debug;
@@ -62,8 +65,8 @@ pub trait SimDialect: Sized + Debug {
 
     // ---- machines ----
 
-    /// Opens [`SimDialect::LISTENER`] in a new engine: adds the node that others reach at `addr`. `seed` decides its random
-    /// choices.
+    /// Opens [`SimDialect::LISTENER`] in a new engine: adds the node that others reach at `addr`. `seed` decides its
+    /// random choices.
     fn start(engine: &mut Engine, addr: SocketAddr, seed: u64, now: Time);
 
     /// Tells the machine that somebody listens at `known`, through whom it can join.
@@ -93,17 +96,17 @@ pub trait SimDialect: Sized + Debug {
     /// Draws what a client asks for. No two calls of a run have the same `number`.
     fn draw_request(&mut self, number: usize, random: &mut fastrand::Rng) -> Self::Request;
 
-    /// What shows that two machines are in one network again. The first request is made of machine `number`; once it was
-    /// answered or taken, the second is made of another machine; then one of the two must come to [`Heard::Effect`].
-    /// `attempt` counts from 0 for each machine.
+    /// What shows that two machines are in one network again. The first request is made of machine `number`; once it
+    /// was answered or taken, the second is made of another machine; then one of the two must come to
+    /// [`Heard::Effect`]. `attempt` counts from 0 for each machine.
     fn proof(&self, number: usize, attempt: usize) -> [Self::Request; 2];
 
     /// The bytes that make a request on a new connection, a greeting included. Whatever comes of the request is judged
     /// against this.
     fn say(&mut self, request: &Self::Request) -> Vec<u8>;
 
-    /// Judges `received`, all bytes that came so far on the connection of a request that was made at `asked_at`. Not called
-    /// again once it came to an answer or an effect. Panics if it is an answer that must never be.
+    /// Judges `received`, all bytes that came so far on the connection of a request that was made at `asked_at`. Not
+    /// called again once it came to an answer or an effect. Panics if it is an answer that must never be.
     fn hear(&mut self, request: &Self::Request, asked_at: Time, received: &[u8], now: Time) -> Heard;
 
     /// What a stranger says who speaks the dialect badly, too much, or not at all; perhaps nothing.

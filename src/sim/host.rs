@@ -1,4 +1,4 @@
-//! The hosts of the world: who is at which address, and what each has. Never decides what happens.
+//! A host of the message level: an address, and what runs there. Never decides what happens to it.
 
 use std::net::SocketAddr;
 
@@ -10,34 +10,34 @@ use crate::dialect::sealed::store::{Store, StoreLimits};
 use crate::sim::watch::Watch;
 use crate::time::Time;
 
-/// A host of the world.
+/// A host.
 #[derive(Debug)]
 pub struct Host {
-    /// Its id and address.
+    /// The host's id and address.
     pub contact: Contact,
-    /// It lies when asked.
+    /// The host lies when it is asked.
     pub lies: bool,
-    /// It can dial out and cannot be dialled.
+    /// The host can dial others and cannot be dialled.
     pub behind_nat: bool,
-    /// What runs there; `None` once it is dead, of which nobody is told.
+    /// What runs there; `None` once the host has died, which nobody is told.
     pub body: Option<Box<Body>>,
-    /// When it is woken next.
+    /// When the host's timer fires next.
     pub wake_at: Option<Time>,
-    /// A lookup of its that is measured.
+    /// The lookup of this host that is measured, if any.
     pub watch: Option<Box<Watch>>,
 }
 
 /// What runs on a living host.
 #[derive(Debug)]
 pub struct Body {
-    /// The real thing.
+    /// The node, the same as in a deployed process.
     pub node: Node,
-    /// What it holds.
+    /// The values that the node holds.
     pub store: Store,
 }
 
 impl Host {
-    /// A living host at this address.
+    /// A living host at this address, whose node knows nobody.
     pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Host {
         let body = Body { node: Node::new(addr, settings, seed, now), store: Store::new(StoreLimits::default(), seed) };
         Host {
@@ -50,7 +50,7 @@ impl Host {
         }
     }
 
-    /// Whether it is alive and tells the truth.
+    /// Whether the host is alive and tells the truth.
     pub fn is_honest(&self) -> bool {
         self.body.is_some() && !self.lies
     }

@@ -1,5 +1,5 @@
-//! What the kernels of the swarm's machines do with wires: handshakes, simultaneous opens, windows, FIN and RST.
-//! Decides nothing that a program decides; follows what Linux does (docs/protocol-sealed.md, "Who is who").
+//! TCP as the kernels of the swarm's machines do it: handshakes, simultaneous opens, windows, FIN and RST. Follows what
+//! Linux does, and decides nothing that a program decides.
 
 use std::net::SocketAddr;
 
@@ -10,9 +10,10 @@ use crate::sim::dialect::{Canary, SimDialect};
 use crate::sim::swarm::{Event, Owner, Swarm, WireId};
 use crate::sim::wire::{Phase, Side, Wire};
 
-/// How long a lost packet takes to be sent again.
+/// The delay after which a lost packet is sent again.
 const RESEND_MS: u64 = 1_000;
-/// Most packets that one write becomes, so that tiny ones don't take all the time there is.
+/// The largest number of small packets that one write becomes; the rest leaves as one, or tiny packets would take all
+/// of the simulator's time.
 const PACKETS_PER_WRITE: usize = 12;
 
 impl<D: SimDialect> Swarm<D> {
@@ -53,7 +54,7 @@ impl<D: SimDialect> Swarm<D> {
         let crosses = host_of(from).is_some();
         let is_reachable = |number: &usize| self.machines.get(*number).is_some_and(|m| !(m.behind_nat && crosses));
         let target = number_of(to).filter(is_reachable);
-        // Nobody there: silence, or, from a host that is up, a refusal.
+        // There is no such machine, or a NAT is in the way: silence.
         let Some(number) = target else {
             return;
         };
@@ -71,7 +72,7 @@ impl<D: SimDialect> Swarm<D> {
             if self.wires.get(theirs).is_some_and(|wire| wire.ends[1 - side].owner.is_some()) {
                 return self.schedule.add(answers, Event::Refused(id));
             }
-            // The other end forgot that connection: the first packet of the new one ends it.
+            // The other end has forgotten that connection: the first packet of the new one ends it.
             self.on_reset(theirs, side);
         }
         let now = self.now();
@@ -88,7 +89,7 @@ impl<D: SimDialect> Swarm<D> {
         self.turn(number);
     }
 
-    /// Two first packets crossed: one connection comes of both dials.
+    /// Joins two dials whose first packets crossed into one connection.
     fn open_simultaneously(&mut self, id: WireId, theirs: WireId, number: usize) {
         let owner = self.wires.remove(theirs).and_then(|wire| wire.ends[0].owner);
         if let Some(Owner::Engine(_, conn)) = owner {
@@ -99,7 +100,7 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// A connection of a machine's engine holds this side of a wire from now on, which is thereby open.
+    /// Makes a connection of a machine's engine the owner of one side of a wire, which is open from now on.
     fn attach(&mut self, id: WireId, side: Side, number: usize, conn: ConnId) {
         let Some(wire) = self.wires.get_mut(id) else {
             return;
@@ -133,7 +134,7 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// Sends what a client has to say, as far as there is room.
+    /// Sends what a client wants to say, as far as there is room.
     pub(super) fn flush_client(&mut self, number: usize) {
         let client = &mut self.clients[number];
         let Some((id, side)) = client.wire.filter(|_| client.is_connected) else {
@@ -177,7 +178,7 @@ impl<D: SimDialect> Swarm<D> {
 
     // ---- bytes ----
 
-    /// Writes what a connection has to say, as far as there is room.
+    /// Writes the outbox of a connection, as far as there is room.
     pub(super) fn write(&mut self, number: usize, conn: ConnId) {
         let Some((id, side)) = self.wire_of(number, conn) else {
             return;
@@ -227,7 +228,7 @@ impl<D: SimDialect> Swarm<D> {
         let end = &mut wire.ends[side];
         end.under_way -= bytes.len();
         if end.owner.is_none() {
-            // Closed here: whoever still talks is told. A host that is down tells nobody.
+            // This end is closed, so the other end is reset if it still talks. A machine that is down resets nothing.
             let is_up = host_of(wire.addrs[side])
                 .and_then(|number| self.machines.get(number))
                 .is_none_or(|machine| machine.engine.is_some());
@@ -244,7 +245,7 @@ impl<D: SimDialect> Swarm<D> {
         self.read(id, side);
     }
 
-    /// Has the owner of an end read what arrived there.
+    /// Lets the owner of an end read what has arrived there.
     pub(super) fn read(&mut self, id: WireId, side: Side) {
         match self.wires.get(id).and_then(|wire| wire.ends[side].owner) {
             Some(Owner::Engine(number, conn)) => {
@@ -265,7 +266,7 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// Reads a connection until nothing is left, or the engine wants no more, or the turn is used up.
+    /// Reads a connection until no bytes are left, the engine wants no more, or the turn's budget is used up.
     pub(super) fn read_conn(&mut self, number: usize, conn: ConnId) {
         let Some((id, side)) = self.wire_of(number, conn) else {
             return;
@@ -303,7 +304,7 @@ impl<D: SimDialect> Swarm<D> {
         self.make_room(id, side);
     }
 
-    /// The other side may write again, if it waited for that.
+    /// Tells the other side that it may write again, if it waits for room and there is some.
     fn make_room(&mut self, id: WireId, side: Side) {
         let Some(wire) = self.wires.get_mut(id) else {
             return;
@@ -367,7 +368,7 @@ impl<D: SimDialect> Swarm<D> {
         self.drop_if_unowned(id);
     }
 
-    /// An engine closed a connection: unread bytes make it a reset, as in Linux.
+    /// Closes a connection for an engine. If bytes are unread the other end is reset, as in Linux.
     pub(super) fn close(&mut self, number: usize, conn: ConnId) {
         let Some((id, side)) = self.wire_of(number, conn) else {
             return;
@@ -393,14 +394,15 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// How long a packet between the ends of `wire` takes. What must cross a parted network waits until it is whole.
+    /// The milliseconds that a packet between the ends of a wire takes. A packet between the two parts of a divided
+    /// network arrives once the network is whole again.
     pub(super) fn delay(&mut self, id: WireId) -> u64 {
         let Some([a, b]) = self.wires.get(id).map(|wire| wire.addrs.map(host_of)) else {
             return 1;
         };
         let part = |number: Option<usize>| number.and_then(|n| self.machines.get(n)).map(|machine| machine.part);
         let is_cut = self.now() < self.parted_until && part(a).zip(part(b)).is_some_and(|(a, b)| a != b);
-        // Clients are on their machine's side of the network.
+        // A client is in the same part of the network as its machine, and next to it.
         let between = a.zip(b).map(|(from, to)| self.weather.delays.one_way_ms(self.seed, from, to));
         let mut delay = between.unwrap_or(0).max(1);
         if is_cut {

@@ -1,5 +1,5 @@
-//! Those who lie: what they answer, alone or together. They know all of each other and the target, which is more than
-//! real ones would. Never tells a node anything that a real peer could not send.
+//! What lying hosts answer. They know each other and every target, which is more than real ones would know. Never sends
+//! a node anything that a real peer could not send.
 
 use std::net::SocketAddr;
 
@@ -13,14 +13,14 @@ use crate::sim::address::address_of;
 use crate::sim::options::Lie;
 use crate::sim::ring::Ring;
 
-/// What the liars of a world have in common.
+/// All liars of a world, who act together.
 #[derive(Debug)]
 pub struct Liars {
-    /// What they do.
+    /// The lie that they tell.
     lie: Lie,
-    /// Whether their ids are their addresses' or as they like.
+    /// Whether their ids are bound to their addresses, or chosen by them.
     ids: Ids,
-    /// By their places in `contacts`.
+    /// Their ids, by their places in `contacts`.
     ring: Ring,
     contacts: Vec<Contact>,
     random: fastrand::Rng,
@@ -37,7 +37,7 @@ impl Liars {
         Liars { lie, ids, ring, contacts, random: fastrand::Rng::with_seed(seed), named: Vec::new() }
     }
 
-    /// What a liar answers; `None` for nothing.
+    /// A liar's answer to `request`; `None` if it says nothing.
     pub fn answer(&mut self, from: SocketAddr, request: &Message<'_>) -> Option<Message<'_>> {
         match *request {
             _ if self.lie == Lie::Silent => None,
@@ -52,7 +52,7 @@ impl Liars {
         }
     }
 
-    /// Chooses the contacts to name.
+    /// Fills `named` with the contacts that a liar names to `asker`.
     fn name(&mut self, key: &Id, asker: SocketAddr) {
         self.named.clear();
         match (self.lie, self.ids) {
@@ -90,7 +90,7 @@ impl Liars {
         }
     }
 
-    /// An id that shares all but the last bits with `key`.
+    /// A random id that shares all but the last 64 bits with `key`.
     fn next_to(&mut self, key: &Id) -> Id {
         let mut id = *key;
         for byte in &mut id.0[24..] {

@@ -1,36 +1,36 @@
-//! Address translators as UDP meets them (RFC 4787's mapping and filtering): which packets leave as whom, and which
-//! come in. One for each host; never touches what a packet carries.
+//! Network address translators for UDP, with the mapping and filtering of RFC 4787: the address that a packet seems to
+//! come from, and the packets that are let in. There is one per host. Never looks at what a packet carries.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::time::Time;
 
-/// How long a mapping or a permission lasts without packets going out (RFC 4787, REQ-5: two minutes at least).
+/// The lifetime of a mapping or permission after the last outgoing packet (RFC 4787, REQ-5: two minutes at least).
 const LIFE_MS: u64 = 120_000;
 
-/// What stands between a host and the world.
+/// The kinds of translators.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Nothing.
+    /// No translator.
     Open,
-    /// One port for the host; in comes who has been written to from its address, from any port.
+    /// The host has one port. A packet is let in if the host has written to its source address, whatever the ports.
     AddressRestricted,
-    /// One port for the host; in comes who has been written to, from that port only.
+    /// The host has one port. A packet is let in if the host has written to its source address and port.
     PortRestricted,
-    /// A port for each destination; in comes that destination.
+    /// The host has one port per destination, and only that destination is let in.
     Symmetric,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Kind; 4] = [Kind::Open, Kind::AddressRestricted, Kind::PortRestricted, Kind::Symmetric];
 }
 
 #[derive(Clone, Debug)]
 struct Mapping {
     port: u16,
-    /// Who has been written to through it, and when last.
+    /// The destinations of packets through this mapping, and when the last one left.
     written_to: BTreeMap<SocketAddr, Time>,
 }
 
@@ -39,24 +39,24 @@ struct Mapping {
 pub struct Nat {
     kind: Kind,
     public: SocketAddr,
-    /// By destination where each has its own.
+    /// By destination if each has its own mapping, else under `None`.
     mappings: BTreeMap<Option<SocketAddr>, Mapping>,
     next_port: u16,
 }
 
 impl Nat {
-    /// A translator of which the world sees the address `public`, and its port unless there is one for each
-    /// destination.
+    /// A translator with the public address `public`. Its port is the host's public port too, or the first of them if
+    /// there is one per destination.
     pub fn new(kind: Kind, public: SocketAddr) -> Nat {
         Nat { kind, public, mappings: BTreeMap::new(), next_port: public.port() }
     }
 
-    /// What it is.
+    /// The kind of this translator.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The host sends to `to`: from where that seems to come.
+    /// Lets out a packet to `to`; returns the address that it seems to come from.
     pub fn outbound(&mut self, to: SocketAddr, now: Time) -> SocketAddr {
         let key = match self.kind {
             Kind::Open => return self.public,
@@ -73,7 +73,7 @@ impl Nat {
         SocketAddr::new(self.public.ip(), mapping.port)
     }
 
-    /// A packet from `from` comes for `port` of the public address: whether it gets through to the host.
+    /// Whether a packet from `from` to `port` of the public address is let in.
     pub fn inbound(&self, port: u16, from: SocketAddr, now: Time) -> bool {
         if self.kind == Kind::Open {
             return port == self.public.port();
@@ -86,7 +86,7 @@ impl Nat {
         })
     }
 
-    /// Forgets what has run out.
+    /// Forgets the permissions, and their mappings, that have run out.
     pub fn sweep(&mut self, now: Time) {
         for mapping in self.mappings.values_mut() {
             mapping.written_to.retain(|_, at| now.since(*at) < LIFE_MS);

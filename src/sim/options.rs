@@ -1,35 +1,35 @@
-//! What a run of the world is made of: sizes, shares of faults, and the seed that decides the rest. Numbers only.
+//! The options of a measured run: sizes, shares of faults, and the seed that decides the rest. Holds values only.
 
 use crate::dialect::sealed::settings::Settings;
 use crate::sim::check::Canary;
 use crate::sim::delay::Delays;
 
-/// How the network comes to be.
+/// How the network is built.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Build {
-    /// Every node joins through another, as real ones do: its table is what that gave it.
+    /// Every node joins through another one, as real nodes do, and has the table that this gives it.
     Joined,
-    /// Every table is drawn at random from those that fit it: what a long life would give. Much faster.
+    /// Every table is drawn at random from the contacts that fit into it, as after a long life. Much faster.
     Drawn,
 }
 
 /// What a liar does when it is asked.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Lie {
-    /// Names the liars nearest to the target, holds nothing, accepts everything.
+    /// Names the liars nearest to the target, accepts every value and stores none.
     Collude,
-    /// The same, and answers who looks for a value with a wrong one, all liars the same.
+    /// The same, and answers a request for a value with a wrong one, on which all liars agree.
     WrongValue,
-    /// Names ever closer contacts that do not exist.
+    /// Names contacts that do not exist, each time closer to the target.
     Endless,
-    /// Answers with ids that belong to no address, martians, lists too long.
+    /// Names contacts with ids of other addresses, martians, and too many of them.
     Garbage,
-    /// Says nothing.
+    /// Does not answer.
     Silent,
 }
 
 impl Lie {
-    /// All of them with the names that people give them.
+    /// All lies with their names on the command line.
     pub const ALL: [(&'static str, Lie); 5] = [
         ("collude", Lie::Collude),
         ("wrong-value", Lie::WrongValue),
@@ -39,61 +39,63 @@ impl Lie {
     ];
 }
 
-/// Nodes come and go: session lengths follow a Weibull distribution, and for each that leaves another joins.
+/// Hosts come and go. The lengths of their sessions follow a Weibull distribution, and for each that leaves another
+/// joins.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Churn {
-    /// Half of the sessions are shorter.
+    /// The median session in milliseconds.
     pub median_ms: f64,
-    /// 1 is memoryless; below, the young leave first (0.5 fits what was measured in file-sharing networks).
+    /// The shape of the distribution: 1 is memoryless; below 1 the young leave first (0.5 fits what was measured in
+    /// file-sharing networks).
     pub shape: f64,
-    /// How long nodes come and go before anything is measured.
+    /// The milliseconds for which hosts come and go before anything is measured.
     pub warmup_ms: u64,
 }
 
-/// One run.
+/// The options of one run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Hosts at the start.
+    /// The number of hosts at the start.
     pub nodes: usize,
-    /// Decides everything else.
+    /// The seed, which decides everything that the other options leave open.
     pub seed: u64,
-    /// Values that are put and got.
+    /// The number of values that are put and got.
     pub lookups: usize,
-    /// Of every node.
+    /// The settings of every node.
     pub settings: Settings,
-    /// How the network comes to be.
+    /// How the network is built.
     pub build: Build,
-    /// Where round trips come from.
+    /// The distribution of round trips.
     pub delays: Delays,
     /// Share of requests and answers that never arrive.
     pub loss: f64,
-    /// Share of hosts that die before anything is put, and nobody is told.
+    /// Share of hosts that die unnoticed before anything is put.
     pub dead: f64,
     /// Share of hosts that lie from then on.
     pub liars: f64,
-    /// What they do.
+    /// What the liars do.
     pub lie: Lie,
-    /// Comings and goings.
+    /// How hosts come and go; `None` if they stay.
     pub churn: Option<Churn>,
-    /// Holders of each value.
+    /// The number of holders of each value.
     pub replication: usize,
-    /// Values are placed on the closest honest living hosts instead of being put through the network, so that only the
-    /// finding is measured.
+    /// Whether values are placed on the closest living honest hosts instead of being put through the network, so that
+    /// only finding is measured.
     pub placed: bool,
-    /// Keys are the hashes of their values.
+    /// Whether keys are the hashes of their values.
     pub certified: bool,
-    /// Looks each key up before it is put, to see who is found and in how many hops.
+    /// Whether each key is looked up before its value is put, to see which hosts are found and in how many hops.
     pub watch: bool,
-    /// Between the PUT of a value and its GET.
+    /// The milliseconds between the PUT of a value and its GET.
     pub pause_ms: u64,
-    /// Judges every message by what must never be; takes memory and time.
+    /// Whether every message is checked ([`check`](super::check)), which takes memory and time.
     pub checked: bool,
     /// A fault of a test's own making.
     pub canary: Canary,
 }
 
 impl Options {
-    /// A healthy network of `nodes` in which `lookups` values are put and got.
+    /// A healthy network of `nodes` hosts in which `lookups` values are put and got.
     pub fn new(nodes: usize, lookups: usize, seed: u64) -> Options {
         Options {
             nodes,

@@ -1,6 +1,6 @@
-//! What a small swarm of any dialect goes through: requests of clients, strangers, deaths, gaps and partitions in an order
-//! that the seed decides. Then the faults stop and the swarm must heal; then the clients leave and it must come to rest.
-//! Panics where something happens that must not, and the caller names the seed. What the requests mean is the
+//! What a small swarm of any dialect goes through: requests of clients, strangers, deaths, gaps and partitions in an
+//! order that the seed decides. Then the faults stop and the swarm must heal; then the clients leave and it must come
+//! to rest. Panics where something happens that must not, and the caller names the seed. What the requests mean is the
 //! [`SimDialect`]'s; nothing here knows a message.
 
 use crate::engine::{Engine, EngineSettings};
@@ -185,8 +185,8 @@ impl<D: SimDialect> Ordeal<D> {
 
     // ---- afterwards ----
 
-    /// The faults stop and every machine is started: whoever asked must be answered, nobody may list a machine that can't be
-    /// dialled, and what a client tells one machine must show at another.
+    /// The faults stop and every machine is started: whoever asked must be answered, nobody may list a machine that
+    /// can't be dialled, and what a client tells one machine must show at another.
     pub fn heal(&mut self) {
         self.swarm.weather = Weather { delays: self.swarm.weather.delays, ..Weather::fair() };
         if self.canary == Canary::ListsHidden {
@@ -275,8 +275,8 @@ impl<D: SimDialect> Ordeal<D> {
         }
     }
 
-    /// All clients leave and nothing more is asked: in time each machine must have closed their connections, hold no byte of
-    /// memory for any connection, and nothing else that should have ended. Call it after [`Ordeal::heal`].
+    /// All clients leave and nothing more is asked: in time each machine must have closed their connections, hold no
+    /// byte of memory for any connection, and nothing else that should have ended. Call it after [`Ordeal::heal`].
     pub fn rest(&mut self) {
         self.send_clients_away();
         // What has stalled, and what is closing.

@@ -1,5 +1,5 @@
-//! The datagram level: real hyperdht nodes behind translators, and packets that take their time, get lost, come twice
-//! or in another order. Holds every host and the schedule; never looks into a node but through what any caller can see.
+//! The datagram level: real hyperdht nodes behind NATs, and packets that are delayed, lost, doubled or overtaken. Holds
+//! every host and the schedule. Never looks into a node but through what any caller can see.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -15,34 +15,34 @@ use crate::sim::nat::{Kind, Nat};
 use crate::sim::schedule::{Schedule, Trace};
 use crate::time::Time;
 
-/// What happens to packets. Shares are chances per packet, 0 to 1.
+/// What happens to packets. Shares are chances per packet, from 0 to 1.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Air {
-    /// Where round trips come from.
+    /// The distribution of round trips.
     pub delays: Delays,
-    /// It never arrives.
+    /// Share of packets that never arrive.
     pub lost: f64,
-    /// It arrives twice.
+    /// Share of packets that arrive twice.
     pub doubled: f64,
-    /// It is held up for up to this many milliseconds, so that others overtake it.
+    /// Each packet is held up for up to this many milliseconds, so that others overtake it.
     pub held_up_ms: u64,
 }
 
 impl Air {
-    /// Nothing goes wrong.
+    /// Air in which nothing goes wrong.
     pub fn clear() -> Air {
         Air { delays: Delays::WideArea, lost: 0.0, doubled: 0.0, held_up_ms: 0 }
     }
 }
 
-/// A host and its node.
+/// A host of the datagram level.
 #[derive(Debug)]
 pub struct Host {
-    /// `None` once it is dead, of which nobody is told.
+    /// The node; `None` once the host has died, which nobody is told.
     pub node: Option<Box<Node>>,
-    /// Its node's id.
+    /// The id of the node.
     pub id: Id,
-    /// What stands between it and the world.
+    /// The translator between the host and the world.
     pub nat: Nat,
     wake_at: Option<Time>,
 }
@@ -53,17 +53,17 @@ enum Happening {
     Wake(u32),
 }
 
-/// What came of an operation, on which host, and when.
+/// An event of an operation: the host, the operation's ticket, the event, and when it came.
 pub type Told = (usize, Ticket, Event, Time);
 
-/// All hosts and all packets under way.
+/// All hosts, and all packets under way.
 #[derive(Debug)]
 pub struct Packets {
-    /// By number.
+    /// The hosts, by number.
     pub hosts: Vec<Host>,
     /// What happens to packets.
     pub air: Air,
-    /// Every choice that is the world's own.
+    /// The source of every choice that the world makes.
     pub random: fastrand::Rng,
     seed: u64,
     now: Time,
@@ -74,7 +74,7 @@ pub struct Packets {
 }
 
 impl Packets {
-    /// A world with no host in it yet.
+    /// A world without hosts.
     pub fn new(air: Air, seed: u64) -> Packets {
         Packets {
             hosts: Vec::new(),
@@ -89,23 +89,23 @@ impl Packets {
         }
     }
 
-    /// The time.
+    /// The virtual time.
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// Packets sent so far.
+    /// The number of packets sent so far.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// A hash of everything that happened.
+    /// A hash of everything that has happened so far.
     pub fn trace(&self) -> u64 {
         self.trace.value()
     }
 
-    /// Adds a host behind a translator of this kind; returns its number. Behind one it has an address of its own
-    /// network.
+    /// Adds a host behind a translator of this kind; returns its number. Behind a translator the host has a private
+    /// address.
     pub fn add(&mut self, kind: Kind, is_ephemeral: bool) -> usize {
         let number = self.hosts.len();
         let public = address_of(number);
@@ -120,7 +120,7 @@ impl Packets {
         number
     }
 
-    /// The address that the world sees of a host, if it has one for all.
+    /// The public address of a host. Behind a symmetric translator it has others as well.
     pub fn address(&self, number: usize) -> SocketAddr {
         address_of(number)
     }
@@ -134,7 +134,7 @@ impl Packets {
         }
     }
 
-    /// Has a host's node do something.
+    /// Starts an operation on a host's node, unless the host has died.
     pub fn start(&mut self, number: usize, ticket: Ticket, operation: Operation) {
         let now = self.now;
         if let Some(node) = &mut self.hosts[number].node {
@@ -143,17 +143,17 @@ impl Packets {
         }
     }
 
-    /// What operations came to since the last call.
+    /// The events of operations since the last call.
     pub fn take_told(&mut self) -> Vec<Told> {
         std::mem::take(&mut self.told)
     }
 
-    /// A host ends; nobody is told.
+    /// Kills a host; nobody is told.
     pub fn kill(&mut self, number: usize) {
         self.hosts[number].node = None;
     }
 
-    /// Lets time pass until `until`.
+    /// Lets everything happen that is due by `until`.
     pub fn run_until(&mut self, until: Time) {
         while let Some((at, event)) = self.schedule.next(until) {
             self.now = at;
@@ -192,7 +192,7 @@ impl Packets {
         self.settle(number);
     }
 
-    /// Does what a node wants done, and sees when it wants to be woken.
+    /// Does what a node wants done, and sets the host's timer.
     fn settle(&mut self, number: usize) {
         loop {
             let now = self.now;

@@ -1,5 +1,5 @@
-//! A run at the datagram level: a network of hyperdht nodes that joined one after the other, announcements in it, and
-//! lookups for them. Plans and counts; what happens is the world's.
+//! The plan of a measured run at the datagram level: hyperdht nodes join one after the other, announce, and look up
+//! what others announced. Plans and counts; moves no packet.
 
 use std::collections::BTreeMap;
 
@@ -11,62 +11,62 @@ use crate::sim::packets::{Air, Packets};
 use crate::sim::plan::Stage;
 use crate::sim::report::Sample;
 
-/// Between two hosts that join.
+/// The time between two joins.
 const JOIN_MS: u64 = 10;
-/// From the last join to the first announcement: every node has asked its neighbours about itself again.
+/// The time from the last join to the first announcement, in which every node asks its neighbours about itself again.
 const SETTLE_MS: u64 = 60_000;
-/// In which nobody wants anything.
+/// The time for which the network is idle, to count the packets of its upkeep.
 const IDLE_MS: u64 = 60_000;
-/// For an operation: a lookup over ten hops of the worst kind.
+/// The longest that an operation takes: a lookup over ten hops that all time out.
 const OPERATION_MS: u64 = 10 * LONG_TIMEOUT_MS;
 
-/// What is run.
+/// The options of one run.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Options {
-    /// Hosts.
+    /// The number of hosts.
     pub nodes: usize,
-    /// Announcements, each looked up once by somebody else.
+    /// The number of announcements, each looked up once by another host.
     pub lookups: usize,
-    /// Decides everything else.
+    /// The seed, which decides everything that the other options leave open.
     pub seed: u64,
     /// What happens to packets.
     pub air: Air,
-    /// Share of hosts behind translators, of the three kinds by turns.
+    /// Share of hosts behind translators, which are of the three kinds by turns.
     pub behind_nat: f64,
     /// Share of hosts that die unnoticed before anything is announced.
     pub dead: f64,
 }
 
-/// What came of it.
+/// The numbers of one run.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Report {
-    /// Hosts alive at the end.
+    /// Number of hosts alive at the end.
     pub living: usize,
-    /// Contacts in the tables of the living, on average.
+    /// Contacts in the table of a living host, on average.
     pub contacts: f64,
-    /// Announcements that some node took.
+    /// Announcements that at least one node took.
     pub announced: usize,
     /// Nodes that took an announcement, on average.
     pub takers: f64,
-    /// Of the 20 nearest living nodes with an address that all can reach, how many hold an announcement, on average.
+    /// The number of the 20 nearest reachable living nodes that hold an announcement, on average.
     pub placed: f64,
-    /// Lookups.
+    /// The number of lookups.
     pub lookups: usize,
-    /// ... that found what was announced.
+    /// Lookups that found what was announced.
     pub found: usize,
-    /// Milliseconds until what was announced was first seen.
+    /// Milliseconds until a lookup first found it.
     pub first_ms: Sample,
-    /// Milliseconds until a lookup was over.
+    /// Milliseconds until a lookup ended.
     pub done_ms: Sample,
-    /// Packets that a node sends per second while nobody wants anything of it.
+    /// Packets that an idle node sends per second.
     pub idle_packets_per_s: f64,
-    /// Announcements taken back that were found nevertheless.
+    /// Announcements that were found although they had been taken back.
     pub left_over: usize,
     /// A hash of everything that happened.
     pub trace: u64,
 }
 
-/// Runs it; `progress` hears how far it has come.
+/// Runs `options` to the end, and tells `progress` how far it has come.
 pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     let mut world = build(options, progress);
     let all = 4 * options.lookups;
@@ -112,7 +112,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     report
 }
 
-/// What an operation came to: who was seen when, and its end; milliseconds from its start.
+/// The course of an operation: the ports that it found and how it ended, each with the milliseconds from its start.
 #[derive(Clone, Debug, Default)]
 struct Course {
     peers: Vec<(u16, u64)>,
@@ -125,7 +125,7 @@ impl Course {
     }
 }
 
-/// Starts one operation per host, a few each millisecond, and lets all come to an end.
+/// Starts one operation per host, four each millisecond, and waits until all have ended.
 fn operations(world: &mut Packets, hosts: &[usize], operation: impl Fn(usize) -> Operation) -> BTreeMap<usize, Course> {
     let begin = world.now();
     let mut courses: BTreeMap<usize, Course> = (0..hosts.len()).map(|n| (n, Course::default())).collect();
@@ -148,7 +148,7 @@ fn operations(world: &mut Packets, hosts: &[usize], operation: impl Fn(usize) ->
     courses
 }
 
-/// How many of the 20 nearest of the living that are open to all hold an announcement of `key`.
+/// The number of the 20 living hosts nearest to `key`, of those without a translator, that hold an announcement of it.
 fn holders(world: &mut Packets, living: &[usize], key: &Id) -> usize {
     let mut open: Vec<usize> = living.iter().copied().filter(|n| world.hosts[*n].nat.kind() == Kind::Open).collect();
     open.sort_unstable_by(|a, b| key.compare(&world.hosts[*a].id, &world.hosts[*b].id));
@@ -157,7 +157,7 @@ fn holders(world: &mut Packets, living: &[usize], key: &Id) -> usize {
     open.iter().filter(|n| holds(n)).count()
 }
 
-/// Hosts that joined one after the other, each through one of the earlier that is open, and have settled.
+/// A network that has settled, in which each host joined through an earlier one that has no translator.
 fn build(options: &Options, progress: &mut dyn FnMut(Stage)) -> Packets {
     let mut world = Packets::new(options.air, options.seed);
     let restricted = &Kind::ALL[1..];

@@ -1,5 +1,5 @@
-//! A run from its beginning to its report: the network comes to be, things go wrong, values are put and looked for. The
-//! script of the play; the world acts it out.
+//! The plan of a measured run at the message level, from its beginning to its report: the network is built, things go
+//! wrong, values are put and got. Decides what is done when; moves no message.
 
 use crate::contact::Contact;
 use crate::dialect::sealed::job::Outcome;
@@ -11,36 +11,37 @@ use crate::sim::schedule::Schedule;
 use crate::sim::world::{Done, World};
 use crate::time::Time;
 
-/// Time over which the operations of a stage are spread at least.
+/// The least time over which the operations of a run are spread.
 pub(super) const STAGE_MS: u64 = 4_000;
-/// Time between two operations of one host on average, so that it is seldom busy with another.
+/// The average time between two operations of one host, so that it is seldom busy with another one.
 const HOST_MS: u64 = 20_000;
-/// In how much virtual time all nodes join.
+/// The virtual time in which all hosts join.
 const JOINING_MS: u64 = 100_000;
-/// What a network is given to come to rest after the last join: neighbours that joined at once find each other.
+/// The time that a network is given after the last join, in which neighbours that joined at the same moment find each
+/// other.
 const SETTLING_MS: u64 = 45_000;
-/// What a job may take beyond its time for the last answer and the tick of a timer.
+/// The time beyond its limit that a job may take, for the last answer and the tick of a timer.
 const SLACK_MS: u64 = 100;
 
-/// What is done when.
+/// An action of the plan.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Deed {
-    /// Look up the key of operation `.0`, which nobody holds.
+    /// Look up the key of this operation, which nobody holds yet.
     Seek(usize),
-    /// Store its value.
+    /// Put the value of this operation.
     Put(usize),
-    /// Look for it.
+    /// Get the value of this operation.
     Get(usize),
-    /// This host's session ends.
+    /// End the session of this host; another one joins.
     Leave(usize),
 }
 
-/// One value and its way through the network.
+/// An operation: one value and its way through the network.
 #[derive(Debug)]
 struct Op {
     key: Id,
     value: Vec<u8>,
-    /// The closest living honest hosts that the seeking lookup heard from.
+    /// The closest living honest hosts that responded to the first lookup.
     heard: Vec<u32>,
     put_at: Time,
     get_at: Time,
@@ -49,24 +50,24 @@ struct Op {
 /// A run under way.
 #[derive(Debug)]
 pub struct Run {
-    /// The world it happens in.
+    /// The world of the run.
     pub world: World,
-    /// What came of it so far.
+    /// The numbers so far.
     pub report: Report,
     deeds: Schedule<Deed>,
     ops: Vec<Op>,
 }
 
-/// What is going on, for who waits for it.
+/// How far a run is, for somebody who waits for it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// The network comes to be: `.0` of `.1` hosts.
+    /// The network is being built: `.0` of `.1` hosts are there.
     Building(usize, usize),
-    /// Nodes come and go, and values are put and looked for: `.0` of `.1` deeds.
+    /// Values are put and got: `.0` of `.1` actions are done.
     Living(usize, usize),
 }
 
-/// Runs `options` to the end. `progress` hears of what goes on.
+/// Runs `options` to the end, and tells `progress` how far it is.
 pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
     let mut run = Run::new(options.clone());
     run.build(progress);
@@ -76,12 +77,12 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Stage)) -> Report {
 }
 
 impl Run {
-    /// A run in which nothing has happened yet.
+    /// A run that has not begun.
     pub fn new(options: Options) -> Run {
         Run { world: World::new(options), report: Report::default(), deeds: Schedule::default(), ops: Vec::new() }
     }
 
-    /// The network comes to be.
+    /// Builds the network.
     pub fn build(&mut self, progress: &mut dyn FnMut(Stage)) {
         match self.world.options.build {
             Build::Joined => self.join_all(progress),
@@ -90,11 +91,11 @@ impl Run {
         self.report.built_ms = self.world.now().as_ms();
     }
 
-    /// Every host joins through one that joined before.
+    /// Lets every host join through one that joined before.
     fn join_all(&mut self, progress: &mut dyn FnMut(Stage)) {
         let nodes = self.world.options.nodes;
         for host in 0..nodes {
-            // At first slowly, as a network of a handful can't take in hundreds at once.
+            // Slowly at first: a network of a handful can't take in hundreds at once.
             let evenly = JOINING_MS * host as u64 / nodes as u64;
             let slowly = 500 * u64::from((1 + host as u64).ilog2()) + evenly;
             self.world.run_until(Time::from_ms(slowly));
@@ -110,7 +111,7 @@ impl Run {
         self.world.run_until(self.world.now().after(SETTLING_MS));
     }
 
-    /// Every table is filled with a random choice of those that fit into it.
+    /// Fills every table with a random choice of the contacts that fit into it.
     fn draw_all(&mut self, progress: &mut dyn FnMut(Stage)) {
         let nodes = self.world.options.nodes;
         self.world.add_hosts(nodes);
@@ -129,7 +130,7 @@ impl Run {
         self.world.remember(host, &contacts);
     }
 
-    /// Some die, some begin to lie, and the comings and goings begin.
+    /// Kills some hosts, makes some lie, and starts the churn.
     pub fn spoil(&mut self) {
         let Options { dead, liars, churn, .. } = self.world.options;
         for host in 0..self.world.hosts.len() {
@@ -152,7 +153,7 @@ impl Run {
         self.deeds.add(self.world.now().after(session_ms as u64), Deed::Leave(host));
     }
 
-    /// Values are put and looked for.
+    /// Puts all values and gets them.
     pub fn live(&mut self, progress: &mut dyn FnMut(Stage)) {
         let Options { lookups, churn, watch, pause_ms, .. } = self.world.options;
         let start = self.world.now().after(churn.map_or(0, |churn| churn.warmup_ms));
@@ -229,7 +230,7 @@ impl Run {
         }
     }
 
-    /// Puts a value where it belongs, without asking anybody.
+    /// Places a value on the hosts closest to its key, without asking anybody.
     fn place(&mut self, op: usize) {
         let Op { key, value, .. } = &self.ops[op];
         for holder in self.world.closest_honest(key, self.world.options.replication) {
@@ -237,7 +238,7 @@ impl Run {
         }
     }
 
-    /// An honest host with no lookup under watch.
+    /// An honest host of which no lookup is watched.
     fn idle_host(&mut self) -> usize {
         for _ in 0..1_000 {
             let host = self.world.any_honest();
@@ -248,7 +249,7 @@ impl Run {
         self.world.any_honest()
     }
 
-    /// Counts what has ended.
+    /// Counts the jobs that have ended.
     fn take_in(&mut self) {
         for done in self.world.take_done() {
             match done.op % 3 {
@@ -305,7 +306,7 @@ impl Run {
         }
     }
 
-    /// The numbers.
+    /// The numbers of the run, which is over.
     pub fn finish(mut self) -> Report {
         let world = &self.world;
         let tables = world.hosts.iter().filter_map(|host| host.body.as_ref()).map(|body| body.node.overlay().table());

@@ -1,16 +1,16 @@
-//! What came of a run, as numbers. Counts and sorts; never formats.
+//! The numbers of a measured run. Counts and sorts; never formats.
 
-/// Numbers of which the distribution matters.
+/// Numbers whose distribution matters.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Sample(Vec<u64>);
 
 impl Sample {
-    /// Takes in one more.
+    /// Adds a number.
     pub fn add(&mut self, value: u64) {
         self.0.push(value);
     }
 
-    /// How many.
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -33,58 +33,58 @@ impl Sample {
         self.0.iter().sum::<u64>() as f64 / self.0.len().max(1) as f64
     }
 
-    /// Takes in all of another.
+    /// Adds all numbers of another sample.
     pub fn extend(&mut self, other: &Sample) {
         self.0.extend_from_slice(&other.0);
     }
 }
 
-/// The numbers of a run, or of several runs together.
+/// The numbers of one run, or of several together.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Report {
-    /// Hosts alive at the end.
+    /// Number of hosts alive at the end.
     pub living: usize,
-    /// Contacts in the tables of the living, on average.
+    /// Contacts in the table of a living host, on average.
     pub contacts: f64,
-    /// Values that were to be put.
+    /// Number of PUTs.
     pub puts: usize,
-    /// ... of which a holder said that it has it.
+    /// PUTs that were reported as stored.
     pub stored: usize,
-    /// Values looked for.
+    /// Number of GETs.
     pub gets: usize,
-    /// ... that came back unaltered in time.
+    /// GETs that found the value in time.
     pub found: usize,
-    /// ... in whose place something else came back.
+    /// GETs that found something else.
     pub fooled: usize,
-    /// ... that did not come back.
+    /// GETs that found nothing.
     pub missed: usize,
-    /// Jobs that never ended: always 0.
+    /// Jobs that never ended: 0, unless hosts with jobs died.
     pub unfinished: usize,
-    /// Milliseconds until a value came back.
+    /// Milliseconds until a GET found its value.
     pub found_ms: Sample,
-    /// Milliseconds until a PUT was done.
+    /// Milliseconds until a PUT was stored.
     pub stored_ms: Sample,
-    /// Watched lookups, of a key that nobody holds yet.
+    /// Number of watched lookups, each for a key that nobody holds yet.
     pub watched: usize,
-    /// ... to which somebody answered with a value nonetheless.
+    /// Watched lookups that found a value nevertheless: liars made it up.
     pub invented: usize,
-    /// ... that heard from the closest living honest node.
+    /// Watched lookups to which the closest living honest host responded.
     pub reached: usize,
-    /// Milliseconds until they did.
+    /// Milliseconds until that host responded.
     pub reached_ms: Sample,
-    /// Hops that it took.
+    /// Hops to that host.
     pub hops: Sample,
     /// Requests of a watched lookup.
     pub asked: Sample,
-    /// Of the holders that a PUT chose, how many a lookup by another host had heard among the closest.
+    /// Holders chosen by PUTs that were also among the closest hosts which responded to another host's lookup.
     pub overlapping: usize,
-    /// Holders chosen by those PUTs.
+    /// All holders chosen by those PUTs.
     pub chosen: usize,
-    /// Requests and answers delivered.
+    /// Number of requests and answers delivered.
     pub messages: u64,
-    /// Milliseconds of the world's own time in which the network came to be.
+    /// Virtual milliseconds in which the network was built.
     pub built_ms: u64,
-    /// Milliseconds of the world's own time.
+    /// Virtual milliseconds of the whole run.
     pub virtual_ms: u64,
     /// A hash of everything that happened.
     pub trace: u64,
@@ -101,7 +101,7 @@ impl Report {
         share(self.reached, self.watched)
     }
 
-    /// The share of holders that storing and finding agree on.
+    /// The share of holders on which storing and finding agree.
     pub fn overlap(&self) -> f64 {
         share(self.overlapping, self.chosen)
     }

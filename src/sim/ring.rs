@@ -1,5 +1,5 @@
-//! Who really is closest to a key: all hosts sorted by id, as no node can see them. The truth that lookups are measured
-//! against; never part of what a node knows.
+//! All hosts sorted by id, which no node can see: which of them really are closest to a key. Lookups are measured
+//! against it. Never tells a node anything.
 
 use crate::id::{ID_BITS, Id, Metric};
 
@@ -17,12 +17,12 @@ impl Ring {
         Ring { ids }
     }
 
-    /// Hosts in it.
+    /// The number of hosts.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether nobody is in it.
+    /// Whether there are no hosts.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -34,7 +34,7 @@ impl Ring {
         }
     }
 
-    /// Takes a host out.
+    /// Removes a host.
     pub fn remove(&mut self, id: Id, host: u32) {
         if let Ok(at) = self.ids.binary_search(&(id, host)) {
             self.ids.remove(at);
@@ -48,7 +48,8 @@ impl Ring {
         &self.ids[from..to]
     }
 
-    /// The table that a long life would give to the host `own`: of each bucket's range up to `k` hosts, chosen at random.
+    /// The hosts in the routing table that a long life would give to the host `own`: up to `k` hosts of each bucket's
+    /// range, chosen at random.
     pub fn table_of(&self, own: &Id, k: usize, random: &mut fastrand::Rng) -> Vec<u32> {
         let mut table = Vec::new();
         for bit in 0..ID_BITS {
@@ -72,7 +73,7 @@ impl Ring {
         table
     }
 
-    /// The `n` hosts closest to `key` that `admit` lets through, closest first.
+    /// The `n` hosts closest to `key` of those that `admit` accepts, closest first.
     pub fn closest(&self, key: &Id, n: usize, admit: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut bits = self.ids.len().checked_ilog2().unwrap_or(0) as usize + 8;
         loop {

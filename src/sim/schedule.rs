@@ -1,21 +1,21 @@
-//! What happens when: events in the order of their time, and of their making where that is the same. Never loses one, and
-//! never depends on anything but what was put in.
+//! The events to come, in the order of their time; events of the same time come in the order in which they were added.
+//! Also the hash of what has happened. Never loses an event, and never depends on anything but what was added.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::Time;
 
-/// Milliseconds ahead that have a list of their own; what lies farther waits in a map.
+/// The next so many milliseconds have a list each; events farther ahead wait in a map.
 const NEAR: usize = 4_096;
 
-/// Events to come. Those of one millisecond stand in a list, so that making and taking one costs the same however many
-/// there are.
+/// The events to come. Adding or taking one costs the same however many there are, because those of one millisecond are
+/// in one list.
 #[derive(Debug)]
 pub struct Schedule<E> {
-    /// By their time modulo [`NEAR`].
+    /// The lists, by time modulo [`NEAR`].
     near: Vec<VecDeque<E>>,
     far: BTreeMap<Time, VecDeque<E>>,
-    /// Everything before this has happened.
+    /// Everything before this time has happened.
     now: Time,
     in_near: usize,
     len: usize,
@@ -29,7 +29,7 @@ impl<E> Default for Schedule<E> {
 }
 
 impl<E> Schedule<E> {
-    /// Lets `event` happen at `at`, or now if that is past.
+    /// Adds an event that happens at `at`, or now if that has passed.
     pub fn add(&mut self, at: Time, event: E) {
         let at = at.max(self.now);
         self.len += 1;
@@ -41,7 +41,7 @@ impl<E> Schedule<E> {
         }
     }
 
-    /// The next event and its time, if that is not after `until`.
+    /// Takes the next event and its time, if it is due by `until`.
     pub fn next(&mut self, until: Time) -> Option<(Time, E)> {
         loop {
             if let Some(event) = self.near[slot(self.now)].pop_front() {
@@ -57,12 +57,12 @@ impl<E> Schedule<E> {
         }
     }
 
-    /// Events to come.
+    /// The number of events to come.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing will ever happen.
+    /// Whether there are no events to come.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -71,7 +71,8 @@ impl<E> Schedule<E> {
         self.far.first_key_value().map(|(at, _)| *at)
     }
 
-    /// Moves on to `now`, and what comes near with it into the lists. What was planned long ago comes first in them.
+    /// Moves on to `now`, and moves the events that are near now into the lists. They were added before all others of
+    /// the same time, so they come first.
     fn turn_to(&mut self, now: Time) {
         self.now = now;
         while let Some(at) = self.first_far().filter(|at| at.since(now) < NEAR as u64) {
@@ -86,7 +87,7 @@ fn slot(at: Time) -> usize {
     (at.as_ms() % NEAR as u64) as usize
 }
 
-/// A running hash of everything that happened, so that two runs can be compared: FNV-1a over 64-bit words.
+/// A running hash (FNV-1a over 64-bit words) of everything that has happened, by which two runs are compared.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Trace(u64);
 
@@ -97,7 +98,7 @@ impl Default for Trace {
 }
 
 impl Trace {
-    /// Takes in what happened.
+    /// Adds an event.
     pub fn note(&mut self, words: &[u64]) {
         for word in words {
             self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);

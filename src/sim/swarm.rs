@@ -1,5 +1,6 @@
-//! The byte level: whole engines with real frames over pretend TCP. Drives each engine as the poll loop does, and checks
-//! after every step that it is whole. Never hands an engine anything that a socket could not.
+//! The byte level: machines with whole engines, clients, and the pretend TCP connections between them. Drives each
+//! engine as the poll loop does and checks it after every turn. Never gives an engine anything that a socket could not,
+//! and never looks at what the bytes mean.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
@@ -16,93 +17,94 @@ use crate::sim::weather::Weather;
 use crate::sim::wire::{Side, Wire};
 use crate::time::Time;
 
-/// The first port that dials from no listening port get.
+/// The first ephemeral port of a machine.
 const FIRST_EPHEMERAL: u16 = 32_768;
-/// Outputs of one engine in one turn, past which it is in a loop.
+/// An engine with more outputs than this in one turn is in a loop.
 const OUTPUTS_PER_TURN: usize = 100_000;
 
-/// Who holds an end of a wire.
+/// The owner of one end of a wire.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Owner {
-    /// A connection of a host's engine.
+    /// A connection of a machine's engine.
     Engine(usize, ConnId),
     /// A client of the test, by its number.
     Client(usize),
 }
 
-/// Names a wire; outlives it safely.
+/// The key of a wire; a key whose wire is gone names none.
 pub(super) type WireId = Key;
 
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A dial's first packet arrives.
+    /// The first packet of a dial arrives.
     Syn(WireId),
-    /// The dialling side hears that it is connected.
+    /// The side that dialled learns that it is connected.
     Connected(WireId, Side),
-    /// ... or that it is not.
+    /// The side that dialled learns that it was refused.
     Refused(WireId),
     Bytes(WireId, Side, Vec<u8>),
     Fin(WireId, Side),
     Reset(WireId, Side),
-    /// There is room again for `Side` to write.
+    /// `Side` may write again.
     Room(WireId, Side),
-    /// A machine's timer, which was set for then.
+    /// A machine's timer fires; the time is the one that it was set for.
     Wake(usize, Time),
-    /// A machine goes on after it stood still.
+    /// A frozen machine goes on.
     Thaw(usize),
 }
 
-/// A host and its engine.
+/// A machine: an address with an engine, and the kernel's side of its connections.
 #[derive(Debug)]
 pub struct Machine {
-    /// `None` while it is down.
+    /// The engine; `None` while the machine is down.
     pub engine: Option<Engine>,
-    /// It can dial out and cannot be dialled.
+    /// The machine can dial others and cannot be dialled.
     pub behind_nat: bool,
-    /// Until when it stands still.
+    /// The machine does nothing until then.
     pub frozen_until: Time,
-    /// In which part of a partitioned network it is.
+    /// The part of the network that the machine is in while there are two.
     pub part: u8,
-    /// What happened to it while it stood still, in that order.
+    /// Events that wait until the machine is no longer frozen, in their order.
     postponed: VecDeque<Event>,
     pub(super) wake_at: Option<Time>,
-    /// By connection.
+    /// The wire of each connection, by the connection's bits.
     pub(super) wires: BTreeMap<u64, (WireId, Side)>,
-    /// Address pairs in use, own address first.
+    /// The wire of each pair of addresses in use; the machine's own address comes first.
     pub(super) pairs: BTreeMap<(SocketAddr, SocketAddr), (WireId, Side)>,
     pub(super) next_port: u16,
-    /// Bytes that its engine was given.
+    /// The number of bytes that the engine was given.
     pub bytes_read: u64,
 }
 
-/// What a client has seen.
+/// A client: a connection that the test holds.
 #[derive(Debug, Default)]
 pub struct Client {
     pub(super) wire: Option<(WireId, Side)>,
-    /// Bytes that it will send as soon as there is room.
+    /// Bytes that wait for room to be sent.
     pub to_say: Vec<u8>,
-    /// Bytes that came, unless it does not read.
+    /// Every byte that the client has read.
     pub received: Vec<u8>,
-    /// It was connected.
+    /// The connection was accepted.
     pub is_connected: bool,
-    /// The other side is done with it.
+    /// The machine refused, reset or ended the connection.
     pub is_over: bool,
-    /// It leaves what comes unread.
+    /// The client reads nothing.
     pub is_deaf: bool,
 }
 
 /// All machines and all wires.
 #[derive(Debug)]
 pub struct Swarm<D: SimDialect> {
-    /// By number.
+    /// The machines, by number.
     pub machines: Vec<Machine>,
-    /// By number.
+    /// The clients, by number; none is ever taken out.
     pub clients: Vec<Client>,
     /// What goes wrong.
     pub weather: Weather,
-    /// Every choice that is the world's own.
+    /// The source of every choice that the world makes.
     pub random: fastrand::Rng,
-    /// Whether every engine is checked after every turn; large swarms do without.
+    /// Whether every engine is checked after every turn. Turn it off in large swarms: a check costs as much as the
+    /// engine is large.
     pub is_checked: bool,
     /// A fault of the test's own making.
     pub(super) canary: Canary<D::Canary>,
@@ -111,14 +113,14 @@ pub struct Swarm<D: SimDialect> {
     pub(super) now: Time,
     pub(super) schedule: Schedule<Event>,
     pub(super) wires: Arena<Wire<Owner>>,
-    /// Until when the network is in parts.
+    /// The network is in two parts until then.
     pub(super) parted_until: Time,
     trace: Trace,
     dialect: PhantomData<D>,
 }
 
 impl<D: SimDialect> Swarm<D> {
-    /// A world with no machine in it yet.
+    /// A swarm without machines. All its machines will have these settings; `seed` decides everything that is random.
     pub fn new(settings: EngineSettings, weather: Weather, seed: u64) -> Swarm<D> {
         Swarm {
             machines: Vec::new(),
@@ -138,17 +140,17 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// The time.
+    /// The virtual time.
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// A hash of everything that happened.
+    /// A hash of everything that has happened so far.
     pub fn trace(&self) -> u64 {
         self.trace.value()
     }
 
-    /// Connections, half-open ones included.
+    /// The number of connections in the world, half-open ones and those being dialled included.
     pub fn wires(&self) -> usize {
         self.wires.len()
     }
@@ -174,7 +176,7 @@ impl<D: SimDialect> Swarm<D> {
         self.machines.len() - 1
     }
 
-    /// Starts a machine that is down, with nothing in its memory.
+    /// Starts a machine that is down, with a new engine that knows nothing.
     pub fn start(&mut self, number: usize) {
         let mut engine = Engine::new(self.settings, self.random.u64(..));
         D::start(&mut engine, address_of(number), self.random.u64(..), self.now);
@@ -192,7 +194,7 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// Stops a machine at once. Its connections are reset, or nobody is told.
+    /// Stops a machine at once. With `tell` its connections are reset; without, the other ends learn nothing.
     pub fn kill(&mut self, number: usize, tell: bool) {
         self.machines[number].engine = None;
         self.machines[number].wake_at = None;
@@ -207,12 +209,13 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// A machine stands still until `until`: what happens to it meanwhile happens then.
+    /// Freezes a machine until `until`, as if its process had been stopped: what happens to it meanwhile happens then.
     pub fn freeze(&mut self, number: usize, until: Time) {
         self.machines[number].frozen_until = until;
     }
 
-    /// The network is in two parts until `until`.
+    /// Divides the network into two parts until `until`. Each machine, with its clients, falls into one of them at
+    /// random.
     pub fn part(&mut self, until: Time) {
         self.parted_until = until;
         for machine in &mut self.machines {
@@ -228,7 +231,7 @@ impl<D: SimDialect> Swarm<D> {
 
     // ---- clients ----
 
-    /// A client connects to a machine from an address of its own.
+    /// Connects a new client, from an address of its own, to the machine `to`; returns the client's number.
     pub fn connect(&mut self, to: usize) -> usize {
         let client = self.clients.len();
         let from = SocketAddr::new([8, 8, (client >> 8) as u8, client as u8].into(), 40_000);
@@ -240,19 +243,19 @@ impl<D: SimDialect> Swarm<D> {
         client
     }
 
-    /// A client sends bytes, as soon as it is connected and there is room.
+    /// Lets a client send bytes, as soon as it is connected and there is room.
     pub fn say(&mut self, client: usize, bytes: &[u8]) {
         self.clients[client].to_say.extend_from_slice(bytes);
         self.flush_client(client);
     }
 
-    /// Whether some engine has a connection with this client, and so owes it what it asked.
+    /// Whether an engine holds the other end of this client's connection, and so owes the client an answer.
     pub fn is_served(&self, client: usize) -> bool {
         let wire = self.clients[client].wire.and_then(|(wire, side)| Some((self.wires.get(wire)?, side)));
         wire.is_some_and(|(wire, side)| wire.ends[1 - side].owner.is_some())
     }
 
-    /// The wire of a client, for who reads of a failure.
+    /// The state of a client's wire, for the message of a failed run.
     pub fn describe(&self, client: usize) -> String {
         let wire = self.clients[client].wire.and_then(|(wire, _)| self.wires.get(wire));
         wire.map_or(String::from("no wire"), |wire| {
@@ -262,14 +265,14 @@ impl<D: SimDialect> Swarm<D> {
         })
     }
 
-    /// A client sends its FIN.
+    /// Lets a client send its FIN: it will say no more.
     pub fn finish(&mut self, client: usize) {
         if let Some((wire, side)) = self.clients[client].wire {
             self.send_fin(wire, side);
         }
     }
 
-    /// A client goes away without a word.
+    /// Resets the connection of a client that goes away without a word.
     pub fn abort(&mut self, client: usize) {
         if let Some((wire, side)) = self.clients[client].wire.take() {
             self.send_reset(wire, side);
@@ -278,12 +281,12 @@ impl<D: SimDialect> Swarm<D> {
 
     // ---- time ----
 
-    /// Lets time pass until `until`.
+    /// Lets everything happen that is due by `until`.
     pub fn run_until(&mut self, until: Time) {
         while self.step(until) {}
     }
 
-    /// Lets the next thing happen, if it is not after `until`; whether there was one.
+    /// Lets the next event happen if it is due by `until`. Returns whether there was one; if not, it is `until` now.
     pub fn step(&mut self, until: Time) -> bool {
         let Some((at, event)) = self.schedule.next(until) else {
             self.now = self.now.max(until);
@@ -291,7 +294,7 @@ impl<D: SimDialect> Swarm<D> {
         };
         self.now = at;
         match self.machine_of(&event) {
-            // Also what comes at the moment of thawing waits for what came before.
+            // An event at the very moment of thawing waits for those that came before it.
             Some(number) if self.is_frozen(number) || !self.machines[number].postponed.is_empty() => {
                 let machine = &mut self.machines[number];
                 if machine.postponed.is_empty() {
@@ -335,7 +338,7 @@ impl<D: SimDialect> Swarm<D> {
         self.machines[number].frozen_until > self.now
     }
 
-    /// The machine to which this happens.
+    /// The machine that this event concerns.
     fn machine_of(&self, event: &Event) -> Option<usize> {
         match *event {
             Event::Wake(number, _) => Some(number),
@@ -396,7 +399,7 @@ impl<D: SimDialect> Swarm<D> {
         }
     }
 
-    /// Does what an engine wants done, as the poll loop does at the end of a turn, and sees that it is woken in time.
+    /// Does what an engine wants done, as the poll loop does at the end of a turn, and sets the machine's timer.
     pub(super) fn turn(&mut self, number: usize) {
         let now = self.now;
         for count in 0.. {
@@ -449,8 +452,9 @@ impl<D: SimDialect> Swarm<D> {
             return;
         };
         engine.check_invariants();
-        let is_within =
-            engine.buffered_bytes() <= BUFFERED_BYTES && engine.connections() <= self.settings.max_connections;
+        let surplus = if self.canary == Canary::Overfills { BUFFERED_BYTES + 1 } else { 0 };
+        let bytes = engine.buffered_bytes() + surplus;
+        let is_within = bytes <= BUFFERED_BYTES && engine.connections() <= self.settings.max_connections;
         assert!(is_within, "machine {number} stays within its bounds");
         let read = engine.guard().get(Counter::BytesRead);
         assert_eq!(read, machine.bytes_read, "all that was sent is accounted for");

@@ -1,35 +1,36 @@
-//! What a lookup does, seen from outside: whom it asked, in how many hops it came to whom, who answered. Only watches.
+//! A lookup as seen from outside: which hosts it asked, which responded, and how many hops away they were. Only
+//! watches; changes nothing.
 
 use crate::id::Id;
 use crate::time::Time;
 
-/// One lookup of one host that is watched.
+/// A watched lookup.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    /// What is looked for; tells its requests from the host's others.
+    /// The target, by which its requests are told from the host's other requests.
     pub target: Id,
-    /// Number of the operation it belongs to.
+    /// The number of the operation that it belongs to.
     pub op: usize,
-    /// When it began.
+    /// When the lookup began.
     pub since: Time,
-    /// The closest living honest host when it began.
+    /// The closest living honest host when the lookup began.
     pub closest: u32,
-    /// When that one's answer came.
+    /// When that host's answer came.
     pub closest_at: Option<Time>,
-    /// Hops to it: 1 if the asker knew it.
+    /// The number of hops to that host: 1 if the asker knew it.
     pub closest_hops: Option<u8>,
-    /// Who was asked.
+    /// The hosts that were asked.
     pub asked: Vec<u32>,
-    /// Everybody named so far, with the hops it took.
+    /// The hosts named so far, with the number of hops to each.
     named: Vec<(u32, u8)>,
-    /// Who answered.
+    /// The hosts that responded.
     pub answered: Vec<u32>,
-    /// PUTs went to these.
+    /// The hosts that a PUT was sent to.
     pub holders: Vec<u32>,
 }
 
 impl Watch {
-    /// Begins to watch.
+    /// Watches a lookup that begins at `since`.
     pub fn new(target: Id, op: usize, closest: u32, since: Time) -> Watch {
         Watch {
             target,
@@ -45,7 +46,7 @@ impl Watch {
         }
     }
 
-    /// A request went to `host`; who was named by nobody was known to the asker.
+    /// Notes a request to `host`. A host that nobody has named was known to the asker.
     pub fn asks(&mut self, host: u32) {
         self.asked.push(host);
         if self.hops(host).is_none() {
@@ -53,7 +54,7 @@ impl Watch {
         }
     }
 
-    /// `from` answered and named `hosts`.
+    /// Notes an answer of `from` that names `hosts`.
     pub fn answers(&mut self, from: u32, hosts: impl Iterator<Item = u32>, now: Time) {
         if !self.asked.contains(&from) {
             return;

@@ -1,40 +1,40 @@
-//! What goes wrong in a byte-level world, and how often: drawn by each seed for itself, so that seeds differ in more than
-//! their dice. Numbers only.
+//! What goes wrong in a byte-level world, and how often. Each seed draws its own weather, so that seeds differ in more
+//! than their dice. Holds numbers only.
 
 use crate::sim::delay::Delays;
 
-/// How long a machine stands still, or the network is in parts, at most.
+/// The longest time for which a machine is frozen or the network is in two parts.
 pub const LONGEST_GAP_MS: u64 = 15_000;
 
-/// Shares are chances per occasion, 0 to 1.
+/// The weather of a world. Shares are chances per occasion, from 0 to 1.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Weather {
-    /// Where round trips come from.
+    /// The distribution of round trips.
     pub delays: Delays,
-    /// A dial's first packet is lost and sent again a second later.
+    /// Share of dials whose first packet is lost and sent again a second later.
     pub lost_connects: f64,
-    /// Bytes are held up for a while, as when TCP sends them again.
+    /// Share of packets that come up to a second late, as when TCP sends them again.
     pub late_bytes: f64,
-    /// Most bytes that one read or one arrival carries.
+    /// The largest number of bytes that one packet carries or one read takes.
     pub piece: usize,
-    /// Bytes under way or unread in one direction, past which a writer must wait.
+    /// The number of bytes under way or unread in one direction past which a writer must wait.
     pub window: usize,
-    /// A connection is reset, per arrival.
+    /// Share of packets whose arrival resets the connection.
     pub resets: f64,
-    /// Per action: a host is killed or started again.
+    /// Share of actions that kill a machine, or start it again.
     pub churn: f64,
-    /// Per action: a host stands still for up to [`LONGEST_GAP_MS`], and its clock jumps.
+    /// Share of actions that freeze a machine for up to [`LONGEST_GAP_MS`], so that its clock jumps.
     pub gaps: f64,
-    /// Per action: the network falls apart for up to [`LONGEST_GAP_MS`].
+    /// Share of actions that divide the network for up to [`LONGEST_GAP_MS`].
     pub partitions: f64,
-    /// Per action: a stranger connects and says something senseless, or nothing, or reads nothing.
+    /// Share of actions in which a stranger connects, who sends nonsense or nothing, and may read nothing.
     pub strangers: f64,
-    /// Hosts that can dial out and not be dialled.
+    /// Share of machines that can dial others and cannot be dialled.
     pub behind_nat: f64,
 }
 
 impl Weather {
-    /// Nothing goes wrong.
+    /// Weather in which nothing goes wrong.
     pub fn fair() -> Weather {
         Weather {
             delays: Delays::WideArea,
@@ -51,9 +51,9 @@ impl Weather {
         }
     }
 
-    /// What one seed has to bear.
+    /// The weather of one seed.
     pub fn drawn(random: &mut fastrand::Rng) -> Weather {
-        // Half of the faults stay away, so that each is also met without the others.
+        // Each fault stays away from half of the seeds, so that it is also met without the others.
         let mut sometimes = |most: f64| if random.bool() { random.f64() * most } else { 0.0 };
         let shares = [(); 8].map(|()| sometimes(1.0));
         let delays = match random.u8(..3) {

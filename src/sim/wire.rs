@@ -1,41 +1,41 @@
-//! Pretend TCP connections: two directions of bytes that arrive in order, split and merged as they like, with windows that
-//! fill up, FIN and RST. Knows nothing of what the bytes mean or who is at the ends.
+//! A pretend TCP connection: bytes in two directions that arrive in order, split and merged, with windows that fill up
+//! and FINs. Never knows what the bytes mean, or what is at its ends.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::time::Time;
 
-/// Which end of a wire: 0 dialled, 1 was dialled.
+/// One end of a wire: 0 dialled, 1 was dialled.
 pub type Side = usize;
 
-/// How far a wire has come.
+/// The state of a wire.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// The dial is under way.
     Dialling,
-    /// Both ends talk.
+    /// Both ends may send.
     Open,
 }
 
 /// One end of a wire.
 #[derive(Debug, Default)]
 pub struct End<O> {
-    /// Who holds it; `None` once that is closed, or before it is accepted.
+    /// The owner of this end; `None` before it is accepted and once it is closed.
     pub owner: Option<O>,
-    /// Bytes that arrived and were not read yet.
+    /// Bytes that have arrived and were not read yet.
     pub arrived: VecDeque<u8>,
-    /// Bytes under way to here.
+    /// The number of bytes under way to this end.
     pub under_way: usize,
-    /// When the last of them arrives: the next can't come earlier.
+    /// When the last of them will arrive; nothing that is sent later arrives earlier.
     pub last_arrival: Time,
-    /// The other side's FIN arrived.
+    /// The other end's FIN has arrived.
     pub fin: bool,
-    /// Its owner was told so.
+    /// The owner was told of that FIN.
     pub fin_told: bool,
-    /// Our FIN left.
+    /// This end has sent its FIN.
     pub fin_sent: bool,
-    /// Its owner waits for room to write.
+    /// The owner waits for room to write.
     pub is_full: bool,
 }
 
@@ -44,11 +44,11 @@ pub struct End<O> {
 pub struct Wire<O> {
     /// Addresses of side 0 and side 1.
     pub addrs: [SocketAddr; 2],
-    /// How far it has come.
+    /// Whether it is open.
     pub phase: Phase,
     /// Both ends.
     pub ends: [End<O>; 2],
-    /// Bytes that may be under way or unread in one direction.
+    /// The number of bytes that may be under way or unread in one direction.
     pub window: usize,
 }
 
@@ -68,13 +68,13 @@ impl<O> Wire<O> {
         Wire { addrs: [from, to], phase: Phase::Dialling, ends: [end(Some(owner)), end(None)], window }
     }
 
-    /// How many bytes `side` may write now.
+    /// The number of bytes that `side` may write now.
     pub fn room(&self, side: Side) -> usize {
         let to = &self.ends[1 - side];
         if self.phase == Phase::Open { self.window.saturating_sub(to.arrived.len() + to.under_way) } else { 0 }
     }
 
-    /// Something leaves `side` and would arrive at `at`; when it does arrive, in the order of sending.
+    /// The time at which something that leaves `side` now arrives: `at`, or later if something that left earlier does.
     pub fn arrival(&mut self, side: Side, at: Time) -> Time {
         let to = &mut self.ends[1 - side];
         to.last_arrival = to.last_arrival.max(at);

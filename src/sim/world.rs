@@ -1,5 +1,5 @@
-//! The message level: real nodes, real stores, and messages that take their time, get lost, or come from liars. Holds
-//! every host and the schedule; never looks into a node but through what any caller can see.
+//! The message level: real nodes and stores of the sealed dialect, and messages that are delayed, get lost, or come
+//! from liars. Holds every host and the schedule. Never looks into a node but through what any caller can see.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,9 +25,9 @@ use crate::sim::schedule::{Schedule, Trace};
 use crate::sim::watch::Watch;
 use crate::time::Time;
 
-/// Where clients ask from.
+/// The address of all clients.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
-/// The port that a message from no listening port seems to come from.
+/// The port that a message from an ephemeral port seems to come from.
 const EPHEMERAL_PORT: u16 = 50_000;
 
 /// An answer under way.
@@ -40,7 +40,7 @@ enum Reply {
     Error(u32),
 }
 
-/// What will happen.
+/// An event to come.
 #[derive(Debug)]
 enum Event {
     Request { from: u32, to: u32, id: RequestId, message: Request, is_ephemeral: bool },
@@ -51,28 +51,28 @@ enum Event {
 /// A job that has ended.
 #[derive(Clone, Debug)]
 pub struct Done {
-    /// What was given to start it.
+    /// The number that was given to start it.
     pub op: usize,
-    /// On which host.
+    /// The host of the job.
     pub host: usize,
-    /// How.
+    /// How it ended.
     pub outcome: Outcome,
-    /// When.
+    /// When it ended.
     pub at: Time,
 }
 
-/// All hosts and all that is under way between them.
+/// All hosts, and the messages under way between them.
 #[derive(Debug)]
 pub struct World {
-    /// What it is made of.
+    /// The options of the run.
     pub options: Options,
-    /// Everybody who ever lived.
+    /// All hosts that ever lived, by number.
     pub hosts: Vec<Host>,
-    /// Hosts that are not alone in their networks, by address.
+    /// The hosts that are not alone in their networks, by address.
     crowded: BTreeMap<SocketAddr, u32>,
-    /// The living.
+    /// The living hosts.
     pub ring: Ring,
-    /// Every choice that is the world's own.
+    /// The source of every choice that the world makes.
     pub random: fastrand::Rng,
     now: Time,
     schedule: Schedule<Event>,
@@ -80,14 +80,14 @@ pub struct World {
     done: Vec<Done>,
     trace: Trace,
     messages: u64,
-    /// Where [`Options::checked`].
+    /// The checks, if [`Options::checked`].
     checks: Option<Checks>,
-    /// Memory of NODE answers, to be used again.
+    /// Lists of contacts, kept for the next answers to save their allocation.
     lists: Vec<Vec<Contact>>,
 }
 
 impl World {
-    /// A world in which nobody lives yet.
+    /// A world without hosts.
     pub fn new(options: Options) -> World {
         World {
             random: fastrand::Rng::with_seed(options.seed),
@@ -106,27 +106,27 @@ impl World {
         }
     }
 
-    /// The time.
+    /// The virtual time.
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// A hash of everything that happened.
+    /// A hash of everything that has happened so far.
     pub fn trace(&self) -> u64 {
         self.trace.value()
     }
 
-    /// Requests and answers delivered.
+    /// The number of requests and answers delivered so far.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Lets time pass until `until`.
+    /// Lets everything happen that is due by `until`.
     pub fn run_until(&mut self, until: Time) {
         while self.step(until) {}
     }
 
-    /// Lets the next thing happen, if it is not after `until`; whether there was one.
+    /// Lets the next event happen if it is due by `until`. Returns whether there was one; if not, it is `until` now.
     pub fn step(&mut self, until: Time) -> bool {
         let Some((at, event)) = self.schedule.next(until) else {
             self.now = self.now.max(until);
@@ -147,7 +147,7 @@ impl World {
         true
     }
 
-    /// Jobs that have ended since last asked.
+    /// The jobs that have ended since the last call.
     pub fn take_done(&mut self) -> Vec<Done> {
         std::mem::take(&mut self.done)
     }
@@ -159,7 +159,7 @@ impl World {
         self.add_host_at(address_of(self.hosts.len()))
     }
 
-    /// The same at this address, which nobody has.
+    /// Adds a living host at this address, which no host may have.
     pub fn add_host_at(&mut self, addr: SocketAddr) -> usize {
         let number = self.hosts.len();
         let host = Host::new(addr, self.options.settings, self.random.u64(..), self.now);
@@ -180,7 +180,7 @@ impl World {
         self.ring = Ring::new(living.map(|(number, host)| (host.contact.id, number as u32)));
     }
 
-    /// Lets `host` join through `known`.
+    /// Tells `host` to join through the host `known`.
     pub fn join(&mut self, host: usize, known: usize) {
         let (addr, now) = (self.hosts[known].contact.addr, self.now);
         if let Some(body) = &mut self.hosts[host].body {
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// Gives `host` a past in which it heard from `contacts`.
+    /// Gives `host` a past in which it has heard from `contacts`, and they from it.
     pub fn remember(&mut self, host: usize, contacts: &[Contact]) {
         let now = self.now;
         if let Some(body) = &mut self.hosts[host].body {
@@ -198,14 +198,14 @@ impl World {
         }
     }
 
-    /// A host dies, and nobody is told.
+    /// Kills a host; nobody is told.
     pub fn kill(&mut self, host: usize) {
         let dead = &mut self.hosts[host];
         dead.body = None;
         self.ring.remove(dead.contact.id, host as u32);
     }
 
-    /// The hosts that `which` names lie from now on.
+    /// Makes the living hosts lie whose numbers `which` accepts.
     pub fn corrupt(&mut self, which: impl Fn(usize) -> bool) {
         let mut liars = Vec::new();
         for (number, host) in self.hosts.iter_mut().enumerate() {
@@ -218,7 +218,7 @@ impl World {
         self.liars = (!liars.is_empty()).then(|| Liars::new(self.options.lie, self.options.settings.ids, liars, seed));
     }
 
-    /// A living honest host, chosen at random.
+    /// A living honest host, chosen at random. Panics if there is hardly any.
     pub fn any_honest(&mut self) -> usize {
         for _ in 0..100_000 {
             let host = self.random.usize(..self.hosts.len());
@@ -236,7 +236,7 @@ impl World {
 
     // ---- what clients do ----
 
-    /// Has `host` see to it that `value` is stored; its end is reported under `op`.
+    /// Lets a client of `host` put `value`. The end is reported as the [`Done`] of `op`.
     pub fn put(&mut self, host: usize, op: usize, key: Id, value: &[u8]) {
         let ticket = Ticket { waiter: Key::from_bits(op as u64), since: self.now };
         let put = Put { key, value, ttl_s: 10, replication: self.options.replication, source: CLIENT.ip() };
@@ -253,7 +253,7 @@ impl World {
         self.settle(host as u32);
     }
 
-    /// Puts a value into a living host's store, without asking anybody; whether it took it.
+    /// Puts a value into a living host's store without asking anybody; returns whether the store took it.
     pub fn place(&mut self, host: usize, key: Id, value: &[u8]) -> bool {
         let now = self.now;
         if let Some(checks) = &mut self.checks {
@@ -265,7 +265,7 @@ impl World {
         placed
     }
 
-    /// Has `host` look for the value of `key`; its end is reported under `op`.
+    /// Lets a client of `host` get the value of `key`. The end is reported as the [`Done`] of `op`.
     pub fn get(&mut self, host: usize, op: usize, key: Id) {
         let ticket = Ticket { waiter: Key::from_bits(op as u64), since: self.now };
         let now = self.now;
@@ -284,7 +284,7 @@ impl World {
         self.settle(host as u32);
     }
 
-    /// `from` asks `to` about `key` without any lookup of its own, as an attacker does who wants to be noticed.
+    /// Sends a FIND_NODE for `key` from `from` to `to` outside any lookup, as an attacker does to be noticed.
     pub fn pester(&mut self, from: usize, to: usize, key: Id) {
         let (from, to, id) = (from as u32, to as u32, Key::from_bits(u64::MAX));
         self.send(from, to, Event::Request { from, to, id, message: Request::FindNode(key), is_ephemeral: false });
@@ -343,7 +343,7 @@ impl World {
         if let Some(reply) = reply {
             self.send(to, from, Event::Answer { from: to, to: from, id, reply });
         }
-        // Most requests change nothing; a value that was stored must be freed in time.
+        // Most requests change no deadline; a value that was stored sets one.
         if self.drain(to) || matches!(message, Message::Put { .. }) {
             self.arm(to);
         }
@@ -397,13 +397,13 @@ impl World {
         self.settle(host);
     }
 
-    /// Does what a host wants done, and sees that it is woken in time.
+    /// Does what a host wants done, and sets its timer.
     fn settle(&mut self, number: u32) {
         self.drain(number);
         self.arm(number);
     }
 
-    /// Does what a host wants done; whether there was anything.
+    /// Does what a host wants done; returns whether there was anything.
     fn drain(&mut self, number: u32) -> bool {
         let now = self.now;
         for outputs in 0.. {
@@ -425,7 +425,7 @@ impl World {
         true
     }
 
-    /// Sees that a host is woken in time.
+    /// Sets a host's timer.
     fn arm(&mut self, number: u32) {
         let now = self.now;
         let host = &mut self.hosts[number as usize];
@@ -451,7 +451,7 @@ impl World {
             }
         }
         let is_ephemeral = via == Via::Single;
-        // A broken node sends it again, or to everybody.
+        // A broken node sends the request twice, or to everybody.
         let others = match (self.options.canary, &message) {
             (Canary::AsksTwice, Request::FindValue(_)) => vec![to],
             (Canary::AsksForEver, Request::FindValue(_)) => (0..self.hosts.len() as u32).filter(|n| *n != to).collect(),
@@ -476,7 +476,7 @@ impl World {
     }
 }
 
-/// Who is at this address, if anybody ever was.
+/// The number of the host that is, or was, at this address.
 fn host_at(crowded: &BTreeMap<SocketAddr, u32>, addr: SocketAddr) -> Option<u32> {
     crowded.get(&addr).copied().or_else(|| number_of(addr).map(|number| number as u32))
 }

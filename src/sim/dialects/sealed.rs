@@ -1,5 +1,5 @@
-//! The sealed dialect in the simulator: machines with one node each, clients that put and get values, and a model of what
-//! was put, which says what a GET may come back with. Judges only what any client could see.
+//! The sealed dialect in the simulator: machines with one node each, clients that put and get values, and a model of
+//! what was put, which says what a GET may come back with. Judges only what any client could see.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

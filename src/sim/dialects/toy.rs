@@ -1,5 +1,5 @@
-//! The toy dialect (`tests/toy`) in the simulator: clients that greet and then ask for bytes, send large messages, shout,
-//! or listen for shouts, and a model of what was shouted. Judges only what any client could see.
+//! The toy dialect (`tests/toy`) in the simulator: clients that greet and then ask for bytes, send large messages,
+//! shout, or listen for shouts, and a model of what was shouted. Judges only what any client could see.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
