@@ -1,9 +1,10 @@
-//! A slab whose keys know when their slot was reused, so that a late event, answer or timer can't hit a stranger. Never
-//! knows what it holds, or who holds the keys.
+//! A slab whose keys include a serial number, so that a late event, answer or timer can't reach the value that reuses a
+//! slot. Knows nothing about its values or about who holds the keys.
 
 use slab::Slab;
 
-/// Names one value of an [`Arena`]; outlives it safely. Ordered, so that it can be a map's key.
+/// Names one value of an [`Arena`]. Once the value is removed, the key finds nothing. Ordered, so that it can be the
+/// key of a map.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Key {
     index: u32,
@@ -11,28 +12,28 @@ pub struct Key {
 }
 
 impl Key {
-    /// The slot: small, dense, and reused after a removal.
+    /// The slot: a small number that is reused after a removal.
     pub fn index(self) -> usize {
         self.index as usize
     }
 
-    /// Tells the values apart that a slot has held.
+    /// The serial number, which distinguishes the values that a slot has held.
     pub fn serial(self) -> u32 {
         self.serial
     }
 
-    /// Slot and serial in one number, for traces and tables. Not for the kernel: see [`Key::to_token`].
+    /// The slot and the serial number in one number, for traces and tables. Not for the kernel: see [`Key::to_token`].
     pub fn to_bits(self) -> u64 {
         u64::from(self.serial) << 32 | u64::from(self.index)
     }
 
-    /// The key that [`Key::to_bits`] packed.
+    /// The key that [`Key::to_bits`] turned into `bits`.
     pub fn from_bits(bits: u64) -> Key {
         Key { index: bits as u32, serial: (bits >> 32) as u32 }
     }
 
-    /// The token by which the kernel names this value in its events: its slot, and as much of its serial as fits beside
-    /// it. The top bit is clear. `None` if the host's `usize` is too small for the slot.
+    /// The token that names this value in the kernel's events: the slot, and as many bits of the serial number as fit.
+    /// The top bit is clear. `None` if the slot does not fit this host's `usize`.
     pub fn to_token(self) -> Option<usize> {
         NATIVE_TOKENS.pack(self).map(|token| token as usize)
     }
@@ -42,13 +43,13 @@ impl Key {
         NATIVE_TOKENS.slot(token as u64)
     }
 
-    /// The key that `token` was made from, if that is still the value in its slot, whose serial is `serial`.
+    /// The key of `token`, if it still names the value in its slot. `serial` is the serial number of that value.
     pub fn from_token(token: usize, serial: u32) -> Option<Key> {
         NATIVE_TOKENS.unpack(token as u64, serial)
     }
 }
 
-/// How a key is packed into a token, a `usize`. From the low end: the slot, the serial, one bit that is clear.
+/// How a key is packed into a token, which is a `usize`. From the low end: the slot, the serial number, one clear bit.
 #[derive(Copy, Clone, Debug)]
 pub struct TokenLayout {
     slot_bits: u32,
@@ -58,19 +59,20 @@ pub struct TokenLayout {
 const NATIVE_TOKENS: TokenLayout = TokenLayout::of(usize::BITS);
 
 impl TokenLayout {
-    /// Of hosts where a `usize` has `width` bits, 32 or 64. Tokens of 64 bits hold the whole serial, those of 32 bits the
-    /// lowest 15: a late event could hit a stranger there, if a multiple of 32,768 values came between.
+    /// The layout on hosts whose `usize` has `width` bits, 32 or 64. A token of 64 bits holds the whole serial number,
+    /// one of 32 bits its lowest 15 bits: there, a late event could reach the wrong value if a multiple of 32,768
+    /// values came in between.
     pub const fn of(width: u32) -> TokenLayout {
         let slot_bits = if width < 64 { 16 } else { 32 };
         TokenLayout { slot_bits, serial_bits: width - 1 - slot_bits }
     }
 
-    /// Slots that a token can name.
+    /// The number of slots that a token can name.
     pub const fn slots(self) -> u64 {
         1 << self.slot_bits
     }
 
-    /// Values, one after the other in the same slot, that a token tells apart.
+    /// How many successive values of one slot a token can distinguish.
     pub const fn serials(self) -> u64 {
         1 << self.serial_bits
     }
@@ -90,7 +92,7 @@ impl TokenLayout {
     }
 }
 
-/// Values under keys that are never given twice (until 2^31 insertions later).
+/// Values under keys that are not reused until 2^31 insertions later.
 #[derive(Debug)]
 pub struct Arena<T> {
     slots: Slab<(u32, T)>,
@@ -104,13 +106,13 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
-    /// The key that the next [`Arena::insert`] will give.
+    /// The key that the next [`Arena::insert`] will return.
     pub fn vacant_key(&self) -> Key {
-        // Half of the range, so that all of a serial fits a token of 64 bits beside the bit that stays clear.
+        // Half of the range, so that the whole serial number fits a token of 64 bits besides the bit that stays clear.
         Key { index: self.slots.vacant_key() as u32, serial: (self.serial + 1) & (u32::MAX >> 1) }
     }
 
-    /// Stores `value`.
+    /// Stores `value` and returns its key.
     pub fn insert(&mut self, value: T) -> Key {
         let key = self.vacant_key();
         self.serial = key.serial;
@@ -128,23 +130,23 @@ impl<T> Arena<T> {
         self.slots.get_mut(key.index()).filter(|(serial, _)| *serial == key.serial).map(|(_, value)| value)
     }
 
-    /// Takes the value of `key` out.
+    /// Removes the value of `key` and returns it, unless it was removed before.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         Some(self.slots.remove(key.index()).1)
     }
 
-    /// Values stored.
+    /// The number of values stored.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether nothing is stored.
+    /// Whether no value is stored.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// All values in the order of their slots.
+    /// All values, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().map(|(index, (serial, value))| (Key { index: index as u32, serial: *serial }, value))
     }
@@ -179,7 +181,7 @@ mod tests {
                 let layout = TokenLayout::of(width);
                 let key = key((u64::from(index) % layout.slots()) as u32, serial);
                 let token = layout.pack(key).unwrap();
-                prop_assert!(token < 1 << (width - 1), "the tokens with the top bit are not for connections");
+                prop_assert!(token < 1 << (width - 1), "tokens with the top bit set are not for connections");
                 prop_assert_eq!(layout.slot(token), key.index());
                 prop_assert_eq!(layout.unpack(token, key.serial), Some(key));
             }

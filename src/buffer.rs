@@ -1,38 +1,38 @@
-//! A connection's inbox and outbox, and the pool their memory comes from and goes back to, so that an idle connection
-//! holds none: an empty inbox and an empty outbox are one null pointer each. Never grows past what really arrived: a
-//! length that a stranger claims allocates nothing.
+//! The inbox and the outbox of a connection, and the pool that provides their memory. An idle connection holds no
+//! memory: an empty inbox and an empty outbox are one null pointer each. Never allocates for bytes that have not
+//! arrived: a length that a stranger claims allocates nothing.
 
 use crate::limits::{BUFFER_LARGE, BUFFER_SMALL, POOLED_BYTES};
 use crate::time::Time;
 
-/// Buffers that wait for the next connection that needs one: inboxes of two sizes, and outboxes.
+/// Free buffers, kept for reuse: inboxes of two sizes, and outboxes.
 #[derive(Debug, Default)]
 #[allow(
     clippy::vec_box,
-    reason = "boxes go in and out whole: an idle connection holds a pointer, and nothing is moved"
+    reason = "boxes are passed on whole: an idle connection holds a pointer, and no buffer is moved"
 )]
 pub struct BufferPool {
     small: Vec<Box<Received>>,
     large: Vec<Box<Received>>,
     outboxes: Vec<Box<Queued>>,
-    /// Capacity of the pooled outboxes, in bytes.
+    /// Total capacity of the kept outboxes, in bytes.
     outbox_bytes: usize,
 }
 
 impl BufferPool {
     fn take(&mut self, least: usize) -> Box<Received> {
-        let (shelf, size) =
+        let (kept, size) =
             if least <= BUFFER_SMALL { (&mut self.small, BUFFER_SMALL) } else { (&mut self.large, BUFFER_LARGE) };
-        shelf.pop().unwrap_or_else(|| Box::new(Received { bytes: vec![0; size].into(), head: 0, tail: 0 }))
+        kept.pop().unwrap_or_else(|| Box::new(Received { bytes: vec![0; size].into(), head: 0, tail: 0 }))
     }
 
-    /// Takes `buffer` back; what is more than a burst should leave behind is freed.
-    fn give(&mut self, mut buffer: Box<Received>) {
+    /// Takes `buffer` back. Frees it if the pool holds enough.
+    fn put_back(&mut self, mut buffer: Box<Received>) {
         let size = buffer.bytes.len();
-        let shelf = if size == BUFFER_SMALL { &mut self.small } else { &mut self.large };
-        if (shelf.len() + 1) * size <= POOLED_BYTES {
+        let kept = if size == BUFFER_SMALL { &mut self.small } else { &mut self.large };
+        if (kept.len() + 1) * size <= POOLED_BYTES {
             (buffer.head, buffer.tail) = (0, 0);
-            shelf.push(buffer);
+            kept.push(buffer);
         }
     }
 
@@ -44,7 +44,7 @@ impl BufferPool {
         outbox
     }
 
-    fn give_outbox(&mut self, mut outbox: Box<Queued>) {
+    fn put_back_outbox(&mut self, mut outbox: Box<Queued>) {
         let capacity = outbox.bytes.capacity();
         if self.outbox_bytes + capacity <= POOLED_BYTES {
             outbox.bytes.clear();
@@ -54,17 +54,18 @@ impl BufferPool {
         }
     }
 
-    /// Bytes of memory that wait here: at most [`POOLED_BYTES`] for each of small inboxes, large inboxes, and outboxes.
+    /// Bytes of memory that the pool holds: at most [`POOLED_BYTES`] each for small inboxes, large inboxes, and
+    /// outboxes.
     pub fn bytes(&self) -> usize {
         self.small.len() * BUFFER_SMALL + self.large.len() * BUFFER_LARGE + self.outbox_bytes
     }
 }
 
-/// Bytes that came and are not handled yet.
+/// Bytes that have arrived and have not been handled.
 #[derive(Debug, Default)]
 pub struct Inbox(Option<Box<Received>>);
 
-/// Read space, and which part of it is not handled yet.
+/// A read buffer. The bytes from `head` to `tail` have not been handled.
 #[derive(Debug)]
 struct Received {
     bytes: Box<[u8]>,
@@ -79,27 +80,27 @@ impl Received {
 }
 
 impl Inbox {
-    /// What is not handled yet.
+    /// The bytes that have not been handled.
     pub fn unread(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |received| &received.bytes[received.head as usize..received.tail as usize])
     }
 
-    /// Whether everything is handled.
+    /// Whether all bytes have been handled.
     pub fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|received| received.is_empty())
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory that the inbox holds.
     pub fn capacity(&self) -> usize {
         self.0.as_ref().map_or(0, |received| received.bytes.len())
     }
 
-    /// Whether [`Inbox::space`] has none.
+    /// Whether the largest buffer is full of unhandled bytes, so that [`Inbox::space`] returns `None`.
     pub fn is_full(&self) -> bool {
         self.unread().len() >= BUFFER_LARGE
     }
 
-    /// Space to read into, never empty; `None` once the largest buffer is full of bytes that nobody has handled.
+    /// Space to read into, never empty. `None` if the largest buffer is full of unhandled bytes.
     pub fn space(&mut self, pool: &mut BufferPool) -> Option<&mut [u8]> {
         let received = self.0.get_or_insert_with(|| pool.take(BUFFER_SMALL));
         let (head, tail) = (received.head as usize, received.tail as usize);
@@ -109,7 +110,7 @@ impl Inbox {
             } else if tail < BUFFER_LARGE {
                 let mut larger = pool.take(tail + 1);
                 larger.bytes[..tail].copy_from_slice(&received.bytes);
-                pool.give(std::mem::replace(received, larger));
+                pool.put_back(std::mem::replace(received, larger));
             } else {
                 return None;
             }
@@ -118,14 +119,15 @@ impl Inbox {
         Some(&mut received.bytes[received.tail as usize..])
     }
 
-    /// `n` bytes of [`Inbox::space`] were filled.
+    /// The caller filled the first `n` bytes of [`Inbox::space`].
     pub fn filled(&mut self, n: usize) {
         if let Some(received) = &mut self.0 {
             received.tail = (received.tail as usize).saturating_add(n).min(received.bytes.len()) as u32;
         }
     }
 
-    /// The first `n` bytes of [`Inbox::unread`] are handled, or all if there are fewer; returns how many they were.
+    /// The first `n` bytes of [`Inbox::unread`] have been handled, or all if there are fewer. Returns how many there
+    /// were.
     pub fn consume(&mut self, n: usize) -> usize {
         let Some(received) = &mut self.0 else {
             return 0;
@@ -135,29 +137,29 @@ impl Inbox {
         (received.head - before) as usize
     }
 
-    /// Hands the memory back if nothing is left in it.
+    /// Returns the memory to the pool if no unhandled bytes are left.
     pub fn release(&mut self, pool: &mut BufferPool) {
         if let Some(received) = self.0.take_if(|received| received.is_empty()) {
-            pool.give(received);
+            pool.put_back(received);
         }
     }
 }
 
-/// Bytes that wait to be written, and how many of them are answers; the others are requests of ours.
+/// Bytes that wait to be written, and how many of them belong to answers; the others belong to our own requests.
 #[derive(Debug, Default)]
 pub struct Outbox(Option<Box<Queued>>);
 
-/// What an outbox holds while there is something in it.
+/// The content of an outbox that is not empty.
 #[derive(Debug, Default)]
 struct Queued {
     bytes: Vec<u8>,
     head: u32,
     answer_bytes: u32,
-    /// Where in `bytes` the last answer ends.
+    /// The index in `bytes` at which the last answer ends.
     answers_end: u32,
-    /// The socket would not take all of it.
+    /// The socket has not taken all bytes.
     is_stuck: bool,
-    /// When it last ceased to be empty, shrank, or began to be stuck.
+    /// When the outbox last stopped being empty, shrank, or became stuck.
     moved_at: Time,
 }
 
@@ -168,12 +170,12 @@ impl Queued {
 }
 
 impl Outbox {
-    /// What is to be written.
+    /// The bytes to write.
     pub fn unwritten(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |queued| &queued.bytes[queued.head as usize..])
     }
 
-    /// Bytes to be written.
+    /// The number of bytes to write.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |queued| queued.len())
     }
@@ -183,27 +185,27 @@ impl Outbox {
         self.0.is_none()
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory that the outbox holds.
     pub fn capacity(&self) -> usize {
         self.0.as_ref().map_or(0, |queued| queued.bytes.capacity())
     }
 
-    /// Queued bytes of answers; a little more than the truth while requests stand between them.
+    /// Queued bytes of answers. Slightly too high while requests are queued between answers.
     pub fn answer_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |queued| queued.answer_bytes as usize)
     }
 
-    /// Since when a socket that did not take all of it has made no progress; `None` while nothing is left over.
+    /// Since when the socket has made no progress; `None` if it has taken all that was offered.
     pub fn stuck_since(&self) -> Option<Time> {
         self.0.as_ref().filter(|queued| queued.is_stuck).map(|queued| queued.moved_at)
     }
 
-    /// Lets `encode` append answers.
+    /// Appends the answers that `encode` writes.
     pub fn answers(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
         self.append(pool, now, true, encode);
     }
 
-    /// Lets `encode` append requests of ours.
+    /// Appends our own requests that `encode` writes.
     pub fn requests(&mut self, pool: &mut BufferPool, now: Time, encode: impl FnOnce(&mut Vec<u8>)) {
         self.append(pool, now, false, encode);
     }
@@ -246,10 +248,10 @@ impl Outbox {
         }
     }
 
-    /// Forgets everything and hands the memory back.
+    /// Discards all bytes and returns the memory to the pool.
     pub fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(queued) = self.0.take() {
-            pool.give_outbox(queued);
+            pool.put_back_outbox(queued);
         }
     }
 }
@@ -315,7 +317,8 @@ mod tests {
         assert_eq!((outbox.is_empty(), outbox.capacity(), outbox.answer_bytes()), (true, 0, 0));
     }
 
-    /// With 80 KiB of an incomplete frame there was no space left, and the read of nothing was taken for the peer's end.
+    /// Regression: with 80 KiB of an incomplete frame there was no space left, and reading 0 bytes was taken for the
+    /// peer's FIN.
     #[test]
     fn a_full_inbox_has_no_space_instead_of_an_empty_one() {
         let (mut pool, mut inbox) = (BufferPool::default(), Inbox::default());
@@ -328,7 +331,7 @@ mod tests {
         assert_eq!(inbox.space(&mut pool).map(|space| space.len()), Some(1));
     }
 
-    /// The pool kept 64 buffers of each kind, ten megabytes, for as long as the process ran.
+    /// Regression: the pool kept 64 buffers of each kind, ten megabytes, for as long as the process ran.
     #[test]
     fn after_a_burst_the_pool_keeps_little() {
         let mut pool = BufferPool::default();

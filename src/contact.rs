@@ -1,16 +1,16 @@
-//! Contacts, and which addresses may be one. Decides from the address alone; never dials or resolves anything.
+//! Contacts, and which addresses a contact may have. Decides from the address alone; never dials or resolves anything.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::id::Id;
 
-/// A node of the network: an id at an address. How the two belong together is the dialect's business.
+/// A node of the network: an id at an address. The dialect defines how the two belong together.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Contact<I = Id> {
     /// The node's id.
     pub id: I,
-    /// Where it listens.
+    /// The address on which it listens.
     pub addr: SocketAddr,
 }
 
@@ -23,9 +23,9 @@ impl<I: fmt::Debug> fmt::Debug for Contact<I> {
 /// How far an address reaches.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// This host only.
+    /// Only this host.
     Loopback,
-    /// This site only: 10/8, 172.16/12, 192.168/16, fc00::/7, link-local.
+    /// Only this site: 10/8, 172.16/12, 192.168/16, fc00::/7, link-local.
     Private,
     /// The internet.
     Global,
@@ -64,9 +64,9 @@ fn scope_v6(ip: Ipv6Addr) -> Option<Scope> {
     }
 }
 
-/// Whether a node at `own` may list and dial `other`: a real port, the same family (IPV6_V6ONLY always), no martian;
-/// loopback contacts only for nodes on loopback, private ones only for nodes with private addresses; and a node on
-/// loopback reaches nobody else.
+/// Whether a node at `own` may list and dial `other`. That takes a port other than 0, the same address family (we
+/// always set IPV6_V6ONLY), and no martian. Only nodes on loopback reach contacts on loopback, and they reach no
+/// others; nodes with a global address do not reach private ones.
 pub fn admissible(own: IpAddr, other: SocketAddr) -> bool {
     if other.port() == 0 || own.is_ipv4() != other.is_ipv4() {
         return false;
@@ -79,11 +79,11 @@ pub fn admissible(own: IpAddr, other: SocketAddr) -> bool {
     }
 }
 
-/// What one owner is likely to hold as a whole: an IPv4 /24 or an IPv6 /64. Diversity limits count by it.
+/// A network that is likely to have one owner: an IPv4 /24 or an IPv6 /64. Limits on diversity count contacts by it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Network([u8; 8]);
 
-/// The network of `ip`, or `None` for loopback, where all programs of a host share one.
+/// The network of `ip`, or `None` for loopback, where all programs of a host share one address.
 pub fn network(ip: IpAddr) -> Option<Network> {
     let mut prefix = [0; 8];
     match ip {
@@ -93,8 +93,8 @@ pub fn network(ip: IpAddr) -> Option<Network> {
     (scope(ip) != Some(Scope::Loopback)).then_some(Network(prefix))
 }
 
-/// An address as limits on what one stranger may take count it: an IPv4 address, or the /64 of an IPv6 one; `None` for
-/// loopback, where all programs of a host share one.
+/// The source of `ip`, as limits per stranger count it: an IPv4 address, or the /64 of an IPv6 address. `None` for
+/// loopback, where all programs of a host share one address.
 pub fn source(ip: IpAddr) -> Option<IpAddr> {
     let source = match ip {
         IpAddr::V4(_) => ip,
@@ -103,7 +103,7 @@ pub fn source(ip: IpAddr) -> Option<IpAddr> {
     (scope(ip) != Some(Scope::Loopback)).then_some(source)
 }
 
-/// The address with a v4-mapped v6 address written as v4, and without flow label and scope id, which are local matters.
+/// Writes a v4-mapped v6 address as v4, and drops the flow label and the scope id, which only matter locally.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

@@ -1,5 +1,5 @@
-//! A node inside another program: the façade over the poll loop, the engine and the sealed dialect. One thread, the
-//! caller's: the node works while one of its methods runs, and never starts a thread but to resolve names.
+//! A node for use inside another program: a façade over the poll loop, the engine and the sealed dialect. Everything
+//! happens on the caller's thread, while one of the node's methods runs; the only other threads resolve names.
 
 use std::fmt;
 use std::io;
@@ -24,13 +24,14 @@ use crate::net::socket::{listen, seed};
 /// Why an operation of a [`Node`] failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The operating system refused something.
+    /// The operating system returned an error.
     Io(io::Error),
-    /// The node listens on a wildcard address, and nobody said which address others reach it at.
+    /// The node listens on this wildcard address, and [`Builder::advertise`] was not called.
     NeedsAdvertise(SocketAddr),
-    /// No node would hold the value, or the node refused it, with the dialect's code and text.
+    /// No node would hold the value, or the node refused the request, with this error code and text of the dialect
+    /// (docs/protocol-sealed.md, "Errors").
     Refused(u32, String),
-    /// Too much is under way, or there was no answer in time: try again.
+    /// Too many operations are in progress, or no answer came in time: try again.
     Busy,
 }
 
@@ -60,7 +61,7 @@ impl From<io::Error> for Error {
     }
 }
 
-/// What a [`Node`] is to be; see [`Node::builder`].
+/// The settings of a new [`Node`]; see [`Node::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     listen: SocketAddr,
@@ -70,26 +71,26 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Where to listen; port 0 lets the kernel choose. Default: `127.0.0.1:0`.
+    /// The address to listen on. Port 0 lets the kernel choose. Default: `127.0.0.1:0`.
     pub fn listen(mut self, addr: SocketAddr) -> Builder {
         self.listen = addr;
         self
     }
 
-    /// The address that others reach the node at, where it listens on `0.0.0.0` or `::`.
+    /// The address at which other nodes reach this one. Required if the node listens on `0.0.0.0` or `::`.
     pub fn advertise(mut self, ip: IpAddr) -> Builder {
         self.advertise = Some(ip);
         self
     }
 
-    /// A node to join through, `HOST:PORT`; names are resolved while the node works, and again where that fails. At most
-    /// 64 are used. Default: none, and the node starts alone.
+    /// Adds a node through which to join the network, as `HOST:PORT`. The node resolves names while it works, and tries
+    /// again if that fails. At most 64 addresses are used. Default: none, so that the node starts alone.
     pub fn bootstrap(mut self, address: impl Into<String>) -> Builder {
         self.bootstraps.push(address.into());
         self
     }
 
-    /// Holders of a value whose [`Node::put`] does not say how many. Default: 3.
+    /// How many nodes should hold each value, from 1 to 20; other numbers are clamped. Default: 3.
     pub fn replication(mut self, holders: usize) -> Builder {
         self.settings.dialects.sealed.node.replication = holders.clamp(1, crate::limits::REPLICATION_MAX);
         self
@@ -101,16 +102,17 @@ impl Builder {
         self
     }
 
-    /// Connections in all. Default: 16,384; the process must be allowed as many open files.
+    /// The total number of connections. Default: 16,384. The process must be allowed to open as many files.
     pub fn max_connections(mut self, connections: usize) -> Builder {
         self.settings.max_connections = connections;
         self
     }
 
-    /// Binds the socket and makes the node. It works once [`Node::turn`], [`Node::run`], [`Node::put`] or [`Node::get`]
-    /// is called.
+    /// Binds the socket and creates the node. The node works only while [`Node::turn`], [`Node::run`], [`Node::put`],
+    /// [`Node::get`] or [`Node::stop`] runs.
     ///
-    /// Errors: the address can't be bound, a wildcard address without [`Builder::advertise`], or no descriptors are left.
+    /// Errors: [`Error::Io`] if the address can't be bound or no descriptors are left; [`Error::NeedsAdvertise`] for a
+    /// wildcard address without [`Builder::advertise`].
     pub fn start(self) -> Result<Node, Error> {
         let socket = listen(self.listen)?;
         let bound = socket.addr;
@@ -131,14 +133,14 @@ impl Builder {
     }
 }
 
-/// A node of the sealed dialect, driven by its owner.
+/// A node of the sealed dialect that its owner drives.
 ///
 /// ```rust
 /// use std::time::Duration;
 ///
 /// let mut first = dayfly::Node::builder().start()?;
 /// let mut second = dayfly::Node::builder().bootstrap(first.local_addr().to_string()).start()?;
-/// // Both live in one thread here, so each must have its turns for the other to join.
+/// // Both run on one thread here, so both need turns before the second has joined the first.
 /// for _ in 0..100 {
 ///     first.turn(Duration::from_millis(2))?;
 ///     second.turn(Duration::from_millis(2))?;
@@ -157,32 +159,34 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node on loopback, on a port that the kernel chooses, which joins nobody, until told otherwise.
+    /// The settings of a node on loopback, on a port that the kernel chooses, which joins nobody. The methods of the
+    /// builder change them.
     pub fn builder() -> Builder {
         let listen = ([127, 0, 0, 1], 0).into();
         Builder { listen, advertise: None, bootstraps: Vec::new(), settings: EngineSettings::default() }
     }
 
-    /// The address that others reach it at.
+    /// The address at which other nodes reach this one.
     pub fn local_addr(&self) -> SocketAddr {
         self.contact
     }
 
-    /// Its id: SHA-256 of its address (docs/protocol-sealed.md, "Who is who").
+    /// The node's id: the SHA-256 of its address (docs/protocol-sealed.md, "Who is who").
     pub fn id(&self) -> Id {
         node_id(self.contact)
     }
 
-    /// Contacts in its routing table.
+    /// The number of contacts in its routing table.
     pub fn contacts(&self) -> usize {
         self.net.engine().service::<Service>().nodes().iter().map(|node| node.overlay().table().len()).sum()
     }
 
-    /// Stores `value`, at most 65,463 bytes, on the nodes nearest to `key`, for `lifetime`, rounded up to whole seconds and
-    /// cut to less than ten. Returns once a node holds it; meanwhile the node serves others. A node that is alone holds
-    /// it itself.
+    /// Stores `value`, at most 65,463 bytes, on the nodes nearest to `key`. The `lifetime` is rounded up to whole
+    /// seconds and clamped to 1 to 10 seconds. Returns once a node holds the value; a node that is alone holds it
+    /// itself. The node serves its peers meanwhile.
     ///
-    /// Errors: [`Error::Refused`] if the value is too large or nobody would hold it, [`Error::Busy`], [`Error::Io`].
+    /// Errors: [`Error::Refused`] if the value is too large or no node would hold it; [`Error::Busy`]; [`Error::Io`] if
+    /// polling failed.
     pub fn put(&mut self, key: Id, value: &[u8], lifetime: Duration) -> Result<(), Error> {
         let longest = (LIFETIME_MAX_MS / 1_000) as f64;
         let ttl_s = lifetime.as_secs_f64().ceil().clamp(1.0, longest) as u16;
@@ -193,10 +197,10 @@ impl Node {
         }
     }
 
-    /// Finds the value of `key`: here, or on the nodes nearest to it. `None` if nobody has it. Meanwhile the node serves
-    /// others; it takes four seconds at most.
+    /// Finds the value of `key`, here or on the nodes nearest to it; `None` if nobody has it. Takes at most four
+    /// seconds. The node serves its peers meanwhile.
     ///
-    /// Errors: [`Error::Refused`], [`Error::Busy`], [`Error::Io`].
+    /// Errors: [`Error::Refused`]; [`Error::Busy`]; [`Error::Io`] if polling failed.
     pub fn get(&mut self, key: Id) -> Result<Option<Vec<u8>>, Error> {
         match self.finish(Operation::Get { key })? {
             Reply::Success(value) => Ok(Some(value.to_vec())),
@@ -207,32 +211,33 @@ impl Node {
     }
 
     fn finish(&mut self, operation: Operation) -> Result<Reply, Error> {
-        // A job ends by itself before that.
+        // A job always ends earlier.
         let timeout_ms = 2 * JOB_MS;
         let reply = self.net.operation::<Service, _>(Some(self.number), operation, timeout_ms, Some)?;
         reply.ok_or(Error::Busy)
     }
 
-    /// Serves for one turn of the poll loop: waits for something to happen, at most for `at_most`, and deals with it.
+    /// Runs one turn of the poll loop: waits until something happens, at most for `at_most`, and handles it.
     ///
-    /// Errors: polling failed.
+    /// Errors: [`Error::Io`] if polling failed.
     pub fn turn(&mut self, at_most: Duration) -> Result<(), Error> {
         let until = self.net.now().after(at_most.as_millis().try_into().unwrap_or(u64::MAX));
         Ok(self.net.turn(Some(until))?)
     }
 
-    /// Serves until SIGTERM or SIGINT, then stops as [`Node::stop`] does. Handles these signals for the whole process.
+    /// Serves until SIGTERM or SIGINT, then stops like [`Node::stop`]. Handles these signals for the whole process.
     ///
-    /// Errors: signals can't be handled, or polling failed.
+    /// Errors: [`Error::Io`] if signals can't be handled or polling failed.
     pub fn run(mut self) -> Result<(), Error> {
         self.net.handle_signals()?;
         self.net.run()?;
         Ok(())
     }
 
-    /// Stops: accepts nobody any more, answers what was asked, and closes within two seconds.
+    /// Stops the node: it accepts no more connections, answers the requests that it has received, and closes its
+    /// connections, within two seconds.
     ///
-    /// Errors: polling failed.
+    /// Errors: [`Error::Io`] if polling failed.
     pub fn stop(mut self) -> Result<(), Error> {
         self.net.stop();
         let until = self.net.now().after(STOP_MS);
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_is_said() {
+    fn what_is_impossible_is_an_error() {
         let wildcard = Node::builder().listen(([0, 0, 0, 0], 0).into()).start();
         assert!(matches!(wildcard, Err(Error::NeedsAdvertise(_))));
         let node = Node::builder().start().unwrap();

@@ -1,5 +1,5 @@
-//! The guard: counts every fault by name, and logs it without letting a stranger flood the log. Names no dialect; never
-//! closes or refuses anything itself.
+//! The guard: counts every fault by name, and logs it in a way that no stranger can flood the log. Names no dialect;
+//! never closes or refuses anything.
 
 use std::net::SocketAddr;
 
@@ -8,15 +8,15 @@ use crate::time::Time;
 
 macro_rules! counters {
     ($(#[cfg($cfg:meta)] { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+ })+) => {
-        /// What is counted. Each has a name on the status page, which is also the event of its log line.
+        /// A kind of event that is counted. Its name appears in the status report and in its log lines.
         #[derive(Copy, Clone, PartialEq, Eq, Debug)]
         pub enum Counter { $($(#[cfg($cfg)] $(#[doc = $doc])+ $variant,)+)+ }
 
         impl Counter {
-            /// All of them, in order.
+            /// All counters, in order.
             pub const ALL: &'static [Counter] = &[$($(#[cfg($cfg)] Counter::$variant,)+)+];
 
-            /// Its name: lower case, words joined by underscores.
+            /// The counter's name: lower case, words joined by underscores.
             pub fn name(self) -> &'static str {
                 match self { $($(#[cfg($cfg)] Counter::$variant => $name,)+)+ }
             }
@@ -24,34 +24,34 @@ macro_rules! counters {
     };
 }
 
-// In groups: those of every build, then one group for each dialect that only some builds speak.
+// Counters in groups: first those of every build, then one group for each dialect that only some builds include.
 counters! {
     #[cfg(all())] {
         /// Bytes read from connections: those handled, those refused, and those that still wait in inboxes.
         BytesRead = "bytes_read",
-        /// Bytes of frames that were good.
+        /// Bytes of valid frames.
         BytesHandled = "bytes_handled",
-        /// Bytes of frames that were not, and of connections that ended before.
+        /// Bytes of invalid frames, and bytes that were unread when their connection ended.
         BytesRefused = "bytes_refused",
-        /// Requests taken in, of any kind and listener.
+        /// Requests received, of any kind and on any listener.
         Requests = "requests",
-        /// Answers to requests of ours.
+        /// Answers received to our requests.
         Answers = "answers",
-        /// Requests of ours that failed before their timeout.
+        /// Our requests that failed before their timeout.
         RequestsFailed = "requests_failed",
-        /// Requests of ours sent once more, because a reused connection died.
+        /// Our requests that were sent again because a reused connection died.
         RequestsResent = "requests_resent",
-        /// Connections taken in.
+        /// Connections accepted.
         Accepted = "accepted",
-        /// Connections dialled that came to be.
+        /// Dials that succeeded.
         Dialled = "dialled",
         /// Dials that failed.
         DialsFailed = "dials_failed",
-        /// Dials from the listening port that found the peer's connection already there.
+        /// Dials from the listening port that gave way to the peer's own connection.
         SimultaneousOpens = "simultaneous_opens",
-        /// Frames not complete in time (docs/faults.md, row 1).
+        /// Frames that were not complete in time (docs/faults.md, row 1).
         FrameTimeouts = "frame_timeouts",
-        /// Connections that said nothing (row 2).
+        /// Connections closed because their peer sent nothing (row 2).
         SilentConnections = "silent_connections",
         /// Impossible sizes (row 3).
         BadSizes = "bad_sizes",
@@ -59,47 +59,47 @@ counters! {
         ForeignProtocols = "foreign_protocols",
         /// Checksums that do not match (row 6).
         BadChecksums = "bad_checksums",
-        /// Types that are none (row 7).
+        /// Frames of unknown types (row 7).
         UnknownTypes = "unknown_types",
-        /// Bodies that do not fit their type.
+        /// Frames whose body does not fit their type.
         Malformed = "malformed",
-        /// Answers with more entries than anybody needs (row 9).
+        /// Answers with far too many entries (row 9).
         LongLists = "long_lists",
-        /// Answers to nothing (row 11).
+        /// Answers although we had sent no request (row 11).
         UnaskedAnswers = "unasked_answers",
-        /// Errors in answer to nothing (row 11).
+        /// Errors although we had sent no request (row 11).
         UnaskedErrors = "unasked_errors",
-        /// Answers that do not fit what was asked (row 11).
+        /// Answers that do not fit our request (row 11).
         WrongAnswers = "wrong_answers",
-        /// Connections closed for three strikes.
+        /// Connections closed after three strikes.
         StruckOut = "struck_out",
-        /// Connections refused because their address was struck out too often.
+        /// Connections refused because strikes had closed too many of their address.
         Banned = "banned",
-        /// PUTs refused because the store or the source's share of it is full (row 16).
+        /// PUTs refused because the store, or the source's share of it, was full (row 16).
         StoreFull = "store_full",
-        /// PUTs refused because the value is too large.
+        /// PUTs refused because the value was too large.
         ValuesTooLarge = "values_too_large",
-        /// PUTs refused because they would displace a self-certifying value.
+        /// PUTs refused because they would replace a self-certifying value.
         PutsRefused = "puts_refused",
-        /// Requests refused for want of capacity.
+        /// Requests refused for lack of capacity.
         Busy = "busy",
-        /// Times a connection was not read because its answers were not (row 18).
+        /// Times reading was paused because the peer was not draining its responses (row 18).
         ReadPauses = "read_pauses",
         /// Connections closed because they made no progress or queued too much (row 18).
         SlowReaders = "slow_readers",
-        /// Times a connection used up its turn (row 19).
+        /// Times a connection used up its share of a turn (row 19).
         TurnsUsedUp = "turns_used_up",
         /// Silent connections closed to make room for others (row 20).
         Evicted = "evicted",
-        /// Connections refused for the limit in all (row 20).
+        /// Connections refused because of the total limit (row 20).
         TooManyConnections = "too_many_connections",
-        /// Connections refused for the limit of their address (row 20).
+        /// Connections refused because of the limit per address (row 20).
         TooManyFromAddress = "too_many_from_address",
-        /// Connections closed because all buffers together were too large.
+        /// Connections closed because all buffers together held too many bytes.
         MemoryLimit = "memory_limit",
-        /// Accepts that failed for want of descriptors or memory (row 21).
+        /// Accepts that failed for lack of descriptors or memory (row 21).
         AcceptsFailed = "accepts_failed",
-        /// Connections that broke (row 22).
+        /// Connections that the peer or the network reset (row 22).
         Resets = "resets",
         /// Connections to ourselves (row 22).
         SelfConnections = "self_connections",
@@ -111,20 +111,20 @@ counters! {
         DatagramsRead = "datagrams_read",
         /// Datagrams sent.
         DatagramsSent = "datagrams_sent",
-        /// Datagrams that could not be sent, or for which there was no room.
+        /// Datagrams dropped because they could not be sent or queued.
         DatagramsUnsent = "datagrams_unsent",
-        /// Datagrams that answer a request which was made to somebody else (row 11).
+        /// Answers that came from another address than the one asked (row 11).
         WrongSources = "wrong_sources",
-        /// Updates with a token that is not valid, or no longer.
+        /// Updates with an invalid or expired token.
         BadTokens = "bad_tokens",
-        /// Forwards beyond what their source may have made.
+        /// Forwards refused because of the limit per source or in total.
         ForwardsRefused = "forwards_refused",
-        /// Announcements for which there was no room (row 16).
+        /// Announcements refused because there was no room (row 16).
         RecordsFull = "records_full",
     }
 }
 
-/// Counters, and a gate for the log lines of each.
+/// Counters, and a rate limit for the log lines of each.
 #[derive(Debug)]
 pub struct Guard {
     counts: Vec<u64>,
@@ -144,17 +144,18 @@ impl Default for Guard {
 }
 
 impl Guard {
-    /// Counts something that is no fault.
+    /// Counts an event that is not a fault.
     pub fn count(&mut self, counter: Counter) {
         self.add(counter, 1);
     }
 
-    /// Counts several at once, such as bytes.
+    /// Counts `n` events at once, for example bytes.
     pub fn add(&mut self, counter: Counter, n: usize) {
         self.counts[counter as usize] += n as u64;
     }
 
-    /// Counts and logs a fault that `peer` had a part in: a few lines per window, then silence until the next.
+    /// Counts and logs a fault of the connection to `peer`: up to [`FAULT_LINES`] lines per window, then none until the
+    /// next window.
     pub fn fault(&mut self, counter: Counter, peer: SocketAddr, now: Time) {
         self.count(counter);
         let gate = &mut self.gates[counter as usize];
@@ -170,7 +171,7 @@ impl Guard {
         }
     }
 
-    /// How often `counter` was counted.
+    /// The value of `counter`.
     pub fn get(&self, counter: Counter) -> u64 {
         self.counts[counter as usize]
     }

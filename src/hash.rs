@@ -1,6 +1,7 @@
-//! Hashes: a seeded one for tables whose keys strangers choose, and SHA-256 of bytes that are all there at once. The compression is the `sha2` crate's; what is ours is the padding of short
-//! messages (FIPS 180-4, section 5.1.1), which is most of the work for them when a hasher must be ready for more to come:
-//! a PING and its PONG cost half as many instructions beside the compression. Never keeps any state.
+//! Hashes: a seeded hash for tables whose keys strangers choose, and SHA-256 of bytes that are all available at once.
+//! The `sha2` crate does the compression. The padding of short messages (FIPS 180-4, section 5.1.1) is our own, because
+//! it is most of the work when a hasher must be ready for more input: a PING and its PONG take half as many
+//! instructions besides the compression. Keeps no state.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -11,13 +12,13 @@ use sha2::{Digest, Sha256, compress256};
 pub const DIGEST: usize = 32;
 
 const BLOCK: usize = 64;
-/// Bytes that padding takes at least: a bit that ends the message, and its length.
+/// Bytes that padding takes at least: the bit that ends the message, and its length.
 const PADDING: usize = 9;
-/// FIPS 180-4, section 5.3.3.
+/// The initial state (FIPS 180-4, section 5.3.3).
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// SipHash of what `feed` says, behind a secret `seed`, so that nobody can choose keys that collide.
+/// SipHash of what `feed` writes, prefixed by a secret `seed`, so that nobody can choose keys that collide.
 pub fn seeded(seed: u64, feed: impl FnOnce(&mut DefaultHasher)) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(seed);
@@ -37,7 +38,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; DIGEST] {
     }
 }
 
-/// Of bytes that fit `BLOCKS` blocks with their padding.
+/// The SHA-256 of bytes that fit `BLOCKS` blocks together with their padding.
 #[inline]
 fn padded<const BLOCKS: usize>(bytes: &[u8]) -> [u8; DIGEST] {
     let mut blocks = [GenericArray::from([0; BLOCK]); BLOCKS];

@@ -11,24 +11,25 @@ use crate::hash::sha256;
 /// Bits of an [`Id`].
 pub const ID_BITS: usize = 256;
 
-/// What a routing table needs to know of ids: the XOR metric (Kademlia paper, section 2.1), whatever their length.
+/// The XOR metric of ids of any length, which is all that a routing table knows of ids (Kademlia paper, section 2.1).
 pub trait Metric: Copy + Eq + Ord + fmt::Debug {
-    /// Bits of an id.
+    /// The number of bits of an id.
     const BITS: usize;
 
-    /// How many leading bits this id shares with `other`: 0 to [`Metric::BITS`].
+    /// The number of leading bits that this id shares with `other`: 0 to [`Metric::BITS`].
     fn common_prefix(&self, other: &Self) -> usize;
 
-    /// The first eight bytes of the XOR distance to `other`, as a big-endian number; shorter ids end in zeros.
+    /// The first eight bytes of the XOR distance to `other`, as a big-endian number. Shorter ids are padded with zeros
+    /// at the end.
     fn leading_distance(&self, other: &Self) -> u64;
 
-    /// How the distances of `a` and `b` to this id compare: `Less` if `a` is nearer.
+    /// Compares the distances of `a` and `b` to this id: `Less` if `a` is nearer.
     fn compare(&self, a: &Self, b: &Self) -> Ordering;
 
-    /// Bit `index`, counted from the most significant; `index` below [`Metric::BITS`].
+    /// Bit `index`, counted from the most significant one. May panic if `index` is not below [`Metric::BITS`].
     fn bit(&self, index: usize) -> bool;
 
-    /// The same id with bit `index` flipped; `index` below [`Metric::BITS`].
+    /// The same id with bit `index` flipped. May panic if `index` is not below [`Metric::BITS`].
     #[must_use]
     fn with_bit_flipped(self, index: usize) -> Self;
 }
@@ -47,7 +48,7 @@ impl Id {
         Id(sha256(bytes))
     }
 
-    /// The SHA-256 of `parts`, one after the other.
+    /// The SHA-256 of the concatenation of `parts`.
     pub fn hash_of(parts: &[&[u8]]) -> Id {
         let mut hasher = Sha256::new();
         for part in parts {
@@ -56,7 +57,7 @@ impl Id {
         Id(hasher.finalize().into())
     }
 
-    /// Reads exactly 32 bytes; `None` for any other length.
+    /// The id with these 32 bytes; `None` for any other length.
     pub fn from_slice(bytes: &[u8]) -> Option<Id> {
         bytes.try_into().ok().map(Id)
     }
@@ -67,7 +68,7 @@ impl Id {
         Distance([a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2], a[3] ^ b[3]])
     }
 
-    /// The bits from 64 times `I` on, as a number. Written out, so that it is one load however it is compiled.
+    /// The bits from `64 * I` on, as a number. Written out so that it always compiles to one load.
     #[inline(always)]
     fn word<const I: usize>(&self) -> u64 {
         let b = &self.0;
@@ -92,7 +93,7 @@ impl Metric for Id {
         self.word::<0>() ^ other.word::<0>()
     }
 
-    /// Seldom looks at more than eight bytes.
+    /// Rarely looks at more than eight bytes.
     fn compare(&self, a: &Id, b: &Id) -> Ordering {
         match self.leading_distance(a).cmp(&self.leading_distance(b)) {
             Ordering::Equal => self.distance(a).cmp(&self.distance(b)),
@@ -111,7 +112,7 @@ impl Metric for Id {
 }
 
 impl Distance {
-    /// Leading zero bits: 256 for the distance of an id to itself.
+    /// The number of leading zero bits; 256 for the distance of an id to itself.
     pub fn leading_zeros(&self) -> usize {
         let mut zeros = 0;
         for word in self.0 {
@@ -131,7 +132,8 @@ pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|&b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
-/// Reads pairs of hexadecimal digits of either case; `None` for an odd number or anything else.
+/// The bytes that pairs of hexadecimal digits of either case spell; `None` for an odd number of digits or any other
+/// character.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
     let digits = digits?;

@@ -1,4 +1,4 @@
-//! Flags to a command to an exit code.
+//! The `dayfly` program: passes its arguments to the library and returns the exit code.
 
 use std::process::ExitCode;
 

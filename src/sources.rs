@@ -1,5 +1,5 @@
-//! Who uses how much: one accounting of what all share, by source. Counts connections and offences of single addresses
-//! and leaves loopback alone, where all programs of a host share one. Never closes anything itself.
+//! How much each source uses: one place that accounts for shared resources by source. Counts connections and offences
+//! of single addresses, and ignores loopback, where all programs of a host share one address. Never closes anything.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,26 +9,28 @@ use crate::guard::Counter;
 use crate::limits::{BAN_AFTER, BAN_MS, CONNECTIONS_PER_ADDRESS, OFFENDERS};
 use crate::time::Time;
 
-/// What every source has, and what it did wrong lately.
+/// What each source uses, and its recent offences.
 #[derive(Debug, Default)]
 pub struct Sources {
     records: BTreeMap<IpAddr, Record>,
-    /// Records with offences, at most [`OFFENDERS`].
+    /// The number of records with offences, at most [`OFFENDERS`].
     offenders: usize,
 }
 
-/// What is known of an address: kept while it has connections or offences.
+/// The record of one source, kept while it has connections or offences.
 #[derive(Copy, Clone, Debug, Default)]
 struct Record {
     connections: usize,
     offences: u8,
-    /// When the first of the offences was.
+    /// When the first of these offences happened.
     since: Time,
     banned_until: Time,
 }
 
 impl Sources {
-    /// Whether a connection from `peer` may be taken in; if so, it is counted until [`Sources::left`].
+    /// Admits a connection from `peer` and counts it until [`Sources::left`].
+    ///
+    /// Errors: the source is banned or has too many connections; the counter says which.
     pub fn admit(&mut self, peer: IpAddr, now: Time) -> Result<(), Counter> {
         let Some(source) = source(peer) else {
             return Ok(());
@@ -44,7 +46,7 @@ impl Sources {
         Ok(())
     }
 
-    /// An admitted connection has ended.
+    /// A connection that was admitted has ended.
     pub fn left(&mut self, peer: IpAddr) {
         let Some(source) = source(peer) else {
             return;
@@ -57,7 +59,7 @@ impl Sources {
         }
     }
 
-    /// A connection from `peer` was closed for its strikes; the third in a minute gets the address refused for one.
+    /// Strikes closed a connection from `peer`. The third time within a minute bans its source for a minute.
     pub fn offence(&mut self, peer: IpAddr, now: Time) {
         let Some(source) = source(peer) else {
             return;

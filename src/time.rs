@@ -1,16 +1,16 @@
-//! The clock as the pure modules see it: a number that is handed in. Never reads a clock; only `net/` does.
+//! Time as the pure modules see it: a number that the caller passes in. Never reads a clock; only `net/` does.
 
 use std::fmt;
 use std::num::NonZeroU64;
 
-/// A moment, in milliseconds since the process (or the simulated world) started. All arithmetic saturates, so that
-/// no ttl and no gap in the clock can wrap it. Kept as one more than that, so that an `Option` of it is no larger:
-/// a connection has many.
+/// A moment, in milliseconds since the process (or the simulated world) started. All arithmetic saturates, so no ttl
+/// and no jump of the clock can wrap it. Stored as that number plus one, so that an `Option<Time>` is no larger: a
+/// connection has many of them.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(NonZeroU64);
 
 impl Time {
-    /// The start of time.
+    /// The start of the clock.
     pub const ZERO: Time = Time(NonZeroU64::MIN);
 
     /// The moment `ms` milliseconds after the start.

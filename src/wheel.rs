@@ -1,5 +1,5 @@
-//! The timer wheel: a hashed wheel with O(1) arm and cancel, for whoever has timers. Never reads a clock, never fires
-//! early, and holds no memory while it is empty.
+//! The timer wheel: a hashed wheel that arms and cancels a timer in O(1). Each owner of timers has a wheel of its own.
+//! Never reads a clock, never fires early, and holds no memory while it is empty.
 
 use std::num::NonZeroU32;
 
@@ -7,18 +7,18 @@ use slab::Slab;
 
 use crate::time::Time;
 
-/// Width of a slot. Timers fire at most this late.
+/// Width of a slot in milliseconds. Timers fire at most this late.
 const TICK_MS: u64 = 16;
-/// Slots, so that one turn of the wheel (16.4 s) is longer than any lifetime or timeout but the idle ones.
+/// Number of slots. One turn of the wheel (16.4 s) is longer than any lifetime or timeout except the idle timeouts.
 const SLOTS: usize = 1024;
 const WORDS: usize = SLOTS / 64;
 const NONE: u32 = u32::MAX;
 
-/// Timers that carry a `T` each.
+/// A set of timers, each with an item of type `T`.
 #[derive(Debug)]
 pub struct Wheel<T> {
     timers: Slab<Timer<T>>,
-    /// First timer of each slot; empty while no timer is armed.
+    /// The first timer of each slot; empty while no timer is armed.
     heads: Vec<u32>,
     occupied: [u64; WORDS],
     /// All ticks up to this one have fired.
@@ -36,7 +36,7 @@ struct Timer<T> {
 }
 
 impl<T> Timer<T> {
-    /// The tick in which it fires: never before its time.
+    /// The tick in which the timer fires, never before its time.
     fn tick(&self) -> u64 {
         self.at.as_ms().div_ceil(TICK_MS)
     }
@@ -46,11 +46,11 @@ impl<T> Timer<T> {
     }
 }
 
-/// Names one armed timer. A key outlives its timer safely: cancelling it then does nothing.
+/// Names one armed timer. Once the timer has fired or was cancelled, the key finds nothing.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct TimerKey {
     index: u32,
-    /// Never 0, so that an `Option` of a key is no larger.
+    /// Never 0, so that an `Option<TimerKey>` is no larger.
     serial: NonZeroU32,
 }
 
@@ -66,7 +66,7 @@ impl<T> Wheel<T> {
         Self::default()
     }
 
-    /// Timers armed.
+    /// The number of armed timers.
     pub fn len(&self) -> usize {
         self.timers.len()
     }
@@ -76,7 +76,7 @@ impl<T> Wheel<T> {
         self.timers.is_empty()
     }
 
-    /// Arms a timer for `at`; one that lies in the past fires at the next tick after `now`.
+    /// Arms a timer for `at`. If `at` is not after `now`, it fires at the next tick.
     pub fn arm(&mut self, now: Time, at: Time, item: T) -> TimerKey {
         if self.timers.is_empty() {
             self.done = self.done.max(now.as_ms() / TICK_MS);
@@ -90,7 +90,7 @@ impl<T> Wheel<T> {
         TimerKey { index, serial }
     }
 
-    /// Moves a timer to `at`; whether it was still armed.
+    /// Moves a timer to `at`. Returns whether it was still armed.
     pub fn rearm(&mut self, key: TimerKey, at: Time) -> bool {
         if self.get(key).is_none() {
             return false;
@@ -101,7 +101,7 @@ impl<T> Wheel<T> {
         true
     }
 
-    /// Disarms a timer and hands back what it carried; `None` if it has fired or was cancelled.
+    /// Disarms a timer and returns its item; `None` if it has fired or was cancelled.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         self.get(key)?;
         let item = self.remove(key.index);
@@ -109,18 +109,18 @@ impl<T> Wheel<T> {
         Some(item)
     }
 
-    /// What an armed timer carries.
+    /// The item of an armed timer.
     pub fn get(&self, key: TimerKey) -> Option<&T> {
         self.timer(key).map(|timer| &timer.item)
     }
 
-    /// What an armed timer carries.
+    /// The item of an armed timer.
     pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
         let timer = self.timers.get_mut(key.index as usize)?;
         Some(&mut timer.item).filter(|_| timer.serial == key.serial)
     }
 
-    /// What is carried by all armed timers, in no order that matters.
+    /// The items of all armed timers, in no particular order.
     pub fn items(&self) -> impl Iterator<Item = &T> {
         self.timers.iter().map(|(_, timer)| &timer.item)
     }
@@ -134,8 +134,8 @@ impl<T> Wheel<T> {
         self.timers.get(key.index as usize).filter(|timer| timer.serial == key.serial)
     }
 
-    /// When [`Wheel::expire`] next has something to look at; `None` while empty. Never earlier than the tick after the
-    /// last `expire`; may be one turn of the wheel early for timers farther ahead than that.
+    /// When [`Wheel::expire`] next has something to do; `None` while the wheel is empty. Never earlier than the tick
+    /// after the last `expire`. For timers that are more than one turn of the wheel ahead, it may be early.
     pub fn next_deadline(&self) -> Option<Time> {
         if self.timers.is_empty() {
             return None;
@@ -143,12 +143,12 @@ impl<T> Wheel<T> {
         Some(Time::from_ms(self.next_occupied(self.done).saturating_mul(TICK_MS)))
     }
 
-    /// Moves what is due at `now` to the end of `due`.
+    /// Disarms the timers that are due at `now`, and appends their items to `due`.
     pub fn expire(&mut self, now: Time, due: &mut Vec<T>) {
         self.expire_each(now, |_, item| due.push(item));
     }
 
-    /// Hands out what is due at `now`, with the keys that no longer name it.
+    /// Disarms the timers that are due at `now`, and passes their items to `fired`, with the keys that named them.
     pub fn expire_each(&mut self, now: Time, mut fired: impl FnMut(TimerKey, T)) {
         let now_tick = now.as_ms() / TICK_MS;
         let last_slot = self.done + SLOTS as u64;
@@ -173,10 +173,10 @@ impl<T> Wheel<T> {
         self.release_if_empty();
     }
 
-    /// The first tick after `tick` whose slot holds a timer. There must be a timer.
+    /// The first tick after `tick` whose slot holds a timer. The wheel must not be empty.
     fn next_occupied(&self, tick: u64) -> u64 {
         let first = ((tick + 1) % SLOTS as u64) as usize;
-        // The first word is looked at twice: from `first` on, and after a whole turn up to it.
+        // Looks at the first word twice: from `first` on, and after a whole turn up to it.
         for step in 0..=WORDS {
             let word = (first / 64 + step) % WORDS;
             let mask = match step {
@@ -194,7 +194,7 @@ impl<T> Wheel<T> {
         tick + 1
     }
 
-    /// When a timer armed for `at` fires: no earlier than the next tick that has not fired yet.
+    /// When a timer armed for `at` would fire: not before the next tick that has not fired.
     pub fn ahead(&self, at: Time) -> Time {
         at.max(Time::from_ms(self.done.saturating_mul(TICK_MS).saturating_add(1)))
     }
@@ -238,7 +238,7 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Panics unless every timer is linked in its slot and lies ahead. For debug builds and tests.
+    /// Panics unless every timer is linked in its slot and lies in the future. For debug builds and tests.
     pub fn check_invariants(&self) {
         let mut linked = 0;
         for (slot, &head) in self.heads.iter().enumerate() {
