@@ -73,8 +73,11 @@ const TOOL_FEATURES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files of the engine that may name a dialect. (seam.md: engine/dialects.rs, and datagrams for the one that uses them)
+/// Files of the engine that may name a dialect. (docs/architecture.md, "Where a dialect plugs in")
 const NAME_DIALECTS: &[&str] = &["engine/dialects.rs", "engine/datagrams.rs"];
+
+/// Files that are compiled for tests only.
+const TEST_FILES: &[&str] = &["tests.rs", "engine/conformance.rs", "engine/pairs.rs"];
 
 /// Folders whose one type has its methods in all of their files, which therefore name it: `Engine` and `Net`.
 const SPREAD: &[&str] = &["engine", "net"];
@@ -103,7 +106,8 @@ fn sources() -> Vec<Source> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|e| e == "rs") && !TEST_FILES.iter().any(|name| path.ends_with(name))
+            {
                 let inside = path.strip_prefix(&root).unwrap();
                 let names: Vec<&str> = inside.iter().map(|name| name.to_str().unwrap()).collect();
                 let text = fs::read_to_string(&path).unwrap();

@@ -116,7 +116,7 @@ impl Engine {
 
     /// Closes the connection to a node that was idle longest; whether there was one.
     fn close_oldest_link(&mut self, now: Time) -> bool {
-        let idle = |id: &&ConnId| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && conn.inbox.is_empty());
+        let idle = |id: &&ConnId| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && !conn.has_begun());
         let oldest = self.pool.links().iter().filter(idle).min_by_key(|id| self.conns.get(**id).map(|c| c.used_at));
         let oldest = oldest.copied();
         oldest.into_iter().for_each(|id| self.close(id, CloseReason::Shortage, now));

@@ -29,7 +29,8 @@ impl Node {
         let paths = self.settings.kademlia.paths;
         let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
         let id = self.jobs.vacant_key();
-        let lookup = self.overlay.start_lookup(put.key, Goal::Nodes(replication + SPARE_HOLDERS), paths, id, &[]);
+        let lookup =
+            self.overlay.start_lookup(put.key, Goal::Nodes(replication.saturating_add(SPARE_HOLDERS)), paths, id, &[]);
         // The time counts from when the request came, like the job's deadline, but the lookup must have some time.
         let due_at = ticket.since.after(PUT_LOOKUP_MS).max(now.after(LOOKUP_LEAST_MS));
         let holders_due = self.alarms.arm(now, due_at, Alarm::HoldersDue(id));

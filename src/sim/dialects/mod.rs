@@ -2,5 +2,4 @@
 //! test in `tests/swarm.rs`. None of them knows another.
 
 pub mod sealed;
-#[cfg(feature = "toy")]
 pub mod toy;
