@@ -1,5 +1,5 @@
 //! The byte-stream dialects that this build speaks. The only file of the engine that names one: a new dialect is an entry
-//! of [`for_each_dialect`]. Decides nothing; it only dispatches, by `match` without `_`.
+//! of `for_each_dialect`. Decides nothing; it only dispatches, by `match` without `_`.
 
 use std::net::SocketAddr;
 
