@@ -3,8 +3,8 @@
 //! [`Node`] is the façade for embedding a node in another program. The other modules are public for the simulator, the
 //! tests and the benchmarks. From the ground up; each may use only those above it, which `tests/tidy.rs` enforces:
 //!
-//! * `hash`, `id`, `time`, `limits`, `arena`: SHA-256, ids and XOR distance, time as a number, every bound with its reason,
-//!   a slab with safe keys.
+//! * `hash`, `id`, `time`, `limits`, `arena`: SHA-256, ids and XOR distance, time as a number, every bound with its
+//!   reason, a slab with safe keys.
 //! * `contact`, `wheel`, `buffer`: an id at an address, the timer wheel, a connection's inbox and outbox.
 //! * `guard`, `sources`: a counter for every kind of fault, and how much each source uses.
 //! * `kad`: Kademlia: k-buckets, routing table, lookups, pending requests, and the overlay that joins them.
@@ -15,8 +15,8 @@
 //! * `embed`: [`Node`].
 //! * `cli`: flags to settings, outcomes to exit codes.
 //!
-//! All modules before `net` are pure: time, bytes and random seeds come in as arguments, and what the caller must do goes
-//! out as values. docs/architecture.md says more.
+//! All modules before `net` are pure: time, bytes and random seeds come in as arguments, and what the caller must do
+//! goes out as values. docs/architecture.md says more.
 
 #[doc(hidden)]
 pub mod arena;

@@ -1,5 +1,5 @@
 //! One connection without its socket: buffers, session, deadlines, and the predicates that say whether it may be read,
-//! written or closed. All backpressure is decided here and nowhere else.
+//! written or closed. All backpressure is decided here. Never touches a socket.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,31 +15,31 @@ use crate::limits::{
 use crate::time::Time;
 use crate::wheel::TimerKey;
 
-/// What a deadline that has passed means.
+/// The meaning of a deadline that has passed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Expiry {
     /// The dial took too long.
     Dial,
     /// The peer's own connection did not come.
     Yield,
-    /// The peer did not say in time what it must say first.
+    /// The peer did not send its first unit in time.
     Silent,
     /// A unit was not complete in time.
     Frame,
-    /// No progress on the outbox.
+    /// The outbox made no progress.
     Stalled,
-    /// The session's own deadline.
+    /// The session's own deadline has passed.
     Session,
-    /// A connection between nodes that nobody used, or a single request that nobody answered.
+    /// A connection to another node was idle, or a single request was not answered.
     Idle,
-    /// The peer had its time to read our last bytes.
+    /// The time for the peer to read our last bytes is over.
     Lingered,
 }
 
-/// What became of reading from a connection.
+/// How reading from a connection changed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Reading {
-    /// Nothing.
+    /// It did not change.
     AsBefore,
     /// It is not read from now on.
     Paused,
@@ -47,54 +47,54 @@ pub enum Reading {
     Resumed,
 }
 
-/// When a peer broke the protocol lately.
+/// When the peer violated the protocol recently.
 #[derive(Debug, Default)]
 struct Strikes {
     at: VecDeque<Time>,
 }
 
-/// A connection. Most are idle, so what only busy ones need is behind a pointer: the buffers, and most of a session. The
-/// fields that every event reads (state, session, the two buffers, flags) stand first.
+/// A connection. Most are idle, so the parts that only busy ones need are behind pointers: the buffers, and most of a
+/// session. The fields that every event reads (state, session, the two buffers, flags) come first.
 #[derive(Debug)]
 pub struct Conn {
-    /// What it is, as services see it.
+    /// Its properties, as services see them.
     pub info: ConnInfo,
-    /// The conversation.
+    /// Its session.
     pub session: Session,
-    /// Bytes that came.
+    /// Bytes received.
     pub inbox: Inbox,
-    /// Bytes to go.
+    /// Bytes to send.
     pub outbox: Outbox,
-    /// The session holds the beginning of a unit, or inner units.
+    /// Whether the session holds the start of a unit, or inner units.
     pub is_midway: bool,
-    /// It carries requests of ours.
+    /// Whether it carries our requests.
     pub is_link: bool,
-    /// Another connection leads to its peer; it goes once nothing is under way on it.
+    /// Whether another connection leads to its peer. If so, it is closed once it is idle.
     pub is_superseded: bool,
-    /// Its session was told that the process stops.
+    /// Whether its session was told that the process stops.
     pub has_said_goodbye: bool,
-    /// It is in the list of outboxes to be written.
+    /// Whether it is in the list of outboxes to write.
     pub is_dirty: bool,
-    /// It is in the list of inboxes to be handled.
+    /// Whether it is in the list of inboxes to handle.
     pub is_ready: bool,
-    /// Memory of it that is counted in the engine's total.
+    /// Bytes of its memory that the engine's total includes.
     pub counted_bytes: u32,
-    /// The one timer it has. Activity moves deadlines, not the timer.
+    /// Its only timer. Activity moves deadlines, not the timer.
     pub timer: Option<TimerKey>,
-    /// When it last carried a unit of the peer's or a message of ours.
+    /// When it last carried a unit of the peer or a message of ours.
     pub used_at: Time,
-    /// When it was opened or dialled, or since when it lingers.
+    /// When it was accepted or dialled, or when it began to linger.
     pub since: Time,
-    /// When the incomplete unit began.
+    /// When the incomplete unit in the inbox began.
     pub frame_since: Option<Time>,
-    /// Since when it is not read.
+    /// Since when it has not been read; `None` while it is read.
     pub paused_at: Option<Time>,
-    /// None most of the time.
+    /// `None` most of the time.
     strikes: Option<Box<Strikes>>,
 }
 
 impl Conn {
-    /// A connection that was just opened or is being dialled.
+    /// A connection that was just accepted or is being dialled.
     pub fn new(peer: SocketAddr, listener: Option<Listener>, origin: Origin, session: Session, now: Time) -> Conn {
         let state = if origin == Origin::Inbound { State::Open } else { State::Dialling };
         Conn {
@@ -118,7 +118,7 @@ impl Conn {
         }
     }
 
-    /// Shows it to its service: the session, the rest of it, and the unread bytes.
+    /// What its service gets to see: the session, the context, and the unread bytes.
     pub fn show<'a>(&'a mut self, id: ConnId, shared: &'a mut Shared) -> (&'a mut Session, Context<'a>, &'a [u8]) {
         let cx = Context { id, info: &self.info, outbox: &mut self.outbox, shared };
         (&mut self.session, cx, self.inbox.unread())
@@ -129,38 +129,38 @@ impl Conn {
         self.outbox.answer_bytes() >= OUTBOX_SOFT_BYTES
     }
 
-    /// Whether units in the inbox may be handled. A peer whose answers we await is read even while it is held back, or
-    /// else two nodes that ask each other for much would both stop; its requests wait then, and there is room for all
-    /// that an honest peer has outstanding.
+    /// Whether units in the inbox may be handled. While we await answers of the peer, we handle its units even if it is
+    /// held back, or else two nodes that ask each other for much would both stop. Its requests wait then; there is room
+    /// for all that an honest peer has outstanding.
     pub fn may_handle(&self) -> bool {
         let reads_on = !self.is_held_back() || self.session.awaits();
         self.info.state == State::Open && self.session.has_room() && reads_on
     }
 
-    /// Whether there is something to handle: a whole unit, or what can't become one.
+    /// Whether there is something to handle: a complete unit, or bytes that can't become one.
     pub fn has_unit(&self) -> bool {
         self.has_begun() && self.session.can_judge(self.inbox.unread())
     }
 
-    /// Whether there is at least the beginning of a unit.
+    /// Whether there is at least the start of a unit.
     pub fn has_begun(&self) -> bool {
         self.is_midway || !self.inbox.is_empty()
     }
 
-    /// Nothing more of what came is handled; how many bytes that is.
+    /// Handles nothing more of what was received. Returns how many bytes that drops.
     pub fn forget_unread(&mut self) -> usize {
         self.is_midway = false;
         self.frame_since = None;
         self.inbox.consume(usize::MAX)
     }
 
-    /// Whether the socket should be read. Lingering connections are, so that the kernel need not reset them.
+    /// Whether the socket should be read. Lingering connections are read so that the kernel does not reset them.
     pub fn should_read(&self) -> bool {
         let lingers = self.info.state == State::Lingering;
         !self.info.eof && (lingers || (self.may_handle() && !self.is_ready))
     }
 
-    /// Counts a strike; whether it is one too many.
+    /// Counts a strike. Returns whether the connection has reached the limit of strikes.
     pub fn strike(&mut self, now: Time) -> bool {
         let Strikes { at: strikes } = &mut **self.strikes.get_or_insert_default();
         strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
@@ -173,27 +173,28 @@ impl Conn {
         !self.outbox.is_empty() && matches!(self.info.state, State::Open | State::Closing)
     }
 
-    /// Whether it has queued more than anybody may.
+    /// Whether it has queued more bytes than the limit allows.
     pub fn is_overfull(&self) -> bool {
         self.outbox.len() > OUTBOX_HARD_BYTES
     }
 
-    /// Whether all is said: the peer will send no more, and has got what it was owed.
+    /// Whether both sides are done: the peer will send nothing more, and has been sent everything that it was owed.
     pub fn is_finished(&self) -> bool {
         self.info.eof && self.outbox.is_empty() && !self.session.owes() && !self.has_unit()
     }
 
-    /// Whether nothing is under way on it.
+    /// Whether nothing is in progress on it.
     pub fn is_idle(&self) -> bool {
         self.outbox.is_empty() && !self.session.owes() && !self.session.awaits()
     }
 
-    /// Whether it is one of those that go first when slots run out: inbound and silent so far.
+    /// Whether it is inbound and its peer has sent nothing complete yet. Such connections are closed first when places
+    /// run out.
     pub fn is_silent(&self) -> bool {
         self.info.origin == Origin::Inbound && self.info.state == State::Open && self.session.is_silent()
     }
 
-    /// Bytes of memory it holds beside itself.
+    /// Bytes of memory that it holds outside itself.
     pub fn memory_bytes(&self) -> usize {
         self.inbox.capacity() + self.outbox.capacity() + self.session.bytes()
     }
@@ -236,7 +237,7 @@ impl Conn {
         first
     }
 
-    /// Starts or ends the time in which it is not read, which no unit's deadline counts.
+    /// Notes that reading is paused or resumed. The time of a pause does not count towards the deadline of a unit.
     pub fn pause_or_resume(&mut self, now: Time) -> Reading {
         match (self.should_read(), self.paused_at) {
             (false, None) => {

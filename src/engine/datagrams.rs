@@ -1,5 +1,6 @@
-//! The part of the engine that speaks datagrams: the driver's verbs for hyperdht's service. Opens no socket and reads no
-//! message; the driver sends what [`Engine::next_datagram`] returns. A build without it takes `no_datagrams.rs`.
+//! The part of the engine that handles datagrams: the driver's calls to hyperdht's service. Opens no socket and reads
+//! no message; the driver sends what [`Engine::next_datagram`] returns. A build without datagrams uses
+//! `no_datagrams.rs` instead.
 
 use std::net::SocketAddr;
 
@@ -20,24 +21,24 @@ impl InEngine for Service {
 }
 
 impl Engine {
-    /// A datagram came from `from`.
+    /// Listener `listener` received a datagram from `from`.
     pub fn datagram(&mut self, listener: u16, from: SocketAddr, bytes: &[u8], now: Time) {
         self.datagrams.on_datagram(listener, from, bytes, &mut self.shared, now);
     }
 
-    /// The next listener with datagrams to send; call until `None`. It is not named again until
-    /// [`Engine::next_datagram`] has returned `None` or more has been queued: what its socket does not take is to be
-    /// sent once the socket takes it.
+    /// The next listener with datagrams to send; call it until it returns `None`. A listener is not returned again
+    /// until [`Engine::next_datagram`] has returned `None` or more has been queued. What its socket does not take must
+    /// be sent once it does.
     pub fn next_dirty_listener(&mut self) -> Option<u16> {
         self.datagrams.next_dirty()
     }
 
-    /// The next datagram to send at a listener, and its destination; [`Engine::datagram_sent`] removes it.
+    /// The next datagram to send at a listener, and its destination. [`Engine::datagram_sent`] removes it.
     pub fn next_datagram(&self, listener: u16) -> Option<(SocketAddr, &[u8])> {
         self.datagrams.next_datagram(listener)
     }
 
-    /// What [`Engine::next_datagram`] returned was sent, or `failed`.
+    /// The datagram that [`Engine::next_datagram`] returned was sent, or sending it `failed`.
     pub fn datagram_sent(&mut self, listener: u16, failed: bool) {
         self.datagrams.datagram_sent(listener, failed, &mut self.shared);
     }

@@ -1,5 +1,5 @@
-//! Connections of ours: messages onto them, dials and their races, and room for new ones. Part of the engine; knows
-//! nothing of what is said, and opens no socket: it only says where to dial from.
+//! Connections that we use: sending messages on them, dials and their races, and room for new ones. Part of the engine;
+//! knows nothing about the messages, and opens no socket: it only says from where to dial.
 
 use std::net::SocketAddr;
 
@@ -12,9 +12,9 @@ use crate::limits::{NODE_CONNECTIONS, REDIAL_MS};
 use crate::time::Time;
 
 impl Engine {
-    /// Does what the service of dialect `D` wants done until it wants nothing more.
+    /// Performs the actions of the service of dialect `D` until there are none.
     pub(super) fn pump<D: StreamDialect>(&mut self, now: Time) {
-        // A connection is settled once, however many messages go onto it: they leave in one write.
+        // Handles each changed connection once, however many messages go out on it, so that they leave in one write.
         let mut changed: Vec<ConnId> = Vec::new();
         while self.take_touched::<D>() {
             while let Some(action) = D::service_mut(&mut self.services).poll(&mut self.shared, now) {
@@ -30,7 +30,8 @@ impl Engine {
         }
     }
 
-    /// Sends a message onto a connection that is there, or that is dialled for it; the connection, to be settled.
+    /// Sends a message on an existing connection, or on one that it dials. Returns the connection, for the caller to
+    /// pass to [`Engine::after_change`].
     pub(super) fn send<D: StreamDialect>(&mut self, to: To, message: D::Outgoing, now: Time) -> Option<ConnId> {
         let (id, why) = match to {
             To::Conn(id) => (Some(id), Failure::Contact),
@@ -57,7 +58,7 @@ impl Engine {
         Some(id)
     }
 
-    /// The connection over which a message for `addr` goes, dialled if need be; `None` where there is no room for it.
+    /// The connection for a message to `addr`, which is dialled if necessary; `None` if there is no room for one.
     fn reach<D: StreamDialect>(
         &mut self,
         listener: Option<u16>,
@@ -90,7 +91,8 @@ impl Engine {
         Some(id)
     }
 
-    /// Whether a connection of the pool is alive, and not a stopgap that is due to be replaced.
+    /// Whether a connection of the pool can carry our requests. One from an ephemeral port that is due to be replaced
+    /// can't.
     fn is_usable(&self, id: ConnId, now: Time) -> bool {
         self.conns.get(id).is_some_and(|conn| {
             let is_stopgap = conn.info.origin == Origin::Fallback && now.since(conn.since) >= REDIAL_MS;
@@ -98,8 +100,9 @@ impl Engine {
         })
     }
 
-    /// Makes room for a connection that we dial: the least recently used one to a node goes where those are too many; where
-    /// connections are, a silent client goes, or else that one.
+    /// Makes room for a connection that we dial. If there are too many connections to nodes, closes the least recently
+    /// used one. If there are too many connections in total, closes a silent client, or else the least recently used
+    /// one to a node. Returns whether there is room.
     fn make_room(&mut self, now: Time) -> bool {
         if self.pool.links().len() >= NODE_CONNECTIONS && !self.close_oldest_link(now) {
             return false;
@@ -108,13 +111,13 @@ impl Engine {
         has_room || self.evict_oldest_silent(now) || self.close_oldest_link(now)
     }
 
-    /// Closes the connection to a node that was idle longest, if there are more than the places kept for them; whether it
-    /// did.
+    /// Closes the connection to a node that has been idle longest, if there are more than are reserved for them.
+    /// Returns whether it did.
     pub(super) fn close_spare_link(&mut self, now: Time) -> bool {
         self.links() > self.places_for_links() && self.close_oldest_link(now)
     }
 
-    /// Closes the connection to a node that was idle longest; whether there was one.
+    /// Closes the connection to a node that has been idle longest. Returns whether there was one.
     fn close_oldest_link(&mut self, now: Time) -> bool {
         let idle = |id: &&ConnId| self.conns.get(**id).is_some_and(|conn| conn.is_idle() && !conn.has_begun());
         let oldest = self.pool.links().iter().filter(idle).min_by_key(|id| self.conns.get(**id).map(|c| c.used_at));
@@ -141,7 +144,7 @@ impl Engine {
         let peer = conn.info.peer;
         let failure = match why {
             DialError::AddressTaken if conn.info.origin == Origin::Listening => return self.yield_to_peer(id, now),
-            // From an ephemeral port it means that there are none left.
+            // For an ephemeral port, this means that none are left.
             DialError::AddressTaken | DialError::Shortage => CloseReason::Shortage,
             DialError::ToItself | DialError::Unreachable => CloseReason::Failed,
         };
@@ -153,8 +156,8 @@ impl Engine {
         self.close(id, failure, now);
     }
 
-    /// The pair of addresses is in use. Where the peer's own connection has arrived, that one serves us both; it may
-    /// also be about to (docs/protocol-sealed.md, "Who is who").
+    /// The address pair of a dial is in use. If the peer's own connection has arrived, it serves us both; or it may
+    /// arrive soon (docs/protocol-sealed.md, "Who is who").
     fn yield_to_peer(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -169,7 +172,7 @@ impl Engine {
         }
     }
 
-    /// The peer's own connection did not come: an ephemeral port serves for a while.
+    /// The peer's own connection did not come, so we dial from an ephemeral port for a while.
     pub(super) fn fall_back(&mut self, id: ConnId, now: Time) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.info.origin = Origin::Fallback;
@@ -179,15 +182,15 @@ impl Engine {
         }
     }
 
-    /// `id` is from now on the connection that our listener shares with `peer`.
+    /// Makes `id` the connection that our listener shares with `peer`.
     pub(super) fn share(&mut self, listener: Listener, peer: SocketAddr, id: ConnId, now: Time) {
         let older = self.pool.find(&self.conns, listener, peer);
         self.pool.set(&self.conns, listener, peer, id);
         older.into_iter().for_each(|older| self.supersede(older, now));
     }
 
-    /// A newer connection leads to the same peer as `older`: it takes over from one that yields, and a stopgap ends once
-    /// what was asked on it is answered.
+    /// A newer connection leads to the same peer as `older`. It replaces `older` at once if that waits for the peer's
+    /// own connection, or once its requests are answered if that was dialled from an ephemeral port.
     fn supersede(&mut self, older: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(older) else {
             return;

@@ -1,8 +1,8 @@
-//! The life of a connection: what follows from every change to it, its timer, its memory, its end. Part of the engine;
-//! knows nothing of what is said on it.
+//! The life of a connection: what follows from each change to it, its timer, its memory, its end. Part of the engine;
+//! knows nothing about the messages.
 //!
-//! Two transitions, each of which does what can follow from it and no more: [`Engine::after_change`] when bytes came, a
-//! message of ours was put onto the connection, or anything unusual happened; [`Engine::after_output`] when the socket
+//! There are two transitions, and each does only what can follow from it. [`Engine::after_change`]: bytes came, a
+//! message of ours was queued on the connection, or something unusual happened. [`Engine::after_output`]: the socket
 //! took bytes.
 
 use crate::dialect::stream::{Close, CloseReason, Origin, State};
@@ -13,7 +13,7 @@ use crate::limits::{BUFFERED_BYTES, LINGER_MS};
 use crate::time::Time;
 
 impl Engine {
-    /// The connection changed in any way but that its socket took bytes.
+    /// The connection changed in any way other than that its socket took bytes.
     pub(super) fn after_change(&mut self, id: ConnId, now: Time) {
         if self.is_stopping {
             self.say_goodbye(id, now);
@@ -28,8 +28,8 @@ impl Engine {
         self.count_memory(id, now);
     }
 
-    /// The process stops: has the session of an open connection say goodbye, once, when every unit that was read is
-    /// handled. Many a peer takes nothing in after that word.
+    /// The process is stopping: has the session of an open connection say goodbye, once, when every unit that was read
+    /// has been handled. Many peers accept nothing after that.
     fn say_goodbye(&mut self, id: ConnId, now: Time) {
         let Engine { conns, services, shared, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state == State::Open) else {
@@ -46,7 +46,7 @@ impl Engine {
         }
     }
 
-    /// The socket took bytes, or would not.
+    /// The socket took bytes, or refused them.
     pub(super) fn after_output(&mut self, id: ConnId, now: Time) {
         let has_owed = self.let_owed_leave(id, now);
         if self.end_if_done(id, now) {
@@ -56,7 +56,7 @@ impl Engine {
             return;
         };
         if has_owed || conn.paused_at.is_some() {
-            // What the peer has read makes room for what it asks.
+            // The peer has read answers, so there is room for its requests.
             self.list(id);
             self.pace_reading(id, now);
             self.arm(id, now);
@@ -66,7 +66,7 @@ impl Engine {
         self.count_memory(id, now);
     }
 
-    /// Has the session move what it owes into the outbox; whether it owed anything.
+    /// Lets the session move what it owes into the outbox. Returns whether it owed anything.
     fn let_owed_leave(&mut self, id: ConnId, now: Time) -> bool {
         let Engine { conns, services, shared, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state != State::Closed && conn.session.owes())
@@ -82,8 +82,8 @@ impl Engine {
         true
     }
 
-    /// Closes a connection that is overfull or finished, and shuts down our side of one that has said all; whether
-    /// nothing else is to be done about it.
+    /// Closes a connection that is overfull or finished, and shuts down our side of one that has sent everything.
+    /// Returns whether nothing else remains to be done for it.
     fn end_if_done(&mut self, id: ConnId, now: Time) -> bool {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.info.state != State::Closed) else {
             return true;
@@ -111,8 +111,9 @@ impl Engine {
         false
     }
 
-    /// Ends an idle connection that is not wanted any more: with time for the peer to read our last bytes if they left
-    /// just now, as a close with unread bytes in the kernel would reset the connection. Whether it is closed.
+    /// Ends an idle connection that is no longer wanted. If our last bytes left just now, the peer gets time to read
+    /// them, because closing with unread bytes in the kernel would reset the connection. Returns `true`: nothing else
+    /// remains to be done for it.
     fn retire(&mut self, id: ConnId, now: Time) -> bool {
         let Some(conn) = self.conns.get(id) else {
             return true;
@@ -126,12 +127,12 @@ impl Engine {
         true
     }
 
-    /// Puts the connection into the lists of what is to be written and handled.
+    /// Adds the connection to the lists of outboxes to write and of inboxes to handle.
     fn list(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        // One that is stuck is written once the socket takes more, which the driver knows.
+        // A stuck outbox is written once the socket takes more, which the driver knows.
         if conn.wants_write() && !conn.is_dirty && conn.outbox.stuck_since().is_none() {
             conn.is_dirty = true;
             self.dirty.push_back(id);
@@ -142,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// Hands an empty inbox's memory back, and pauses or resumes reading.
+    /// Returns the memory of an empty inbox to the pool, and pauses or resumes reading.
     fn pace_reading(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -158,7 +159,7 @@ impl Engine {
         }
     }
 
-    /// Arms the connection's timer unless it fires early enough already.
+    /// Arms the connection's timer, unless it already fires early enough.
     fn arm(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -232,7 +233,8 @@ impl Engine {
         }
     }
 
-    /// Ends a connection. Nothing more is read or handled; what was asked on it has failed at once.
+    /// Ends a connection. Nothing more is read or handled, and pending requests fail at once. [`Close::Flushed`]
+    /// flushes pending output, then closes.
     pub(super) fn end(&mut self, id: ConnId, how: Close, why: CloseReason, now: Time) {
         match (how, self.conns.get(id).map(|conn| conn.info.state)) {
             (Close::Flushed, Some(State::Open)) => {}
@@ -271,7 +273,7 @@ impl Engine {
         self.lose(id, why, now);
     }
 
-    /// The peer will say no more on this connection.
+    /// The peer will send nothing more on this connection.
     pub(super) fn lose(&mut self, id: ConnId, why: CloseReason, now: Time) {
         let Engine { conns, services, shared, .. } = self;
         if let Some(conn) = conns.get_mut(id) {
@@ -281,7 +283,7 @@ impl Engine {
     }
 
     pub(super) fn remember_silent(&mut self, id: ConnId) {
-        // The oldest are looked at first, and most have spoken by now: the list stays as short as it can.
+        // Removes connections from the front that have spoken by now, as most have, to keep the list short.
         let is_silent = |id: &ConnId| self.conns.get(*id).is_some_and(Conn::is_silent);
         let spoke = self.silent.iter().take_while(|id| !is_silent(id)).count();
         self.silent.drain(..spoke);
@@ -291,8 +293,8 @@ impl Engine {
         self.silent.push_back(id);
     }
 
-    /// Closes the inbound connection that has been silent longest and carries nothing of ours, which would be dialled for
-    /// anew; whether there was one.
+    /// Closes the inbound connection that has been silent longest and carries none of our requests (or we would dial
+    /// again for them). Returns whether there was one.
     pub(super) fn evict_oldest_silent(&mut self, now: Time) -> bool {
         while let Some(id) = self.silent.pop_front() {
             if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent() && conn.is_idle()) {

@@ -1,10 +1,11 @@
-//! The engine: everything between bytes and nodes. It owns the slab of connections with their buffers, the nodes with
-//! their routing tables, the store, and the timers; whoever drives it owns the sockets and the clock. In: accepted, bytes
-//! received, written, closed, dial results, the time. Out: [`Output`]s and dirty outboxes, drained until there are none.
-//! Pure: opens no socket, reads no clock, holds no randomness but the seeds it is given.
+//! The engine: everything between bytes and nodes. It owns the connections with their buffers, the nodes with their
+//! routing tables, the store, and the timers; its driver owns the sockets and the clock. In: accepted connections,
+//! bytes received and written, closed connections, results of dials, the time. Out: [`Output`]s and dirty outboxes,
+//! which the driver drains until there are none. Pure: opens no socket, reads no clock, and has no randomness except
+//! the seeds that it is given.
 //!
 //! A turn of the driver: report what happened, call [`Engine::work`] and [`Engine::on_timeout`], drain
-//! [`Engine::poll_output`] and [`Engine::next_dirty`] until both are empty, then [`Engine::sweep`].
+//! [`Engine::poll_output`] and [`Engine::next_dirty`] until both are empty, then call [`Engine::sweep`].
 
 pub mod conn;
 pub mod dialects;
@@ -42,31 +43,31 @@ use crate::wheel::Wheel;
 /// Why a dial failed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum DialError {
-    /// The pair of addresses is in use: the peer's own connection from there is in the accept queue, or an old one has
-    /// not died yet. The driver must report what is in its accept queue first.
+    /// The address pair is in use: the peer's own connection from that address is in the accept queue, or an old
+    /// connection has not ended yet. The driver must first report what is in its accept queue.
     AddressTaken,
-    /// We are out of descriptors, memory or ports, which says nothing about the contact.
+    /// We ran out of descriptors, memory or ports, which says nothing about the contact.
     Shortage,
-    /// Anything else.
+    /// Any other failure.
     Unreachable,
     /// The connection leads to itself.
     ToItself,
 }
 
-/// What the driver is to do.
+/// What the driver must do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Connect to `to`, from the address of the listener `from` or else from an ephemeral port; report with
+    /// Connect to `to`, from the address of the listener `from` or else from an ephemeral port, and report with
     /// [`Engine::dialled`] or [`Engine::dial_failed`].
     Dial {
-        /// The connection that is to be.
+        /// Names the connection in that report.
         conn: ConnId,
-        /// Whose address to dial from.
+        /// The listener whose address to dial from.
         from: Option<Listener>,
-        /// Where to.
+        /// The address to connect to.
         to: SocketAddr,
     },
-    /// Read this connection again, if its socket has anything.
+    /// Read this connection again, if its socket has anything to read.
     Resume(ConnId),
     /// Shut down the sending side.
     ShutdownWrite(ConnId),
@@ -74,12 +75,12 @@ pub enum Output {
     Close(ConnId),
 }
 
-/// What a person may set of an engine.
+/// Settings of an engine.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// Of the dialects.
+    /// Settings of the dialects.
     pub dialects: Settings,
-    /// Connections in all.
+    /// The total number of connections.
     pub max_connections: usize,
 }
 
@@ -100,11 +101,11 @@ pub struct Engine {
     shared: Shared,
     wheel: Wheel<ConnId>,
     outputs: VecDeque<Output>,
-    /// Connections whose outbox is to be written.
+    /// Connections whose outbox the driver must write.
     dirty: VecDeque<ConnId>,
     /// Connections whose inbox holds units that were left over when their turn was used up.
     ready: VecDeque<ConnId>,
-    /// Inbound connections in the order they came, to find the oldest silent one.
+    /// Inbound connections in the order in which they came, to find the oldest silent one.
     silent: VecDeque<ConnId>,
     closed: Vec<ConnId>,
     buffered_bytes: usize,
@@ -113,7 +114,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without nodes: a client. `seed` keeps what strangers choose from colliding in hash tables.
+    /// An engine without nodes, which is a client. `seed` must be secret, so that nobody can choose keys or addresses
+    /// that collide in hash tables.
     pub fn new(settings: EngineSettings, seed: u64) -> Engine {
         Engine {
             settings,
@@ -141,13 +143,14 @@ impl Engine {
         D::of(self)
     }
 
-    /// The service of a dialect, to add nodes to.
+    /// The service of a dialect, for adding nodes.
     pub fn service_mut<D: InEngine>(&mut self) -> &mut D {
         D::of_mut(self).0
     }
 
-    /// Starts an operation of a local user from a listener of the dialect, or as a client that has none; its events come
-    /// from [`Engine::next_event`] by the name returned. `None`: there is too much to do already, or no such listener.
+    /// Starts an operation of a local user from the dialect's listener with this number, or as a client if `listener`
+    /// is `None`. [`Engine::next_event`] returns its events by the returned name. Returns `None` if too many operations
+    /// are in progress or there is no such listener.
     pub fn start<D: InEngine>(&mut self, listener: Option<u16>, operation: D::Operation, now: Time) -> Option<CallId> {
         self.next_call += 1;
         let call = self.next_call;
@@ -155,18 +158,18 @@ impl Engine {
         service.start(listener, call, operation, shared, now).then_some(call)
     }
 
-    /// Ends an operation early; nothing more comes of it.
+    /// Ends an operation early. It has no further events.
     pub fn cancel<D: InEngine>(&mut self, call: CallId, now: Time) {
         D::of_mut(self).0.cancel(call, now);
     }
 
-    /// What came of an operation since the last call; the last event says how it ended.
+    /// The next event of an operation, if there is one. The last event says how it ended.
     pub fn next_event<D: InEngine>(&mut self, call: CallId) -> Option<D::Event> {
         D::of_mut(self).0.next_event(call)
     }
 
-    /// Lets every node of the dialect and of `addr`'s family bootstrap from whoever listens there. Warns where no node
-    /// takes it: there is none of its family, or it has enough of them.
+    /// Adds `addr` as a bootstrap of every node of the dialect and of the same address family. Warns if no node takes
+    /// it, because there is none of the family or each has enough bootstraps.
     pub fn add_bootstrap(&mut self, dialect: Dialect, addr: SocketAddr, now: Time) {
         let is_taken = self.services.add_bootstrap(dialect, addr, now);
         if !is_taken.unwrap_or_else(|| self.datagrams.add_bootstrap(addr, now)) {
@@ -174,7 +177,7 @@ impl Engine {
         }
     }
 
-    /// What the engine and its dialects have to say for the status report: lines of `name value`.
+    /// Appends the status report of the engine and its dialects: lines of `name value`.
     pub fn report(&self, lines: &mut Vec<String>) {
         let own = [
             ("connections", self.connections()),
@@ -188,32 +191,32 @@ impl Engine {
         self.datagrams.report(lines);
     }
 
-    /// What was counted.
+    /// The counters.
     pub fn guard(&self) -> &Guard {
         &self.shared.guard
     }
 
-    /// Counts something that only the driver sees and logs itself.
+    /// Counts an event that only the driver sees and that it logs itself.
     pub fn count(&mut self, counter: Counter) {
         self.shared.guard.count(counter);
     }
 
-    /// Counts and logs something that only the driver sees.
+    /// Counts and logs a fault that only the driver sees.
     pub fn fault(&mut self, counter: Counter, peer: SocketAddr, now: Time) {
         self.shared.guard.fault(counter, peer, now);
     }
 
-    /// Connections, those being dialled included.
+    /// The number of connections, including those being dialled.
     pub fn connections(&self) -> usize {
         self.conns.len()
     }
 
-    /// Connections without those whose slots are freed at the end of the turn.
+    /// The number of connections, excluding those whose slots are freed at the end of the turn.
     fn open_connections(&self) -> usize {
         self.conns.len() - self.closed.len()
     }
 
-    /// Places that are for those we dial, or clients that stay would cut us off from the network.
+    /// Places reserved for connections that we dial, or else clients that stay could cut us off from the network.
     fn places_for_links(&self) -> usize {
         (self.settings.max_connections / DIALLED_SHARE).min(NODE_CONNECTIONS)
     }
@@ -223,21 +226,22 @@ impl Engine {
         self.open_connections() + kept_free < self.settings.max_connections
     }
 
-    /// Connections that carry requests of ours.
+    /// The number of connections that carry our requests.
     pub fn links(&self) -> usize {
         self.pool.links().len()
     }
 
-    /// Memory of all buffers in use.
+    /// Bytes of memory of all buffers in use.
     pub fn buffered_bytes(&self) -> usize {
         self.buffered_bytes
     }
 
     // ---- what happened ----
 
-    /// A connection was accepted at `listener`. `None`: refuse it by closing the socket.
+    /// A connection from `peer` was accepted at `listener`. `None`: the driver must refuse it by closing the socket.
     pub fn accepted(&mut self, listener: Listener, peer: SocketAddr, now: Time) -> Option<ConnId> {
-        // First whether it may come at all, so that one that is refused anyway costs nobody a place.
+        // Checks first whether the source is admitted, so that a connection that is refused anyway costs no other one
+        // its place.
         if let Err(counter) = self.shared.sources.admit(peer.ip(), now) {
             self.shared.guard.fault(counter, peer, now);
             return None;
@@ -263,12 +267,12 @@ impl Engine {
         Some(id)
     }
 
-    /// The connection stands: its service may say something first.
+    /// The connection is established: its service may send something first.
     fn open(&mut self, id: ConnId, now: Time) {
         self.show(id, |services, session, cx| services.on_open(session, cx, now));
     }
 
-    /// Shows a connection to its service, if it still has its slot.
+    /// Shows a connection to its service, if it still exists.
     fn show(&mut self, id: ConnId, call: impl FnOnce(&mut Services, &mut Session, &mut Context<'_>)) {
         if let Some(conn) = self.conns.get_mut(id) {
             let (session, mut cx, _) = conn.show(id, &mut self.shared);
@@ -276,11 +280,11 @@ impl Engine {
         }
     }
 
-    /// Where to read bytes for this connection, or `None` if it is not to be read now. Report with
+    /// Space into which to read bytes of this connection; `None` if it must not be read now. Report with
     /// [`Engine::received`].
     pub fn read_space(&mut self, id: ConnId) -> Option<&mut [u8]> {
         let conn = self.conns.get_mut(id).filter(|conn| conn.should_read())?;
-        // What comes while it lingers is thrown away; see `received`.
+        // Bytes that come while it lingers are discarded; see `received`.
         conn.inbox.space(&mut self.shared.buffers)
     }
 
@@ -299,7 +303,7 @@ impl Engine {
         self.after_change(id, now);
     }
 
-    /// The peer will send no more.
+    /// The peer will send nothing more.
     pub fn eof(&mut self, id: ConnId, now: Time) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -316,7 +320,7 @@ impl Engine {
         self.after_change(id, now);
     }
 
-    /// The connection broke.
+    /// The connection was reset.
     pub fn broken(&mut self, id: ConnId, now: Time) {
         if let Some(conn) = self.conns.get(id) {
             if conn.info.state != State::Lingering {
@@ -326,7 +330,7 @@ impl Engine {
         }
     }
 
-    /// What to write to this connection; empty if nothing. Report with [`Engine::wrote`].
+    /// The bytes to write to this connection, perhaps none. Report with [`Engine::wrote`].
     pub fn to_write(&self, id: ConnId) -> &[u8] {
         self.conns.get(id).filter(|conn| conn.wants_write()).map_or(&[], |conn| conn.outbox.unwritten())
     }
@@ -341,9 +345,10 @@ impl Engine {
 
     // ---- what to do ----
 
-    /// The next connection whose outbox is to be written; call until `None`, at the end of a turn or earlier. What the socket
-    /// does not take is to be written as soon as it does, and is to be reported with [`Engine::wrote`], be it none: the time
-    /// that the peer has for it counts from then, and the connection is not named again before.
+    /// The next connection whose outbox to write. Call it until it returns `None`, at the end of a turn or earlier.
+    /// Each write must be reported with [`Engine::wrote`], even if zero bytes were written. The rest must be written as
+    /// soon as the socket takes more; the peer's time to read it counts from the report, and the connection is not
+    /// returned again before it.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         while let Some(id) = self.dirty.pop_front() {
             if let Some(conn) = self.conns.get_mut(id) {
@@ -354,7 +359,7 @@ impl Engine {
         None
     }
 
-    /// The next thing to do; call until `None`.
+    /// The next output; call it until it returns `None`.
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         if self.outputs.is_empty() {
             self.pump_all(now);
@@ -362,7 +367,7 @@ impl Engine {
         self.outputs.pop_front()
     }
 
-    /// Whether messages wait that need no event to be handled: poll without waiting.
+    /// Whether messages are left over that can be handled without another event: poll without waiting.
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -381,13 +386,13 @@ impl Engine {
         }
     }
 
-    /// When [`Engine::on_timeout`] has something to do.
+    /// When [`Engine::on_timeout`] next has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let others = Time::earliest(self.datagrams.next_deadline(), self.wheel.next_deadline());
         Time::earliest(self.services.next_deadline(), others)
     }
 
-    /// Does what is due at `now`. Afterwards the next deadline lies ahead.
+    /// Handles what is due at `now`. Afterwards the next deadline lies in the future.
     pub fn on_timeout(&mut self, now: Time) {
         let mut due = Vec::new();
         self.wheel.expire(now, &mut due);
@@ -395,7 +400,7 @@ impl Engine {
             let Some(conn) = self.conns.get_mut(id) else {
                 continue;
             };
-            // It may have been armed anew meanwhile, by what became of another connection.
+            // Its timer may have been armed again in the meantime, by a change of another connection.
             conn.timer.take_if(|timer| self.wheel.get(*timer).is_none());
             match conn.deadline() {
                 Some((at, expiry)) if at <= now => self.expire(id, expiry, now),
@@ -407,7 +412,7 @@ impl Engine {
         self.pump_all(now);
     }
 
-    /// Frees the slots of connections that were closed. Call at the end of a turn, once their sockets are gone.
+    /// Frees the slots of closed connections. Call it at the end of a turn, once their sockets are closed.
     pub fn sweep(&mut self) {
         for id in self.closed.drain(..) {
             self.conns.remove(id);
@@ -417,22 +422,22 @@ impl Engine {
         }
     }
 
-    /// Begins to stop: whole units that were read are still handled, then connections say goodbye, and each is closed once
-    /// it is idle.
+    /// Starts to stop: units that were read completely are still handled, then each connection says what its protocol
+    /// requires last, and is closed once it is idle.
     pub fn stop(&mut self, now: Time) {
         self.is_stopping = true;
         let all: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
         all.into_iter().for_each(|id| self.after_change(id, now));
     }
 
-    /// Whether all that was owed is sent and read, so that a stopping process may end.
+    /// Whether everything owed has been sent and read, so that a stopping process may end.
     pub fn is_quiet(&self) -> bool {
         self.conns.iter().all(|(_, conn)| {
             !conn.session.owes() && !conn.wants_write() && !conn.is_ready && conn.info.state != State::Lingering
         })
     }
 
-    /// Panics unless lists and sums agree with the connections. For debug builds and tests; between turns.
+    /// Panics unless lists and sums agree with the connections. For debug builds and tests; call it between turns.
     pub fn check_invariants(&self) {
         let (mut bytes, mut unread) = (0, 0);
         for (id, conn) in self.conns.iter() {

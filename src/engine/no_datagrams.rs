@@ -1,11 +1,11 @@
-//! What stands where a dialect of datagrams would, in a build without one: never a listener, never due. Does nothing.
+//! Replaces the datagram dialect in a build without one: it has no listener and is never due. Does nothing.
 
 use std::net::SocketAddr;
 
 use crate::dialect::Shared;
 use crate::time::Time;
 
-/// No nodes.
+/// A service without nodes.
 #[derive(Debug, Default)]
 pub(super) struct Service {}
 

@@ -1,6 +1,6 @@
-//! The pool: which connection leads to which address, so that a pair of nodes shares one. Holds keys only, a few bytes for
-//! each of many thousand connections; what they lead to stands in the connections themselves, which it is shown. Who may
-//! be dialled, and how, is decided by whoever asks it.
+//! The pool: which connection leads to which address, so that two nodes share one connection. Holds only keys, a few
+//! bytes for each of many thousand connections; the addresses are in the connections, which the caller passes in. Never
+//! decides who may be dialled, and how; the caller does.
 
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -16,14 +16,14 @@ use crate::hash::seeded;
 #[derive(Debug)]
 pub struct Pool {
     by_peer: HashTable<Key>,
-    /// Mixed into the hash, as strangers choose their addresses.
+    /// Mixed into the hash, because strangers choose their addresses.
     seed: u64,
-    /// Those over which requests of ours went, which are limited in number.
+    /// The connections that carry our requests. Their number is limited.
     links: Vec<Key>,
 }
 
 impl Pool {
-    /// An empty pool. `seed`: secret, so that nobody can choose addresses that collide.
+    /// An empty pool. `seed` must be secret, so that nobody can choose addresses that collide.
     pub fn new(seed: u64) -> Pool {
         Pool { by_peer: HashTable::new(), seed, links: Vec::new() }
     }
@@ -33,7 +33,8 @@ impl Pool {
         self.by_peer.find(self.hash(listener, peer), |key| leads(conns, *key, listener, peer)).copied()
     }
 
-    /// `conn` is from now on the connection that our listener shares with `peer`; an older one serves out its time unnamed.
+    /// Makes `conn` the connection that our listener shares with `peer`. The pool forgets an older one, which stays
+    /// open as long as it is in use.
     pub fn set(&mut self, conns: &Arena<Conn>, listener: Listener, peer: SocketAddr, conn: Key) {
         let hash = self.hash(listener, peer);
         if let Some(key) = self.by_peer.find_mut(hash, |key| leads(conns, *key, listener, peer)) {
@@ -48,19 +49,19 @@ impl Pool {
         self.by_peer.insert_unique(hash, conn, rehash);
     }
 
-    /// `conn` carries requests of ours.
+    /// `conn` carries our requests.
     pub fn add_link(&mut self, conn: Key) {
         if !self.links.contains(&conn) {
             self.links.push(conn);
         }
     }
 
-    /// Connections that carry requests of ours.
+    /// The connections that carry our requests.
     pub fn links(&self) -> &[Key] {
         &self.links
     }
 
-    /// `conn` is gone. To be said before its slot is freed.
+    /// Forgets `conn`, which has closed. Call it before its slot is freed.
     pub fn remove(&mut self, listener: Option<Listener>, peer: SocketAddr, conn: Key, is_link: bool) {
         let hash = listener.map(|listener| self.hash(listener, peer));
         if let Some(Ok(entry)) = hash.map(|hash| self.by_peer.find_entry(hash, |key| *key == conn)) {

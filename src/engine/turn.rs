@@ -1,5 +1,5 @@
-//! What peers say: units off an inbox, a turn's worth at a time, and strikes for those that are wrong. Part of the engine;
-//! knows nothing of what they mean.
+//! Input from peers: handles the units of an inbox, one turn's share at a time, and counts strikes for invalid ones.
+//! Part of the engine; knows nothing about their meaning.
 
 use crate::dialect::Shared;
 use crate::dialect::stream::{Close, CloseReason, ConnId, Origin, Verdict};
@@ -13,20 +13,20 @@ use crate::wheel::Wheel;
 
 /// How a connection's turn ended.
 enum Turn {
-    /// There is nothing more that may be handled now.
+    /// Nothing more can be handled now.
     Drained,
-    /// There is, but others come first.
+    /// More can be handled, but other connections come first.
     UsedUp,
     /// The conversation is over.
     Over(Close),
-    /// The only request is answered.
+    /// The connection's only request was answered.
     Answered,
-    /// The peer broke the protocol once too often.
+    /// The peer has reached the limit of strikes.
     StruckOut,
 }
 
 impl Engine {
-    /// Handles the units in an inbox, at most a turn's worth. The caller settles the connection afterwards.
+    /// Handles the units in an inbox, at most one turn's share. The caller then calls [`Engine::after_change`].
     pub(super) fn handle_inbox(&mut self, id: ConnId, now: Time) {
         let Engine { conns, services, shared, wheel, .. } = self;
         let Some(conn) = conns.get_mut(id) else {
@@ -81,7 +81,7 @@ fn handle_units(
         shared.guard.add(counter, conn.inbox.consume(len));
         conn.frame_since = None;
         if conn.info.must_speak && !conn.session.is_silent() {
-            // What it had to say in time is here: most connections need no timer from now on.
+            // The peer has sent its first unit in time. Most connections need no timer from now on.
             conn.info.must_speak = false;
             conn.timer.take().and_then(|timer| wheel.cancel(timer));
         }
@@ -103,10 +103,10 @@ fn handle_units(
         conn.frame_since = None;
         return Turn::Drained;
     }
-    // A unit that began to come while others were handled has its time counted from now.
+    // The time of a unit that began while others were handled counts from now.
     conn.frame_since.get_or_insert(now);
     if conn.inbox.is_full() {
-        // No unit of any dialect is that large, and there is nowhere to read the rest of it to.
+        // No unit of any dialect is that large, and there is no space to read the rest of it.
         shared.guard.fault(Counter::BadSizes, conn.info.peer, now);
         return Turn::Over(Close::Now);
     }

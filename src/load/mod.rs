@@ -1,5 +1,5 @@
-//! Load tests: what is asked, how answers are judged, what is counted. Pure; `net::load` has the sockets and the clock,
-//! and drives any [`Workload`], so that other servers can be measured by the same loop (tests/bench).
+//! Load tests: which requests to send, how to judge the answers, and what to count. Pure: `net::load` has the sockets
+//! and the clock, and drives any [`Workload`], so that the same loop can measure other servers (tests/bench).
 
 pub mod sealed;
 pub mod tally;
@@ -9,59 +9,60 @@ use crate::time::Time;
 /// A kind of request.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Op {
-    /// Is anybody there?
+    /// Ask whether the node is alive.
     Ping,
-    /// Whom do you know near a key?
+    /// Ask for the contacts nearest to a key.
     FindNode,
-    /// Do you hold a key?
+    /// Ask for the value of a key that the node holds.
     FindValue,
-    /// Hold this.
+    /// Store a value.
     Put,
     /// Find a value in the network.
     Get,
 }
 
-/// What an answer is judged against.
+/// A request that was sent, against which its answer is judged.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct SentRequest {
-    /// The request's kind.
+    /// The kind of request.
     pub op: Op,
     /// Its nonce, or the number of its key.
     pub number: u32,
-    /// It only keeps values alive that others are to find: judged, but not part of the figures.
+    /// The request only keeps values alive that other requests read. Its answer is judged, but is not part of the
+    /// figures.
     pub is_upkeep: bool,
 }
 
-/// What an answer is worth.
+/// The verdict on an answer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It is right to the byte.
+    /// Every byte is correct.
     Good,
-    /// The value was not there.
+    /// The value was not found.
     Missing,
     /// An error with this code.
     Refused(u32),
-    /// It is not the answer to what was asked, or its checksum does not match.
+    /// It does not answer the request, or its checksum does not match.
     Wrong,
 }
 
-/// The stream of answers makes no sense any more.
+/// The bytes can't be a stream of answers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Garbled;
 
-/// What a load test asks.
+/// The requests of a load test.
 pub trait Workload {
-    /// Appends the next request to `out`; `None` if nothing may be asked until what was asked is answered.
+    /// Appends the next request to `out`. `None` if the workload must wait for answers before it sends more.
     fn ask(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SentRequest>;
 
-    /// Whether all is in place that the measured requests need, such as the values they read.
+    /// Whether everything that the measured requests need is in place, for example the values that they read.
     fn is_ready(&self) -> bool;
 
-    /// Bytes of the answer that `bytes` begin with; `None` while it is not whole.
+    /// The length in bytes of the answer at the start of `bytes`; `None` while it is incomplete.
     ///
     /// Errors: `bytes` can't begin an answer.
     fn answer_len(&self, bytes: &[u8]) -> Result<Option<usize>, Garbled>;
 
-    /// Judges a whole answer.
+    /// Judges a complete answer to `asked`.
     fn judge(&mut self, asked: SentRequest, answer: &[u8]) -> Verdict;
 }

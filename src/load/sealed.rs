@@ -1,5 +1,6 @@
-//! What `dayfly bench` asks a node of the sealed dialect. Every answer is judged to the byte; values are what their key's
-//! number says, so nothing needs to be remembered of them but when they must be put again.
+//! The workload with which `dayfly bench` loads a node of the sealed dialect. Checks every byte of every answer. The
+//! number of a key determines its value, so only the times at which values must be stored again are remembered. Never
+//! opens a socket.
 
 use std::collections::VecDeque;
 
@@ -11,28 +12,28 @@ use crate::limits::NODE_ENTRIES;
 use crate::load::{Garbled, Op, SentRequest, Verdict, Workload};
 use crate::time::Time;
 
-/// Values that are read are put again at this age, well before their time.
+/// Values that the workload reads are stored again at this age, well before they expire.
 const RENEW_MS: u64 = 4_000;
-/// The lifetime they ask for, in seconds.
+/// Their requested lifetime, in seconds.
 const TTL_S: u16 = 9;
 
-/// Requests in the proportion of their weights.
+/// Kinds of requests and their weights.
 pub type Mix = &'static [(Op, u32)];
 
-/// What is asked.
+/// The settings of a workload.
 #[derive(Copy, Clone, Debug)]
 pub struct Request {
-    /// What kinds of requests.
+    /// The kinds of requests and their proportions.
     pub mix: Mix,
-    /// Different keys, at least 1.
+    /// The number of different keys, at least 1.
     pub keys: u32,
     /// Bytes of each value.
     pub size: usize,
-    /// Nodes that are to hold each value; 1: the one that is asked.
+    /// How many nodes should hold each value; 1: only the node that is asked.
     pub replication: u8,
-    /// Keys are the SHA-256 of their values, so that nobody can make one up.
+    /// Whether each key is the SHA-256 of its value, so that nobody can make up another value.
     pub certified: bool,
-    /// Decides all that is random.
+    /// Determines all random choices.
     pub seed: u64,
 }
 
@@ -41,11 +42,11 @@ pub struct Request {
 pub struct Load {
     request: Request,
     keys: Vec<Id>,
-    /// Values are pieces of it.
+    /// Each value is a piece of these bytes.
     bytes: Vec<u8>,
     weights: u32,
     reads: bool,
-    /// Keys in the order in which they must be put again, and when.
+    /// The keys to store again, each with its time, in that order.
     renewals: VecDeque<(u32, Time)>,
     stored: Vec<bool>,
     stored_count: usize,
@@ -53,7 +54,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// A workload of which nothing was asked yet.
+    /// A workload that has sent nothing yet.
     pub fn new(request: Request) -> Load {
         let mut rng = fastrand::Rng::with_seed(request.seed);
         let bytes: Vec<u8> = (0..request.size + 4_096).map(|_| rng.u8(..)).collect();
@@ -84,7 +85,7 @@ impl Load {
         }
     }
 
-    /// Where in `bytes` the value of a key lies.
+    /// The range in `bytes` of the value of a key.
     fn value(&self, number: u32) -> std::ops::Range<usize> {
         let at = number as usize % 4_096;
         at..at + self.request.size
@@ -118,7 +119,7 @@ impl Load {
         Sealed::encode(&message, out);
     }
 
-    /// Whether `nodes` are what a node may name: genuine, nearest first, not too many.
+    /// Whether a node may name these `nodes`: genuine, nearest first, and not too many.
     fn is_in_order(&self, key: &Id, nodes: &Nodes<'_>) -> bool {
         let mut before = None;
         nodes.iter().count() <= NODE_ENTRIES

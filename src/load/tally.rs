@@ -1,4 +1,4 @@
-//! What a load test counted: answers by verdict, and latencies. Never reads a clock.
+//! The counts of a load test: answers by verdict, and latencies. Never reads a clock.
 
 use std::collections::BTreeMap;
 
@@ -6,39 +6,40 @@ use hdrhistogram::Histogram;
 
 use crate::load::Verdict;
 
-/// Latencies are told apart up to a minute; longer ones count as that.
+/// Latencies above a minute count as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
-/// Error codes told apart; strangers choose them.
+/// How many error codes are counted separately, because strangers choose them.
 const CODES: usize = 16;
 
 /// Counts and latencies of one run.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// Answers that were right.
+    /// Correct answers.
     pub good: u64,
-    /// Answers that said the value is not there.
+    /// Answers that said that the value was not found.
     pub missing: u64,
     /// Errors, by code.
     pub refused: BTreeMap<u32, u64>,
-    /// Answers that were not to what was asked, or damaged.
+    /// Answers that did not fit the request, or were damaged.
     pub wrong: u64,
-    /// Requests whose connection ended before their answer.
+    /// Requests whose connection ended before they were answered.
     pub broken: u64,
-    /// Answers that came after the time was up, to what was asked before. They count, but not in what was done per second.
+    /// Answers to requests of the measured time that came after it had ended. They count as answers, but not in the
+    /// rate.
     pub late: u64,
-    /// Failures before measuring began.
+    /// Failures before the measurement began.
     pub failures_before: u64,
     /// Bytes of the answers that came in time.
     pub bytes: u64,
-    /// Nanoseconds from sending a request, or from when it was due, to its answer.
+    /// Nanoseconds from when a request was sent, or from when it was due, to its answer.
     pub latency_ns: Histogram<u64>,
-    /// Seconds measured.
+    /// The duration of the measurement in seconds.
     pub seconds: f64,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        // These bounds are valid ones (hdrhistogram: 1 <= low, high >= 2 * low, at most 5 digits).
+        // These bounds are valid (hdrhistogram: 1 <= low, high >= 2 * low, at most 5 digits).
         let latency_ns = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("valid bounds");
         Tally {
             good: 0,
@@ -63,7 +64,7 @@ impl Tally {
         self.latency_ns.saturating_record(nanos.clamp(1, LONGEST_NS));
     }
 
-    /// Counts a verdict only.
+    /// Counts a verdict without size or latency.
     pub fn judged(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Good => self.good += 1,
@@ -76,27 +77,27 @@ impl Tally {
         }
     }
 
-    /// Answers, right or not.
+    /// The number of answers, correct or not.
     pub fn answers(&self) -> u64 {
         self.good + self.missing + self.wrong + self.refused.values().sum::<u64>()
     }
 
-    /// Answers that came in time.
+    /// The number of answers that came in time.
     pub fn timely(&self) -> u64 {
         self.answers() - self.late
     }
 
-    /// Requests that did not come to what was asked for.
+    /// The number of requests that did not get a correct answer, including those before the measurement.
     pub fn failures(&self) -> u64 {
         self.answers() - self.good + self.broken + self.failures_before
     }
 
-    /// Answers per second, of those that came in time.
+    /// Answers per second, counting those that came in time.
     pub fn per_second(&self) -> f64 {
         if self.seconds > 0.0 { self.timely() as f64 / self.seconds } else { 0.0 }
     }
 
-    /// The latency that this share of the answers, in percent, did not exceed, in microseconds.
+    /// The latency in microseconds that `percent` of the answers did not exceed.
     pub fn micros_at(&self, percent: f64) -> f64 {
         self.latency_ns.value_at_percentile(percent) as f64 / 1_000.0
     }

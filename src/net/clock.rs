@@ -1,19 +1,19 @@
-//! The clock of the process: milliseconds since it started, counting time in which the host was suspended, so that a
+//! The clock of the process: milliseconds since it started. It counts time in which the host was suspended, so that a
 //! value's age is its true age. Never goes back, and never follows the wall clock.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Time;
 
-/// Of Linux, the clock that counts while the host is suspended.
+/// On Linux: the clock that counts while the host is suspended.
 #[cfg(target_os = "linux")]
 const CLOCK: ClockId = ClockId::Boottime;
-/// Elsewhere that is CLOCK_MONOTONIC's task: of macOS it counts; of FreeBSD no clock does, but if one ever will, it is
-/// this one (until then a value lives on for as long as the host was suspended).
+/// Elsewhere: CLOCK_MONOTONIC. On macOS it counts while the host is suspended. On FreeBSD no clock does; if one ever
+/// will, it is this one (until then, a value lives longer by the time of the suspension).
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// Counts from the moment it was made.
+/// A clock that counts from its creation.
 #[derive(Copy, Clone, Debug)]
 pub struct Clock {
     start_ms: u64,
@@ -25,7 +25,7 @@ impl Clock {
         Clock { start_ms: clock_ms() }
     }
 
-    /// The time.
+    /// The time since the start.
     pub fn now(&self) -> Time {
         Time::from_ms(clock_ms().saturating_sub(self.start_ms))
     }

@@ -1,5 +1,5 @@
-//! Sockets that speak datagrams: opening them, reading and sending in batches. Never looks into a datagram; what the
-//! kernel does not take is the engine's to keep or lose.
+//! Datagram sockets: opens them, reads and sends in batches. Never looks into a datagram. If the kernel does not take
+//! one, the engine decides whether to keep or drop it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -21,14 +21,14 @@ struct Listener {
     is_writable: bool,
 }
 
-/// All such sockets of the process, by the numbers of their listeners. They are watched for what can be read; for room to send
-/// only while there is none, as every datagram sent would else be told of as room made.
+/// All datagram sockets of the process, indexed by the numbers of their listeners. The poll watches them for
+/// readability. It watches for room to send only while there is none, or else every datagram sent would cause an event.
 pub(super) struct DatagramListeners {
     registry: Registry,
     listeners: Vec<Listener>,
-    /// Listeners with something to read.
+    /// Listeners that may have something to read.
     readable: VecDeque<u16>,
-    /// What is read goes in here: a byte more than a datagram may have, which tells those that are longer.
+    /// The receive buffer. It has one byte more than the largest datagram, to detect longer ones.
     buffer: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ impl DatagramListeners {
         Ok(())
     }
 
-    /// The kernel says what listener `number` can do. One that could not send before does so now.
+    /// The kernel reports what listener `number` can do. If it could not send before, it sends now.
     pub fn mark_ready(&mut self, number: u16, readable: bool, writable: bool, engine: &mut Engine) {
         let Some(listener) = self.listeners.get_mut(usize::from(number)) else {
             return;
@@ -61,12 +61,12 @@ impl DatagramListeners {
         }
     }
 
-    /// Whether anything was left unread when a turn was used up.
+    /// Whether datagrams were left unread in the last turn.
     pub fn are_ready(&self) -> bool {
         !self.readable.is_empty()
     }
 
-    /// Reads what came, at most a turn's worth per listener.
+    /// Reads datagrams, at most one turn's share per listener.
     pub fn read(&mut self, engine: &mut Engine, now: Time) {
         for _ in 0..self.readable.len() {
             let Some(number) = self.readable.pop_front() else {
@@ -82,7 +82,8 @@ impl DatagramListeners {
                         engine.datagram(number, crate::contact::canonical(from), &self.buffer[..len], now);
                     }
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    // Nothing left, or an error: the next datagram tells, and nothing spins.
+                    // Nothing is left, or there was an error: the next datagram causes another event, so the loop does
+                    // not spin.
                     Err(_) => listener.is_readable = false,
                 }
             }
@@ -93,20 +94,20 @@ impl DatagramListeners {
         }
     }
 
-    /// Sends what waits at the listeners that have something.
+    /// Sends the datagrams that wait at any listener.
     pub fn send(&mut self, engine: &mut Engine) {
         while let Some(number) = engine.next_dirty_listener() {
             self.send_from(number, engine);
         }
     }
 
-    /// From now on, watches for room to send at a listener that has none, or does no more.
+    /// Starts (`is_full`) or stops watching for room to send at a listener.
     fn watch_for_room(&mut self, number: u16, is_full: bool) {
         let listener = &mut self.listeners[usize::from(number)];
         listener.is_writable = !is_full;
         let interest = if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         if let Err(e) = self.registry.reregister(&mut listener.socket, token_of(number), interest) {
-            // It will be tried again with the next datagram.
+            // The next datagram tries again.
             log::warn!("listener_not_watched error={e}");
             listener.is_writable = true;
         }
@@ -122,7 +123,7 @@ impl DatagramListeners {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return self.watch_for_room(number, true),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
-                    // No route, no permission, no memory: lost, as any datagram may be.
+                    // No route, no permission, no memory: the datagram is lost, as any datagram may be.
                     log::debug!("datagram_unsent to={to} error={e}");
                     engine.datagram_sent(number, true);
                 }

@@ -1,5 +1,5 @@
-//! The listeners: accepting in batches, and what to do when there are no descriptors left. Never decides who may come
-//! in; that is the engine's.
+//! The listeners: accepts connections in batches, and handles a lack of descriptors. Never decides whether a connection
+//! may stay; the engine does.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -17,24 +17,24 @@ struct Entry {
     listener: Listener,
     socket: ListeningSocket,
     is_ready: bool,
-    /// No accept before then: the last one failed.
+    /// Accepts nothing before this time, because the last accept failed.
     paused_until: Option<Time>,
 }
 
 /// All listening sockets of the process.
 pub(super) struct Listeners {
     entries: Vec<Entry>,
-    /// A descriptor to give up when there are none left, so that one waiting client can be turned away.
+    /// A spare descriptor. When no others are left, it is given up so that one waiting client can be turned away.
     spare: Option<File>,
     failures: Vec<SocketAddr>,
 }
 
 impl Listeners {
     pub fn new() -> Listeners {
-        Listeners { entries: Vec::new(), spare: spare(), failures: Vec::new() }
+        Listeners { entries: Vec::new(), spare: open_spare(), failures: Vec::new() }
     }
 
-    /// Registers `socket`; its token is `first_token` plus its place.
+    /// Registers `socket`. Its token is `first_token` plus the number of listeners before it.
     pub fn add(
         &mut self,
         listener: Listener,
@@ -47,12 +47,12 @@ impl Listeners {
         Ok(())
     }
 
-    /// The address of `listener`, from which its dials come.
+    /// The address of `listener`, from which its node dials.
     pub fn address_of(&self, listener: Listener) -> Option<SocketAddr> {
         self.entries.iter().find(|entry| entry.listener == listener).map(|entry| entry.socket.addr)
     }
 
-    /// Closes all of them.
+    /// Closes all listeners.
     pub fn close(&mut self) {
         self.entries.clear();
     }
@@ -67,23 +67,23 @@ impl Listeners {
         self.entries.iter_mut().for_each(|entry| entry.is_ready = true);
     }
 
-    /// Whether anybody waits whom it makes sense to accept now.
+    /// Whether a pending connection can be accepted now.
     pub fn are_ready(&self) -> bool {
         self.entries.iter().any(|entry| entry.is_ready && entry.paused_until.is_none())
     }
 
-    /// When a pause ends.
+    /// When the first pause ends.
     pub fn retry_at(&self) -> Option<Time> {
         self.entries.iter().filter_map(|entry| entry.paused_until).min()
     }
 
-    /// The listeners at which an accept failed since the last call.
+    /// The addresses of the listeners at which an accept failed since the last call.
     pub fn take_failures(&mut self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.failures)
     }
 
-    /// Accepts who waits, at most a turn's worth per listener.
-    pub fn accept(&mut self, now: Time, mut welcome: impl FnMut(Listener, TcpStream, SocketAddr)) {
+    /// Accepts pending connections, at most one turn's share per listener, and passes them to `accepted`.
+    pub fn accept(&mut self, now: Time, mut accepted: impl FnMut(Listener, TcpStream, SocketAddr)) {
         let Listeners { entries, spare, failures } = self;
         for entry in entries.iter_mut() {
             if entry.paused_until.is_some_and(|until| now < until) {
@@ -96,16 +96,17 @@ impl Listeners {
                 }
                 match entry.socket.socket.accept() {
                     Ok((stream, peer)) => {
-                        // Fails only on a connection that is gone already.
+                        // Fails only if the connection is already gone.
                         let _ = stream.set_nodelay(true);
-                        welcome(entry.listener, stream, crate::contact::canonical(peer));
+                        accepted(entry.listener, stream, crate::contact::canonical(peer));
                     }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => entry.is_ready = false,
                     Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                     Err(e) => {
                         failures.push(entry.socket.addr);
                         if is_shortage(&e) {
-                            // accept4 says EMFILE even when nobody waits, so only who is shed tells that somebody did.
+                            // accept4 returns EMFILE even if no connection is pending, so only shedding one tells
+                            // whether there was one.
                             entry.is_ready = shed(&entry.socket, spare);
                         }
                         entry.paused_until = Some(now.after(ACCEPT_PAUSE_MS));
@@ -117,16 +118,16 @@ impl Listeners {
     }
 }
 
-/// Turns one waiting client away with the spare descriptor; whether there may have been one.
+/// Turns one pending connection away with the spare descriptor. Returns whether there may have been one.
 fn shed(socket: &ListeningSocket, spare: &mut Option<File>) -> bool {
     drop(spare.take());
     let shed = socket.socket.accept();
-    let nobody_waited = shed.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+    let none_pending = shed.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
     drop(shed);
-    *spare = self::spare();
-    !nobody_waited
+    *spare = open_spare();
+    !none_pending
 }
 
-fn spare() -> Option<File> {
+fn open_spare() -> Option<File> {
     File::open("/dev/null").ok()
 }

@@ -1,10 +1,10 @@
-//! The load loop: connects, keeps requests in flight, reads answers, takes times. One thread and one poll, like the
-//! node it measures. Never looks into a message; the [`Workload`] makes and judges them.
+//! The load loop: connects, keeps requests in flight, reads answers, and measures times. One thread and one poll, like
+//! the node that it measures. Never looks into a message; the [`Workload`] creates and judges them.
 //!
-//! Closed loop: each connection sends a batch of requests in one write, and the next once all of them are answered, as
-//! redis-benchmark does. Open loop: requests are due at an even rate, and their latency counts from when they were due,
-//! so that a server that stops answering can't hide it by slowing the load down. In both, what is in flight when the
-//! time is up is still waited for, judged and timed.
+//! Closed loop: each connection sends a batch of requests in one write, and the next batch once all of them are
+//! answered, as redis-benchmark does. Open loop: requests are due at a constant rate, and their latency counts from
+//! when they were due, so that a server that stops answering can't hide it by slowing the load down. In both, requests
+//! that are in flight when the time is up are still awaited, judged and timed.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,13 +20,13 @@ use crate::load::{SentRequest, Verdict, Workload};
 use crate::net::socket;
 use crate::time::Time;
 
-/// Connections being dialled at once: well below any backlog.
+/// Connections that are being dialled at the same time: well below any backlog.
 const DIALS: usize = 256;
-/// Bytes read at once.
+/// Bytes per read.
 const SCRATCH: usize = 256 * 1024;
-/// Without any answer for this long, the server is stuck.
+/// A server that has answered nothing for this long is stuck.
 const STUCK: Duration = Duration::from_secs(15);
-/// How often progress is told.
+/// Period of the reports on progress.
 const PROGRESS: Duration = Duration::from_millis(250);
 
 /// How long to measure.
@@ -41,41 +41,41 @@ pub enum Until {
 /// A load test.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Whom to ask; connections are dealt to them by turns. At least one.
+    /// The nodes to ask, at least one. Connections are distributed over them in rotation.
     pub nodes: Vec<SocketAddr>,
-    /// Connections in all, at least 1.
+    /// The total number of connections, at least 1.
     pub connections: usize,
     /// Requests in flight per connection, at least 1.
     pub pipeline: usize,
     /// How long to measure.
     pub until: Until,
-    /// Requests per second in all for an open loop; `None` for a closed one.
+    /// The total number of requests per second of an open loop; `None` for a closed loop.
     pub rate: Option<f64>,
-    /// How long to ask before that counts.
+    /// How long to send requests before the measurement begins.
     pub warmup: Duration,
 }
 
-/// Where a load test is.
+/// A moment in the course of a load test.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Moment {
-    /// All connections stand.
+    /// All connections are established.
     Connected,
-    /// Measuring begins.
+    /// The measurement begins.
     Began,
-    /// It goes on.
+    /// The measurement is in progress.
     Measuring,
-    /// Measuring has ended; what is in flight is still waited for.
+    /// The measurement has ended. Requests in flight are still awaited.
     Ended,
 }
 
-struct Line {
+struct Connection {
     stream: TcpStream,
-    /// What could not be written yet.
+    /// Bytes that have not been written.
     out: Vec<u8>,
-    /// The beginning of an answer.
+    /// The start of an incomplete answer.
     partial: Vec<u8>,
-    /// With when each was sent, or due.
-    asked: VecDeque<(SentRequest, Instant)>,
+    /// The requests in flight, each with the time at which it was sent or due.
+    pending: VecDeque<(SentRequest, Instant)>,
     is_connected: bool,
     is_broken: bool,
 }
@@ -85,7 +85,7 @@ enum Phase {
     Filling,
     WarmUp(Instant),
     Measuring(Instant),
-    /// Nothing more is asked; what was is still to be answered.
+    /// No more requests are sent; those in flight are still awaited.
     Draining,
 }
 
@@ -94,25 +94,25 @@ struct Loop<'a, W: ?Sized> {
     workload: &'a mut W,
     observe: &'a mut dyn FnMut(Moment, &Tally),
     poll: Poll,
-    lines: Vec<Line>,
+    connections: Vec<Connection>,
     tally: Tally,
     phase: Phase,
     started: Instant,
-    /// Requests asked since the warm-up began, of an open loop.
+    /// The number of requests that the open loop has sent since the warm-up began.
     due: u64,
-    /// When that was.
+    /// When the warm-up began.
     due_since: Instant,
     in_flight: usize,
     answered_at: Instant,
-    told_at: Instant,
-    next_line: usize,
+    reported_at: Instant,
+    next_connection: usize,
     scratch: Vec<u8>,
 }
 
-/// Runs a load test; `observe` hears of every [`Moment`].
+/// Runs a load test, and calls `observe` at every [`Moment`].
 ///
-/// Errors: a connection could not be made, nothing was answered for 15 seconds, all connections broke, or the system
-/// refused something.
+/// Errors: a connection could not be established, nothing was answered for 15 seconds, all connections broke, or the
+/// operating system returned another error.
 pub fn run<W: Workload + ?Sized>(
     plan: &Plan,
     workload: &mut W,
@@ -124,7 +124,7 @@ pub fn run<W: Workload + ?Sized>(
         workload,
         observe,
         poll: Poll::new()?,
-        lines: Vec::with_capacity(plan.connections),
+        connections: Vec::with_capacity(plan.connections),
         tally: Tally::default(),
         phase: Phase::Filling,
         started: now,
@@ -132,8 +132,8 @@ pub fn run<W: Workload + ?Sized>(
         due_since: now,
         in_flight: 0,
         answered_at: now,
-        told_at: now,
-        next_line: 0,
+        reported_at: now,
+        next_connection: 0,
         scratch: vec![0; SCRATCH],
     };
     run.connect()?;
@@ -148,29 +148,29 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
         let mut connected = 0;
         let give_up_at = Instant::now() + STUCK;
         while connected < self.plan.connections {
-            while self.lines.len() < self.plan.connections.min(connected + DIALS) {
-                let to = self.plan.nodes[self.lines.len() % self.plan.nodes.len()];
+            while self.connections.len() < self.plan.connections.min(connected + DIALS) {
+                let to = self.plan.nodes[self.connections.len() % self.plan.nodes.len()];
                 let mut stream = socket::dial(None, to)?;
-                let token = Token(self.lines.len());
+                let token = Token(self.connections.len());
                 self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-                self.lines.push(Line {
+                self.connections.push(Connection {
                     stream,
                     out: Vec::new(),
                     partial: Vec::new(),
-                    asked: VecDeque::new(),
+                    pending: VecDeque::new(),
                     is_connected: false,
                     is_broken: false,
                 });
             }
             self.wait(&mut events, Some(Duration::from_millis(100)))?;
             for event in &events {
-                let line = &mut self.lines[event.token().0];
-                if !line.is_connected {
-                    if let Some(e) = line.stream.take_error()? {
+                let connection = &mut self.connections[event.token().0];
+                if !connection.is_connected {
+                    if let Some(e) = connection.stream.take_error()? {
                         return Err(e);
                     }
-                    line.is_connected = line.stream.peer_addr().is_ok();
-                    connected += usize::from(line.is_connected);
+                    connection.is_connected = connection.stream.peer_addr().is_ok();
+                    connected += usize::from(connection.is_connected);
                 }
             }
             if Instant::now() > give_up_at {
@@ -191,14 +191,14 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
         let mut events = Events::with_capacity(EVENTS);
         self.started = Instant::now();
         self.answered_at = self.started;
-        self.kick(self.started);
+        self.send_batches(self.started);
         loop {
-            // An open loop waits by asking again and again: the kernel's timeouts are as coarse as a millisecond.
+            // The open loop polls without waiting, because the kernel's timeouts are as coarse as a millisecond.
             let is_open = self.plan.rate.is_some() && !matches!(self.phase, Phase::Filling | Phase::Draining);
             self.wait(&mut events, Some(if is_open { Duration::ZERO } else { PROGRESS }))?;
             for event in &events {
                 let index = event.token().0;
-                if event.is_writable() && !self.lines[index].out.is_empty() {
+                if event.is_writable() && !self.connections[index].out.is_empty() {
                     self.flush(index);
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -212,22 +212,23 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
             if now.duration_since(self.answered_at) > STUCK {
                 return Err(io::Error::new(ErrorKind::TimedOut, "no answer for 15 seconds"));
             }
-            if self.lines.iter().all(|line| line.is_broken) {
+            if self.connections.iter().all(|connection| connection.is_broken) {
                 return Err(io::Error::new(ErrorKind::ConnectionReset, "all connections were closed"));
             }
         }
     }
 
-    /// Moves from phase to phase, sends what is due, tells progress; whether all is done.
+    /// Moves from phase to phase, sends requests that are due, and reports progress. Returns whether everything is
+    /// done.
     fn advance(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Filling if self.workload.is_ready() && self.in_flight == 0 => {
                 self.phase = Phase::WarmUp(now);
                 self.due_since = now;
-                self.kick(now);
+                self.send_batches(now);
             }
-            // What was in flight on a connection that broke is to be asked on others.
-            Phase::Filling if self.in_flight == 0 => self.kick(now),
+            // Requests that were in flight on a broken connection are sent again on others.
+            Phase::Filling if self.in_flight == 0 => self.send_batches(now),
             Phase::Filling => {}
             Phase::WarmUp(since) if now.duration_since(since) >= self.plan.warmup => {
                 self.tally = Tally { failures_before: self.tally.failures(), ..Tally::default() };
@@ -238,8 +239,8 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
             Phase::Measuring(since) => {
                 let elapsed = now.duration_since(since);
                 self.tally.seconds = elapsed.as_secs_f64();
-                if now.duration_since(self.told_at) >= PROGRESS {
-                    self.told_at = now;
+                if now.duration_since(self.reported_at) >= PROGRESS {
+                    self.reported_at = now;
                     (self.observe)(Moment::Measuring, &self.tally);
                 }
                 let is_done = match self.plan.until {
@@ -258,24 +259,25 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
     }
 
     /// Sends a batch on every connection that has nothing in flight.
-    fn kick(&mut self, now: Instant) {
-        (0..self.lines.len()).for_each(|index| self.batch(index, now));
+    fn send_batches(&mut self, now: Instant) {
+        (0..self.connections.len()).for_each(|index| self.send_batch(index, now));
     }
 
-    /// Sends what an open loop owes by now, on connections by turns, as far as they have room.
+    /// Sends the requests of an open loop that are due by now, on the connections in rotation, as far as they have
+    /// room.
     fn send_due(&mut self, now: Instant) {
         let (Some(rate), Phase::WarmUp(_) | Phase::Measuring(_)) = (self.plan.rate, self.phase) else {
             return;
         };
         let mut full = 0;
-        while full < self.lines.len() {
+        while full < self.connections.len() {
             let due_at = self.due_since + Duration::from_secs_f64(self.due as f64 / rate);
             if due_at > now {
                 return;
             }
-            let index = self.next_line;
-            self.next_line = (self.next_line + 1) % self.lines.len();
-            if self.lines[index].is_broken || self.lines[index].asked.len() >= self.plan.pipeline {
+            let index = self.next_connection;
+            self.next_connection = (self.next_connection + 1) % self.connections.len();
+            if self.connections[index].is_broken || self.connections[index].pending.len() >= self.plan.pipeline {
                 full += 1;
                 continue;
             }
@@ -286,14 +288,14 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
         }
     }
 
-    /// Sends the next batch of a closed loop, or of what must be in place for either.
-    fn batch(&mut self, index: usize, now: Instant) {
+    /// Sends the next batch of a closed loop, or in either loop of the requests that prepare the measurement.
+    fn send_batch(&mut self, index: usize, now: Instant) {
         let asks = match self.phase {
             Phase::Filling => true,
             Phase::WarmUp(_) | Phase::Measuring(_) => self.plan.rate.is_none(),
             Phase::Draining => false,
         };
-        if !asks || self.lines[index].is_broken || !self.lines[index].asked.is_empty() {
+        if !asks || self.connections[index].is_broken || !self.connections[index].pending.is_empty() {
             return;
         }
         for _ in 0..self.plan.pipeline {
@@ -309,24 +311,24 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
             return false;
         }
         let now = Time::from_ms(at.duration_since(self.started).as_millis() as u64);
-        let line = &mut self.lines[index];
-        let Some(asked) = self.workload.ask(now, &mut line.out) else {
+        let connection = &mut self.connections[index];
+        let Some(asked) = self.workload.ask(now, &mut connection.out) else {
             return false;
         };
-        line.asked.push_back((asked, at));
+        connection.pending.push_back((asked, at));
         self.in_flight += 1;
         true
     }
 
     fn flush(&mut self, index: usize) {
-        let line = &mut self.lines[index];
-        while !line.out.is_empty() {
-            match line.stream.write(&line.out) {
-                Ok(n) if n == line.out.len() => line.out.clear(),
-                Ok(n) => drop(line.out.drain(..n)),
+        let connection = &mut self.connections[index];
+        while !connection.out.is_empty() {
+            match connection.stream.write(&connection.out) {
+                Ok(n) if n == connection.out.len() => connection.out.clear(),
+                Ok(n) => drop(connection.out.drain(..n)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.broke(index),
+                Err(_) => return self.on_broken(index),
             }
         }
     }
@@ -334,41 +336,41 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
     fn read(&mut self, index: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut is_drained = false;
-        while !is_drained && !self.lines[index].is_broken {
-            let line = &mut self.lines[index];
-            let kept = line.partial.len();
-            scratch[..kept].copy_from_slice(&line.partial);
-            line.partial.clear();
-            match line.stream.read(&mut scratch[kept..]) {
-                Ok(0) => self.broke(index),
+        while !is_drained && !self.connections[index].is_broken {
+            let connection = &mut self.connections[index];
+            let kept = connection.partial.len();
+            scratch[..kept].copy_from_slice(&connection.partial);
+            connection.partial.clear();
+            match connection.stream.read(&mut scratch[kept..]) {
+                Ok(0) => self.on_broken(index),
                 Ok(n) => {
                     is_drained = n < SCRATCH - kept;
-                    self.take(index, &scratch[..kept + n]);
+                    self.take_answers(index, &scratch[..kept + n]);
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     is_drained = e.kind() == ErrorKind::WouldBlock;
-                    self.lines[index].partial.extend_from_slice(&scratch[..kept]);
+                    self.connections[index].partial.extend_from_slice(&scratch[..kept]);
                 }
-                Err(_) => self.broke(index),
+                Err(_) => self.on_broken(index),
             }
         }
         self.scratch = scratch;
     }
 
-    /// Takes the answers in `bytes`; what is left over is kept.
-    fn take(&mut self, index: usize, mut bytes: &[u8]) {
+    /// Judges the answers in `bytes`, and keeps the rest.
+    fn take_answers(&mut self, index: usize, mut bytes: &[u8]) {
         let now = Instant::now();
         self.answered_at = now;
         loop {
             let len = match self.workload.answer_len(bytes) {
                 Ok(Some(len)) => len,
                 Ok(None) => break,
-                Err(_) => return self.broke(index),
+                Err(_) => return self.on_broken(index),
             };
             let (answer, rest) = bytes.split_at(len);
             bytes = rest;
-            let Some((asked, at)) = self.lines[index].asked.pop_front() else {
-                return self.broke(index);
+            let Some((asked, at)) = self.connections[index].pending.pop_front() else {
+                return self.on_broken(index);
             };
             self.in_flight -= 1;
             let verdict = self.workload.judge(asked, answer);
@@ -381,18 +383,18 @@ impl<W: Workload + ?Sized> Loop<'_, W> {
                 self.tally.judged(verdict);
             }
         }
-        let line = &mut self.lines[index];
-        line.partial.extend_from_slice(bytes);
-        if line.asked.is_empty() {
-            self.batch(index, now);
+        let connection = &mut self.connections[index];
+        connection.partial.extend_from_slice(bytes);
+        if connection.pending.is_empty() {
+            self.send_batch(index, now);
         }
     }
 
-    fn broke(&mut self, index: usize) {
-        let line = &mut self.lines[index];
-        if !std::mem::replace(&mut line.is_broken, true) {
-            let lost = line.asked.len();
-            line.asked.clear();
+    fn on_broken(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        if !std::mem::replace(&mut connection.is_broken, true) {
+            let lost = connection.pending.len();
+            connection.pending.clear();
             self.in_flight -= lost;
             self.tally.broken += lost.max(1) as u64;
         }

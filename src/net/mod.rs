@@ -1,9 +1,9 @@
-//! The only sockets and the only clock: one poll loop that drives one [`Engine`]. Never looks into a message, and keeps
-//! nothing of a connection but its socket and whether that has something to read or room to write.
+//! The only sockets and the only clock: one poll loop that drives one [`Engine`]. Never looks into a message. Of a
+//! connection, it keeps only the socket, and whether that can be read or written.
 //!
-//! mio is edge-triggered: after a partial read or an accept that failed for want of descriptors no second event comes.
-//! So readiness is remembered here, connections that used up their turn stay in a list, and accept is tried again by
-//! the clock.
+//! mio is edge-triggered: after a partial read, or after an accept that failed for lack of descriptors, no second event
+//! comes. So this module remembers readiness, keeps connections that used up their turn in a list, and retries accepts
+//! by the clock.
 
 pub mod clock;
 #[cfg(feature = "bench")]
@@ -45,34 +45,37 @@ use crate::time::Time;
 
 /// Tokens of connections have this bit clear ([`ConnId::to_token`]).
 const OWN_TOKENS: usize = 1 << (usize::BITS - 1);
-const _: () = assert!(2 * connections_max(32) as u64 <= TokenLayout::of(32).slots(), "those closed in a turn included");
+const _: () = assert!(
+    2 * connections_max(32) as u64 <= TokenLayout::of(32).slots(),
+    "including those that were closed in this turn"
+);
 const _: () = assert!(2 * connections_max(64) as u64 <= TokenLayout::of(64).slots());
-// An event comes within a turn of its connection's end.
+// After a connection has ended, its events come within a turn.
 const _: () = assert!(((ACCEPTS_PER_TURN * crate::limits::LISTENERS) as u64) < TokenLayout::of(32).serials());
 const SIGNALS: Token = Token(OWN_TOKENS);
 const NAMES: Token = Token(OWN_TOKENS + 1);
 const STATUS: Token = Token(OWN_TOKENS + 2);
-/// The first listener's; the others follow.
+/// The token of the first listener; the others follow.
 const LISTENERS: usize = OWN_TOKENS + 16;
-/// The first datagram listener's; the others follow.
+/// The token of the first datagram listener; the others follow.
 const DATAGRAM_LISTENERS: usize = LISTENERS + crate::limits::LISTENERS;
 
-/// The socket of a connection: few bytes, as there are thousands.
+/// The socket of a connection. Small, because there are thousands.
 struct Socket {
     stream: TcpStream,
-    /// Of the connection in this slot.
+    /// The serial number of the connection in this slot.
     serial: u32,
     is_connecting: bool,
     is_readable: bool,
     is_writable: bool,
-    /// The peer's FIN has been announced, so a short read does not mean that nothing is left.
+    /// The kernel has announced the peer's FIN, so a short read does not mean that nothing is left to read.
     is_read_closed: bool,
-    /// It is in the list of sockets to be read.
+    /// Whether the socket is in the list of sockets to read.
     is_listed: bool,
 }
 
 impl Socket {
-    /// Puts it into the list of sockets to be read, once.
+    /// Adds the socket to the list of sockets to read, unless it is in it.
     fn list(&mut self, id: ConnId, readable: &mut VecDeque<ConnId>) {
         if !std::mem::replace(&mut self.is_listed, true) {
             readable.push_back(id);
@@ -80,24 +83,24 @@ impl Socket {
     }
 }
 
-/// What ended the loop.
+/// Why the loop ended.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// A signal, and everything owed was sent or had its time.
+    /// A signal asked it to stop, and everything owed was sent or its time ran out.
     Stopped,
-    /// A second signal, of this number.
+    /// A second signal came, with this number.
     Killed(i32),
 }
 
-/// The poll loop and what it owns.
+/// The poll loop and everything that it owns.
 pub struct Net {
     poll: Poll,
     events: Events,
     clock: Clock,
     engine: Engine,
-    /// By the slot of the connection.
+    /// Indexed by the slot of the connection.
     sockets: Vec<Option<Socket>>,
-    /// Sockets with something to read.
+    /// Sockets that may have something to read.
     readable: VecDeque<ConnId>,
     listeners: Listeners,
     datagrams: DatagramListeners,
@@ -108,7 +111,9 @@ pub struct Net {
 }
 
 impl Net {
-    /// A loop around `engine`, whose times must come from `clock`.
+    /// A loop around `engine`. All times that the engine sees must come from `clock`.
+    ///
+    /// Errors: the operating system refused a poll or a waker.
     pub fn new(engine: Engine, clock: Clock) -> io::Result<Net> {
         let poll = Poll::new()?;
         let names = Names::new(poll.registry(), NAMES)?;
@@ -134,28 +139,34 @@ impl Net {
         &self.engine
     }
 
-    /// The time by the loop's clock.
+    /// The time of the loop's clock.
     pub fn now(&self) -> Time {
         self.clock.now()
     }
 
-    /// Serves `listener` as `listener`. A sealed one is also where the node's dials come from.
+    /// Accepts connections at `socket` for `listener`. Dials of the listener's node start from the same address.
+    ///
+    /// Errors: the socket can't be registered.
     pub fn add_listener(&mut self, listener: Listener, socket: socket::ListeningSocket) -> io::Result<()> {
         self.listeners.add(listener, socket, self.poll.registry(), LISTENERS)
     }
 
-    /// Answers `dayfly status` for the node on `addr`, to this user and root only.
+    /// Answers `dayfly status` for the node at `addr`, but only to this user and root.
+    ///
+    /// Errors: the status socket can't be created.
     pub fn add_status(&mut self, addr: SocketAddr) -> io::Result<()> {
         self.status.open(addr, self.poll.registry(), STATUS)
     }
 
-    /// Stops on SIGTERM and SIGINT.
+    /// Makes SIGTERM and SIGINT stop the loop.
+    ///
+    /// Errors: the signals can't be handled.
     pub fn handle_signals(&mut self) -> io::Result<()> {
         self.signals = Some(Signals::new(self.poll.registry(), SIGNALS)?);
         Ok(())
     }
 
-    /// Bootstraps from `host:port`, resolving the host off the loop if it is a name.
+    /// Adds the bootstrap `host:port` to the nodes of a dialect. A name is resolved outside the loop.
     pub fn add_bootstrap(&mut self, dialect: Dialect, address: &str) {
         match address.parse() {
             Ok(addr) => self.engine.add_bootstrap(dialect, addr, self.clock.now()),
@@ -163,7 +174,9 @@ impl Net {
         }
     }
 
-    /// Runs until a signal stops it.
+    /// Runs until a signal stops the loop.
+    ///
+    /// Errors: polling failed.
     pub fn run(&mut self) -> io::Result<Ended> {
         loop {
             self.turn(None)?;
@@ -183,32 +196,33 @@ impl Net {
         }
     }
 
-    /// The service of a dialect, to add nodes to.
+    /// The service of a dialect, for adding nodes.
     pub fn service_mut<D: InEngine>(&mut self) -> &mut D {
         self.engine.service_mut()
     }
 
-    /// Starts an operation of dialect `D` from one of its listeners, or as a client that has none; `None` if there is too
-    /// much to do. Its events must be pulled to the last, or it be cancelled.
+    /// Starts an operation of dialect `D` from its listener with this number, or as a client if `listener` is `None`.
+    /// Returns `None` if too many operations are in progress. The caller must pull all its events, or cancel it.
     pub fn start<D: InEngine>(&mut self, listener: Option<u16>, operation: D::Operation) -> Option<CallId> {
         let call = self.engine.start::<D>(listener, operation, self.clock.now());
         self.finish_turn();
         call
     }
 
-    /// The next event of an operation; the last one says how it ended. Events of others stay where they are.
+    /// The next event of an operation, if there is one. The last event says how it ended. Events of other operations
+    /// stay queued.
     pub fn next_event<D: InEngine>(&mut self, call: CallId) -> Option<D::Event> {
         self.engine.next_event::<D>(call)
     }
 
-    /// Ends an operation early and forgets it.
+    /// Ends an operation early. It has no further events.
     pub fn cancel<D: InEngine>(&mut self, call: CallId) {
         self.engine.cancel::<D>(call, self.clock.now());
     }
 
-    /// Runs an operation of dialect `D` from one of its listeners, or as a client that has none, until `show`, which gets
-    /// each event, returns something; `None` if it could not be started, or was cut off after `timeout_ms` or by a
-    /// signal. Events of other operations stay where they are.
+    /// Runs an operation of dialect `D`, started as by [`Net::start`], and passes each of its events to `show`, until
+    /// that returns something. Returns `None` if the operation could not be started, took longer than `timeout_ms`, or
+    /// was interrupted by a signal. Events of other operations stay queued.
     ///
     /// Errors: polling failed.
     pub fn operation<D: InEngine, R>(
@@ -240,7 +254,7 @@ impl Net {
         end
     }
 
-    /// Serves for `ms`, or until a signal has come: whether one has.
+    /// Serves for `ms` milliseconds or until a signal comes. Returns whether one has come.
     ///
     /// Errors: polling failed.
     pub fn serve_for(&mut self, ms: u64) -> io::Result<bool> {
@@ -260,15 +274,17 @@ impl Net {
         self.signals.as_ref().map_or(0, Signals::count)
     }
 
-    /// Begins to stop: nobody is accepted any more, and each connection closes once what it is owed is sent. The engine
-    /// says when that is done: [`Engine::is_quiet`].
+    /// Starts to stop: accepts no more connections, and closes each connection once it has been sent what it is owed.
+    /// [`Engine::is_quiet`] says when that is done.
     pub fn stop(&mut self) {
         self.listeners.close();
         self.engine.stop(self.clock.now());
         self.finish_turn();
     }
 
-    /// One turn: wait for events (at most until `until`), take in what happened, do what is to be done.
+    /// Runs one turn: waits for events (at most until `until`), handles them, and does what the engine asks.
+    ///
+    /// Errors: polling failed.
     pub fn turn(&mut self, until: Option<Time>) -> io::Result<()> {
         let timeout = self.wait_for(until);
         match self.poll.poll(&mut self.events, timeout) {
@@ -303,7 +319,7 @@ impl Net {
     }
 
     fn take_events(&mut self, now: Time) {
-        // Taken out, as handling an event needs all of self; an empty one costs nothing.
+        // Taken out, because handling an event needs all of `self`. The empty replacement costs nothing.
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             match event.token() {
@@ -331,7 +347,7 @@ impl Net {
             return;
         };
         let Some(id) = ConnId::from_token(token, socket.serial) else {
-            return; // Of a connection that had the slot before.
+            return; // The event belongs to a connection that used the slot before.
         };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             socket.is_readable = true;
@@ -357,7 +373,7 @@ impl Net {
                 return;
             }
             if let Some(id) = engine.accepted(listener, peer, now) {
-                if let Err(e) = keep(sockets, poll, id, stream, false) {
+                if let Err(e) = register(sockets, poll, id, stream, false) {
                     log::warn!("connection_not_registered peer={peer} error={e}");
                     engine.broken(id, now);
                 }
@@ -370,7 +386,8 @@ impl Net {
 
     fn dial(&mut self, id: ConnId, from: Option<Listener>, to: SocketAddr, now: Time) {
         let local = from.and_then(|listener| self.listeners.address_of(listener));
-        let dialled = socket::dial(local, to).and_then(|stream| keep(&mut self.sockets, &self.poll, id, stream, true));
+        let dialled =
+            socket::dial(local, to).and_then(|stream| register(&mut self.sockets, &self.poll, id, stream, true));
         if let Err(e) = dialled {
             self.dial_failed(id, &e, now);
         }
@@ -402,7 +419,7 @@ impl Net {
         self.drop_socket(id);
         let why = match error.kind() {
             ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => {
-                // The peer's own connection may be what took it: take that in first.
+                // The peer's own connection may be using the address pair, so accept that first.
                 self.listeners.mark_all_ready();
                 self.accept(now);
                 DialError::AddressTaken
@@ -422,8 +439,8 @@ impl Net {
             if let Some(socket) = socket_of(&mut self.sockets, id) {
                 socket.is_listed = false;
                 self.read(id, now);
-                // Its answers go out while what they were made of is still in the cache, from the one buffer that all
-                // connections use by turns.
+                // Writes the answers while their data is still in the cache, from the one buffer that all connections
+                // share.
                 while let Some(id) = self.engine.next_dirty() {
                     self.write(id, now);
                 }
@@ -431,7 +448,7 @@ impl Net {
         }
     }
 
-    /// Reads a connection until it is drained, or must not be read, or its turn is used up.
+    /// Reads a connection until it is drained, may not be read, or has used up its turn.
     fn read(&mut self, id: ConnId, now: Time) {
         let mut budget = TURN_BYTES;
         let Some(socket) = socket_of(&mut self.sockets, id) else {
@@ -455,7 +472,7 @@ impl Net {
                 }
                 Ok(n) => {
                     budget -= n;
-                    // Shorter than asked means drained (epoll(7)), unless the end is still to be read.
+                    // A short read means that the socket is drained (epoll(7)), unless a FIN is still to be read.
                     socket.is_readable = n == asked || socket.is_read_closed;
                     self.engine.received(id, n, now);
                 }
@@ -496,7 +513,7 @@ impl Net {
         }
     }
 
-    /// Does what the engine wants done, writes each dirty outbox once, and frees what was closed.
+    /// Does what the engine asks, writes each dirty outbox once, and frees what was closed.
     fn finish_turn(&mut self) {
         let now = self.clock.now();
         loop {
@@ -528,7 +545,7 @@ impl Net {
             }
             Output::ShutdownWrite(id) => {
                 if let Some(socket) = socket_of(&mut self.sockets, id) {
-                    // Fails only where the connection is gone already, which the next read tells.
+                    // Fails only if the connection is already gone, which the next read reports.
                     let _ = socket.stream.shutdown(Shutdown::Write);
                 }
             }
@@ -541,8 +558,8 @@ fn socket_of(sockets: &mut [Option<Socket>], id: ConnId) -> Option<&mut Socket> 
     sockets.get_mut(id.index())?.as_mut().filter(|socket| socket.serial == id.serial())
 }
 
-/// Registers a connection's socket, once and for all events, and files it under its slot.
-fn keep(
+/// Registers a connection's socket for all events, and stores it under the connection's slot.
+fn register(
     sockets: &mut Vec<Option<Socket>>,
     poll: &Poll,
     id: ConnId,
@@ -559,7 +576,7 @@ fn keep(
         serial: id.serial(),
         is_connecting,
         is_readable: false,
-        // A fresh connection has room; a dial says when it has.
+        // A new connection can be written; for a dial, an event says when.
         is_writable: !is_connecting,
         is_read_closed: false,
         is_listed: false,

@@ -1,5 +1,5 @@
-//! Names of bootstrap nodes, resolved off the loop by one short-lived thread at a time, because getaddrinfo blocks. A
-//! name that does not resolve is a warning and is tried again.
+//! Names of bootstrap nodes, which one short-lived thread at a time resolves outside the loop, because getaddrinfo
+//! blocks. Warns about a name that does not resolve, and tries it again. Never opens a socket.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -14,7 +14,7 @@ use crate::time::Time;
 type Name = (Dialect, String);
 type Resolved = (Name, io::Result<Vec<SocketAddr>>);
 
-/// The names still to be resolved.
+/// The names that have not been resolved.
 pub(super) struct Names {
     waiting: Vec<Name>,
     /// The dialects of the names that a thread is resolving.
@@ -30,7 +30,7 @@ impl Names {
         Ok(Names { waiting: Vec::new(), running: Vec::new(), retry_at: None, resolved: Arc::default(), waker })
     }
 
-    /// Adds `host:port` to be resolved; warns if its dialect has too many already.
+    /// Adds `host:port` to the names to resolve. Warns and ignores it if its dialect has too many.
     pub fn add(&mut self, dialect: Dialect, name: &str) {
         let waiting = self.waiting.iter().map(|name| name.0);
         if waiting.chain(self.running.iter().copied()).filter(|other| *other == dialect).count() >= BOOTSTRAPS {
@@ -43,11 +43,11 @@ impl Names {
 
     /// When [`Names::retry`] has something to do.
     pub fn retry_at(&self) -> Option<Time> {
-        // While a thread is at it, the waker ends the wait.
+        // While a thread is running, its waker wakes the loop.
         self.retry_at.filter(|_| self.running.is_empty())
     }
 
-    /// Resolves what waits, if it is time and no thread is at it.
+    /// Starts to resolve the waiting names, if it is time and no thread is running.
     pub fn retry(&mut self, now: Time) {
         if self.retry_at().is_none_or(|at| now < at) {
             return;
@@ -60,7 +60,7 @@ impl Names {
             for name in names {
                 let addrs = name.1.to_socket_addrs().map(Iterator::collect);
                 resolved.lock().unwrap_or_else(PoisonError::into_inner).push((name, addrs));
-                // Fails only when the loop is gone.
+                // Fails only if the loop is gone.
                 let _ = waker.wake();
             }
         };
@@ -71,7 +71,7 @@ impl Names {
         }
     }
 
-    /// The addresses that have become known, and how many names did not resolve.
+    /// The addresses resolved since the last call, and how many names did not resolve.
     pub fn take_resolved(&mut self, now: Time) -> (Vec<(Dialect, SocketAddr)>, usize) {
         let mut known = Vec::new();
         let before = self.waiting.len();
@@ -84,14 +84,14 @@ impl Names {
                 Ok(addrs) if !addrs.is_empty() => {
                     known.extend(addrs.into_iter().map(|addr| (name.0, crate::contact::canonical(addr))));
                 }
-                Ok(_) => self.put_off(name, "no address", now),
-                Err(e) => self.put_off(name, &e.to_string(), now),
+                Ok(_) => self.retry_later(name, "no address", now),
+                Err(e) => self.retry_later(name, &e.to_string(), now),
             }
         }
         (known, self.waiting.len() - before)
     }
 
-    fn put_off(&mut self, name: Name, why: &str, now: Time) {
+    fn retry_later(&mut self, name: Name, why: &str, now: Time) {
         log::warn!("bootstrap_unresolved name={} error={why:?} retry_ms={RESOLVE_RETRY_MS}", name.1);
         self.waiting.push(name);
         self.retry_at = Some(now.after(RESOLVE_RETRY_MS));

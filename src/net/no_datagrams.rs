@@ -1,4 +1,4 @@
-//! What stands where sockets of datagrams would, in a build without a dialect of them. Does nothing.
+//! Replaces the datagram sockets in a build without a datagram dialect. Does nothing.
 
 use mio::Registry;
 

@@ -1,5 +1,5 @@
-//! Unix sockets that only this user and root can reach: by an abstract name on Linux, which leaves nothing on disk; by a
-//! file in a private folder where there are no such names. Never sends or reads anything.
+//! Unix sockets that only this user and root can reach. On Linux, they have abstract names, which leave nothing on
+//! disk; elsewhere, they are files in a private folder. Never sends or reads anything.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,18 +10,18 @@ pub(super) use folder::{is_trusted, name_of};
 #[cfg(target_os = "linux")]
 pub(super) use names::{is_trusted, name_of};
 
-/// Removes the file of a socket whose process is gone, so that the name can be taken again; one that still answers stays.
-/// Abstract names go with their process.
+/// Removes the file of a socket whose process is gone, so that its name can be used again. A socket that still answers
+/// stays. Abstract names end with their process.
 pub(super) fn remove_stale(name: &UnixAddr) {
     let refused = || UnixStream::connect_addr(name).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
     if let Some(file) = name.as_pathname().filter(|_| refused()) {
-        // Binding tells if it could not be.
+        // If this fails, so will the bind.
         let _ = std::fs::remove_file(file);
     }
 }
 
-/// The abstract names of Linux. Anybody on this host (network namespace) can take or call one, so both ends check whose
-/// process the other is.
+/// The abstract names of Linux. Every process on this host (network namespace) can bind or connect to them, so both
+/// ends check the other end's user.
 #[cfg(target_os = "linux")]
 mod names {
     use std::os::fd::AsFd;
@@ -34,15 +34,15 @@ mod names {
         UnixAddr::from_abstract_name(format!("dayfly/status/{addr}"))
     }
 
-    /// Whether the process at the other end is this user's or root's.
+    /// Whether the process at the other end belongs to this user or to root.
     pub fn is_trusted(stream: &impl AsFd) -> bool {
         let own = rustix::process::geteuid();
         rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
     }
 }
 
-/// Files in a folder that is this user's alone. Where the folder is, is looked up anew each time, as nodes and clients
-/// must agree on it; who can open a file in it is not asked again.
+/// Files in a folder that only this user can access. The path of the folder is determined anew each time, because nodes
+/// and clients must agree on it. A process that could open a file in the folder is trusted.
 #[cfg(any(not(target_os = "linux"), test))]
 mod folder {
     use std::fs::{self, DirBuilder};
@@ -54,7 +54,7 @@ mod folder {
 
     /// The name of the status socket of the node on `addr`.
     ///
-    /// Errors: its folder can't be made, or is not private (`PermissionDenied`).
+    /// Errors: its folder can't be created, or is not private (`PermissionDenied`).
     #[cfg(not(target_os = "linux"))]
     pub fn name_of(addr: SocketAddr) -> io::Result<UnixAddr> {
         let uid = rustix::process::geteuid().as_raw();
@@ -62,13 +62,14 @@ mod folder {
         UnixAddr::from_pathname(file_in(folder, addr, uid)?)
     }
 
-    /// Whoever reached a file in the folder may.
+    /// Trusts every process that reached a file in the folder.
     #[cfg(not(target_os = "linux"))]
     pub fn is_trusted(_: &impl std::os::fd::AsFd) -> bool {
         true
     }
 
-    /// The folder of user `uid`: inside `runtime` if there is such a place, else beside other temporary files.
+    /// The folder of user `uid`: inside `runtime` if that is an absolute path, or else inside the folder for temporary
+    /// files.
     pub(super) fn folder_of(runtime: Option<PathBuf>, uid: u32) -> PathBuf {
         match runtime.filter(|base| base.is_absolute()) {
             Some(base) => base.join("dayfly"),
@@ -76,15 +77,15 @@ mod folder {
         }
     }
 
-    /// The file for `addr` in `folder`, which is made if need be.
+    /// The file for `addr` in `folder`, which is created if necessary.
     pub(super) fn file_in(folder: PathBuf, addr: SocketAddr, uid: u32) -> io::Result<PathBuf> {
-        // Fails where it is there already, which is looked at next.
+        // Fails if the folder exists, which is checked next.
         let _ = DirBuilder::new().mode(0o700).create(&folder);
         let found = fs::symlink_metadata(&folder)?;
         if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        // In hex, as some systems allow a socket's path no more than 103 bytes.
+        // In hex, because some systems limit the path of a socket to 103 bytes.
         let ip = match addr.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,

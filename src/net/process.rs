@@ -1,4 +1,4 @@
-//! What the kernel has accounted to a process: time on a processor, memory. For measuring; never touches the process.
+//! The kernel's accounts of a process: processor time and memory. For measurements; never affects the process.
 
 use std::fs;
 use std::io;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::net::load::Moment;
 
-/// Time that all living threads of process `pid` have been running, to the nanosecond (proc(5), schedstat).
+/// The time in which all living threads of process `pid` have been running, to the nanosecond (proc(5), schedstat).
 ///
-/// Errors: there is no such process, or it is somebody else's, or the kernel keeps no such accounts.
+/// Errors: there is no such process, it belongs to another user, or the kernel keeps no such accounts.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -23,7 +23,7 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// The time that a process spends between two moments.
+/// Measures the processor time of a process between two moments.
 #[derive(Copy, Clone, Debug)]
 pub struct CpuMeter {
     pid: u32,
@@ -32,12 +32,12 @@ pub struct CpuMeter {
 }
 
 impl CpuMeter {
-    /// Of process `pid`; nothing is read yet.
+    /// A meter for process `pid`, which has read nothing yet.
     pub fn new(pid: u32) -> CpuMeter {
         CpuMeter { pid, began: None, ended: None }
     }
 
-    /// Reads the accounts where measuring begins and where it ends.
+    /// Reads the accounts when the measurement begins and when it ends.
     pub fn observe(&mut self, moment: Moment) {
         match moment {
             Moment::Began => self.began = cpu_time(self.pid).ok(),
@@ -46,14 +46,16 @@ impl CpuMeter {
         }
     }
 
-    /// Microseconds for each of `requests`; `None` where the process was gone before the end.
+    /// Microseconds of processor time per request, for this number of requests. `None` if the process was gone before
+    /// the end.
     pub fn micros_per_request(&self, requests: u64) -> Option<f64> {
         let spent = self.ended?.checked_sub(self.began?)?;
         Some(spent.as_secs_f64() * 1e6 / requests.max(1) as f64)
     }
 }
 
-/// Bytes of process `pid` that are in memory and its own: private or anonymous pages, not those of shared files.
+/// Bytes of process `pid` that are in memory and belong to it alone: private or anonymous pages, not pages of shared
+/// files.
 ///
 /// Errors: as for [`cpu_time`].
 pub fn resident_bytes(pid: u32) -> io::Result<u64> {

@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT as bytes in a socket pair, which the poll loop watches. Does nothing in a signal handler but
-//! write that byte.
+//! SIGTERM and SIGINT as bytes in a socket pair, which the poll loop watches. The signal handler does nothing but write
+//! that byte.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -21,21 +21,21 @@ impl Signals {
         Ok(Signals { streams, count: 0, last: 0 })
     }
 
-    /// Signals that have come.
+    /// The number of signals that have come.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The number of the last one.
+    /// The number of the last signal.
     pub fn last(&self) -> i32 {
         self.last
     }
 
-    /// Takes in what has come.
+    /// Counts the signals that have come.
     pub fn drain(&mut self) {
         for (signal, stream) in &mut self.streams {
             let mut bytes = [0; 16];
-            // An empty pair says WouldBlock.
+            // Ends with WouldBlock once the pair is empty.
             while let Ok(n @ 1..) = stream.read(&mut bytes) {
                 self.count += n;
                 self.last = *signal;

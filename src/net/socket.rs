@@ -1,4 +1,4 @@
-//! Making sockets: listeners, and dials from the listening port. Never blocks; reads and writes nothing.
+//! Creates sockets: listeners, and dials from the listening port. Never blocks; reads and writes nothing.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,12 +14,14 @@ use crate::limits::{BACKLOG, MACOS_OPEN_MAX};
 pub struct ListeningSocket {
     /// The socket.
     pub socket: TcpListener,
-    /// Where it is bound; the port is never 0.
+    /// The address to which it is bound; the port is never 0.
     pub addr: SocketAddr,
 }
 
-/// Listens on `addr`; port 0 lets the kernel choose. A port that others listen on is an error, although dials may share
-/// ours: SO_REUSEPORT is set only after the bind (docs/protocol-sealed.md, "Who is who").
+/// Listens on `addr`; port 0 lets the kernel choose. SO_REUSEPORT, which our dials need to share the port, is set only
+/// after the bind, so that a port on which another process listens is an error (docs/protocol-sealed.md, "Who is who").
+///
+/// Errors: the address can't be bound, or no descriptors are left.
 pub fn listen(addr: SocketAddr) -> io::Result<ListeningSocket> {
     let socket = new_socket(addr, Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?;
@@ -31,7 +33,10 @@ pub fn listen(addr: SocketAddr) -> io::Result<ListeningSocket> {
     Ok(ListeningSocket { socket, addr })
 }
 
-/// Begins to connect to `to`, from `from` if given, else from an ephemeral port.
+/// Starts to connect to `to`, from the address `from` if given, or else from an ephemeral port. An event tells when the
+/// connection is established.
+///
+/// Errors: the connection failed at once, the address pair is in use, or no descriptors are left.
 pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = new_socket(to, Type::STREAM, Protocol::TCP)?;
     socket.set_tcp_nodelay(true)?;
@@ -56,13 +61,15 @@ pub(super) fn new_socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io
     Ok(socket)
 }
 
-/// Whether an operation failed because we are out of descriptors or memory.
+/// Whether an operation failed because we ran out of descriptors or memory.
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The address that this host has towards `to`, found by connecting a UDP socket; nothing is sent.
+/// The local address that this host uses to reach `to`. Found by connecting a UDP socket, which sends nothing.
+///
+/// Errors: there is no route.
 pub fn route_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
@@ -70,18 +77,20 @@ pub fn route_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Raises the soft limit of open files to the hard one; returns what it is now, `u64::MAX` for none.
+/// Raises the soft limit of open files to the hard one. Returns the new soft limit, or `u64::MAX` if there is none.
 pub fn raise_open_files() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // macOS has no hard limit by default, but takes no soft one above its OPEN_MAX.
+    // macOS has no hard limit by default, but accepts no soft limit above its OPEN_MAX.
     let is_macos = cfg!(target_os = "macos");
     let current = if is_macos { maximum.or(Some(MACOS_OPEN_MAX)).min(Some(MACOS_OPEN_MAX)) } else { maximum };
-    // An error leaves the soft limit, which is then read back.
+    // After an error the soft limit is unchanged, and is read back below.
     let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Random bytes from the kernel, for what nobody may guess.
+/// `N` random bytes from the kernel, for secrets.
+///
+/// Errors: the kernel provides none.
 pub fn secret<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     fill_randomly(&mut bytes)?;
@@ -96,13 +105,13 @@ fn fill_randomly(bytes: &mut [u8]) -> io::Result<()> {
     }
 }
 
-/// Elsewhere the device, which is seeded before any of our processes can run.
+/// Elsewhere: from the device, which is seeded before any of our processes can run.
 #[cfg(not(target_os = "linux"))]
 fn fill_randomly(bytes: &mut [u8]) -> io::Result<()> {
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, bytes)
 }
 
-/// A random number from the kernel, to seed what is pure; the time where the kernel has none.
+/// A random number from the kernel, for seeding pure modules; the wall-clock time if the kernel provides none.
 pub fn seed() -> u64 {
     let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
     secret().map_or_else(|_| now(), u64::from_ne_bytes)

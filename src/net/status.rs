@@ -1,5 +1,6 @@
-//! What a node says of itself, to its own user and root only: a private Unix socket named after the listening address,
-//! which exists on this host alone. A connection gets the report and is closed; nothing is ever read from it.
+//! The status socket: a node reports about itself to its own user and root, through a private Unix socket that is named
+//! after the listening address and exists only on this host. Each connection gets the report and is closed; nothing is
+//! ever read from it.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -32,18 +33,19 @@ impl StatusListener {
         Ok(())
     }
 
-    /// Gives the report to who waits, whole. A fresh Unix socket takes it whole without blocking.
+    /// Sends the whole report to every reader that waits. A new Unix socket takes it without blocking.
     pub fn serve(&self, report: &str) {
         for listener in &self.listeners {
-            // Until WouldBlock, as no second event tells of who waits already.
+            // Until WouldBlock, because no second event comes for readers that already wait.
             for _ in 0..STATUS_READERS {
                 let Ok((mut stream, _)) = listener.accept() else {
                     break;
                 };
                 if is_trusted(&stream) {
-                    // Room for the report, which is more than some systems give; the write below tells if it failed.
+                    // Makes room for the report, which is more than some systems provide. If that failed, so does the
+                    // write below.
                     let _ = SockRef::from(&stream).set_send_buffer_size(REPORT_BYTES as usize);
-                    // A reader that has left already is none of our business.
+                    // The reader may have left already; that is no concern of ours.
                     let _ = stream.write_all(report.as_bytes());
                 }
             }
@@ -55,15 +57,15 @@ impl Drop for StatusListener {
     fn drop(&mut self) {
         let names = self.listeners.iter().filter_map(|listener| listener.local_addr().ok());
         for file in names.filter_map(|name| name.as_pathname().map(Path::to_path_buf)) {
-            // A file that stays is replaced by the next node on this address.
+            // If the file stays, the next node on this address replaces it.
             let _ = std::fs::remove_file(file);
         }
     }
 }
 
-/// The report of the node that listens on `addr`, as lines of `name value`.
+/// Reads the report of the node that listens on `addr`: lines of `name value`.
 ///
-/// Errors: whatever connecting gives; `PermissionDenied` if the other end is another user's.
+/// Errors: the connection failed or timed out; `PermissionDenied` if the other end belongs to another user.
 pub fn read(addr: SocketAddr, timeout: Duration) -> io::Result<String> {
     let any: SocketAddr = if addr.is_ipv4() { ([0; 4], addr.port()).into() } else { ([0u16; 8], addr.port()).into() };
     let connect = |addr| UnixStream::connect_addr(&name_of(addr)?);
@@ -77,7 +79,7 @@ pub fn read(addr: SocketAddr, timeout: Duration) -> io::Result<String> {
     Ok(report)
 }
 
-/// The report: figures and counters by name, then what each dialect says of itself.
+/// The status report: figures and counters by name, then the part of each dialect.
 pub(super) fn report(engine: &Engine, now: Time) -> String {
     let mut lines = vec![
         format!("version {}", env!("CARGO_PKG_VERSION")),
