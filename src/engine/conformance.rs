@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::engine::dialects::StreamDialect;
 use crate::engine::pairs::{Dials, End, Pairs};
-use crate::engine::{CallId, Engine, Output};
+use crate::engine::{CallId, Engine, EngineSettings, Output};
 use crate::guard::Counter;
 use crate::time::Time;
 
@@ -21,8 +21,8 @@ const ENDS: u64 = 60;
 pub(crate) trait Subject: StreamDialect {
     /// What `Session::bytes` may say at most.
     const HOLDS_AT_MOST: usize;
-    /// An engine with one node, which is known to others at `addr`.
-    fn engine(addr: SocketAddr, seed: u64) -> Engine;
+    /// Gives an engine a node, which others know at `addr`.
+    fn add_node(engine: &mut Engine, addr: SocketAddr, seed: u64);
     /// What a peer says first; nothing where there is no greeting.
     fn greeting() -> Vec<u8>;
     /// A small request, which is answered at once by one message.
@@ -98,9 +98,17 @@ fn raw() -> SocketAddr {
 
 /// So many engines.
 pub(crate) fn pairs<D: Subject>(engines: usize, seed: u64) -> Pairs {
+    limited::<D>(engines, seed, EngineSettings::default())
+}
+
+/// So many engines with these settings.
+pub(crate) fn limited<D: Subject>(engines: usize, seed: u64, settings: EngineSettings) -> Pairs {
     let mut pairs = Pairs::new(seed);
     for n in 0..engines {
-        pairs.add(D::engine(at(n), seed + n as u64), D::listener(0), at(n));
+        let seed = seed + n as u64;
+        let mut engine = Engine::new(settings, seed);
+        D::add_node(&mut engine, at(n), seed);
+        pairs.add(engine, D::listener(0), at(n));
     }
     pairs
 }
@@ -212,7 +220,8 @@ pub(crate) fn a_stop_loses_no_answer<D: Subject>() {
 /// connection before the last answers were read.
 pub(crate) fn what_was_read_before_a_stop_is_answered_before_the_close<D: Subject>() {
     let now = Time::from_ms(1);
-    let mut engine = D::engine(at(0), 1);
+    let mut engine = Engine::new(EngineSettings::default(), 1);
+    D::add_node(&mut engine, at(0), 1);
     let id = engine.accepted(D::listener(0), nowhere(), now).unwrap();
     let bytes: Vec<u8> = D::greeting().into_iter().chain((0..100).flat_map(D::ping)).collect();
     engine.read_space(id).unwrap()[..bytes.len()].copy_from_slice(&bytes);
@@ -278,7 +287,8 @@ impl<D: Subject> Course<D> {
     fn new(seed: u64) -> Course<D> {
         let mut random = fastrand::Rng::with_seed(seed);
         let engines = random.usize(2..=3);
-        let mut pairs = pairs::<D>(engines, seed);
+        let max_connections = [2, 4, 1_000][random.usize(..3)];
+        let mut pairs = limited::<D>(engines, seed, EngineSettings { max_connections, ..EngineSettings::default() });
         pairs.piece = [1, 13, 1_000, 65_536][random.usize(..4)];
         pairs.window = [500, 5_000, 60_000, 500_000][random.usize(..4)];
         pairs.listen(raw());
@@ -432,7 +442,6 @@ mod sealed {
     use crate::dialect::sealed::request::Request;
     use crate::dialect::sealed::service::Service;
     use crate::dialect::stream::Service as _;
-    use crate::engine::EngineSettings;
     use crate::id::Id;
     use crate::limits::{FRAME_MAX, OWED_ANSWER_BYTES, OWED_ANSWERS, OWED_ANSWERS_BYTES, OWED_BYTES, OWED_JOBS};
 
@@ -454,10 +463,8 @@ mod sealed {
         const HOLDS_AT_MOST: usize =
             OWED_BYTES + (OWED_JOBS + 1) * FRAME_MAX + OWED_ANSWERS * OWED_ANSWER_BYTES + OWED_ANSWERS_BYTES;
 
-        fn engine(addr: SocketAddr, seed: u64) -> Engine {
-            let mut engine = Engine::new(EngineSettings::default(), seed);
+        fn add_node(engine: &mut Engine, addr: SocketAddr, seed: u64) {
             engine.service_mut::<Service>().add_node(addr, seed, Time::ZERO);
-            engine
         }
 
         fn greeting() -> Vec<u8> {

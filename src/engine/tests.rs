@@ -198,6 +198,16 @@ fn one_address_does_not_get_all_connections() {
 }
 
 #[test]
+fn who_has_left_is_not_counted_any_more() {
+    let mut bench = bench("9.9.9.9:6500");
+    for port in 0..2 * CONNECTIONS_PER_ADDRESS {
+        let id = bench.accept(&format!("8.8.8.8:{}", port + 1)).expect("there is room again");
+        bench.engine.eof(id, bench.now);
+        bench.settle();
+    }
+}
+
+#[test]
 fn when_slots_run_out_the_oldest_silent_one_goes_first() {
     let mut bench = Bench::new("127.0.0.1:6500", EngineSettings { max_connections: 3, ..EngineSettings::default() });
     let ids: Vec<ConnId> = (1..=3).map(|port| bench.accept(&format!("127.0.0.1:{port}")).unwrap()).collect();
@@ -369,6 +379,26 @@ fn a_reader_that_never_reads_is_not_read_from_and_a_frames_time_stands_still() {
     assert!(!bench.closed.contains(&id), "not for the nine seconds in which it was not read");
     assert!(answers.len() > 60_000);
     assert!(bench.engine.read_space(id).is_some(), "read again");
+}
+
+/// The test above never had the beginning of a frame in the inbox alone.
+#[test]
+fn the_time_of_a_frame_that_is_not_read_stands_still() {
+    let mut bench = bench("127.0.0.1:6500");
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let value = vec![7; 60_000];
+    bench.feed(id, &frame(&Message::Put { ttl_s: 0, replication: 1, key: target(1), value: &value }), usize::MAX);
+    bench.take(id);
+    let ask = frame(&Message::FindValue { key: target(1) });
+    bench.feed(id, &[&ask.repeat(3)[..], &ask[..30]].concat(), usize::MAX);
+    assert!(bench.engine.read_space(id).is_none(), "it has three answers to read");
+    bench.pass(FRAME_MS + 5_000);
+    assert!(!bench.closed.contains(&id));
+    assert_eq!(bench.take(id).len(), 3 * 60_036);
+    bench.pass(FRAME_MS - 100);
+    assert!(!bench.closed.contains(&id), "only now its time runs");
+    bench.pass(200);
+    assert!(bench.closed.contains(&id) && bench.count(Counter::FrameTimeouts) == 1);
 }
 
 #[test]
@@ -556,6 +586,21 @@ fn a_link_that_belongs_to_no_listener_is_forgotten_too() {
     bench.engine.dial_failed(link, DialError::Unreachable, bench.now);
     bench.settle();
     assert_eq!((bench.engine.links(), bench.engine.connections()), (0, 0));
+}
+
+#[test]
+fn what_had_to_wait_is_forgotten_when_a_connection_ends_and_keeps_nobody_waiting() {
+    let mut bench = bench("127.0.0.1:6500");
+    bench.engine.add_bootstrap(Dialect::Sealed, "127.0.0.1:7000".parse().unwrap(), bench.now);
+    let id = bench.accept("127.0.0.1:1").unwrap();
+    let gets: Vec<u8> = (0..OWED_JOBS as u64 + 30).flat_map(|n| frame(&Message::Get { key: target(n) })).collect();
+    bench.feed(id, &gets, usize::MAX);
+    bench.feed(id, &strike().repeat(3), usize::MAX);
+    bench.pass(4_000);
+    let error = frame(&ErrorCode::UnknownType.message());
+    assert_eq!(bench.take(id).len(), OWED_JOBS * 68 + 3 * error.len());
+    bench.pass(1_100);
+    assert!(bench.closed.contains(&id));
 }
 
 #[test]

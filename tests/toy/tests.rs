@@ -7,8 +7,8 @@ use super::{
     Event, HELLO_MS, IDLE_MS, LARGE_MAX, Operation, PIECE, SEEN, SEEN_MS, SESSION_BYTES, Service, WHILE_MAX_MS,
 };
 use crate::dialect::Codec;
-use crate::dialect::stream::{Failure, Listener, Service as _};
-use crate::engine::conformance::{Subject, at, nowhere, pairs, suite};
+use crate::dialect::stream::{Failure, Service as _};
+use crate::engine::conformance::{Subject, at, limited, nowhere, pairs, suite};
 use crate::engine::pairs::Pairs;
 use crate::engine::{CallId, Engine, EngineSettings, Output};
 use crate::guard::Counter;
@@ -33,10 +33,8 @@ fn messages(mut heard: &[u8]) -> Vec<Message<'_>> {
 impl Subject for Service {
     const HOLDS_AT_MOST: usize = SESSION_BYTES;
 
-    fn engine(addr: SocketAddr, seed: u64) -> Engine {
-        let mut engine = Engine::new(EngineSettings::default(), seed);
+    fn add_node(engine: &mut Engine, addr: SocketAddr, _: u64) {
         engine.service_mut::<Service>().add_node(addr.port().into());
-        engine
     }
 
     fn greeting() -> Vec<u8> {
@@ -221,6 +219,14 @@ fn a_client_asks_over_a_connection_that_ends_with_the_answer() {
 }
 
 #[test]
+fn where_there_is_no_room_for_a_connection_the_operation_fails_at_once() {
+    let mut pairs = limited::<Service>(1, 1, EngineSettings { max_connections: 0, ..EngineSettings::default() });
+    let call = ask(&mut pairs, at(5));
+    pairs.settle();
+    assert_eq!(event(&mut pairs, call), Some(Event::Failed(Failure::Busy)));
+}
+
+#[test]
 fn who_asks_itself_is_told() {
     let mut pairs = pairs::<Service>(1, 1);
     let call = ask(&mut pairs, at(0));
@@ -255,20 +261,12 @@ fn a_shout_reaches_everybody_over_as_few_messages_as_a_flood_can() {
     }
 }
 
-/// An engine whose peers may ask as fast as they like.
-fn hasty() -> Pairs {
-    let mut settings = EngineSettings::default();
-    settings.dialects.toy.at_once = u32::MAX;
-    let mut engine = Engine::new(settings, 1);
-    engine.service_mut::<Service>().add_node(1_000);
-    let mut pairs = Pairs::new(1);
-    pairs.add(engine, Listener::Toy(0), at(0));
-    pairs
-}
-
 #[test]
 fn what_was_shouted_is_not_forgotten_for_what_is_shouted_next() {
-    let mut pairs = hasty();
+    // Who may ask as fast as it likes.
+    let mut settings = EngineSettings::default();
+    settings.dialects.toy.at_once = u32::MAX;
+    let mut pairs = limited::<Service>(1, 1, settings);
     let peer = peer(&mut pairs);
     let shout = |id: usize| frame(&Message::Shout { id: id as u64, text: b"" });
     (0..SEEN + 10).for_each(|id| pairs.say(peer, &shout(id)));
