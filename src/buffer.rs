@@ -55,7 +55,7 @@ impl BufferPool {
     }
 
     /// Bytes of memory that the pool holds: at most [`POOLED_BYTES`] each for small inboxes, large inboxes, and
-    /// outboxes.
+    /// outboxes. For tests.
     pub fn bytes(&self) -> usize {
         self.small.len() * BUFFER_SMALL + self.large.len() * BUFFER_LARGE + self.outbox_bytes
     }

@@ -65,7 +65,6 @@ pub struct OwedAnswers {
     locks: KeyLocks,
     /// Places of the waiting requests that hold their lock or need none. The first one is on top.
     startable: BinaryHeap<Reverse<Place>>,
-    waiting: usize,
     running: usize,
     /// Bytes of the frames of waiting requests.
     waiting_bytes: usize,
@@ -96,9 +95,9 @@ impl OwedAnswers {
         self.owed.len() < OWED_ANSWERS && self.frame_bytes() < OWED_BYTES
     }
 
-    /// Whether requests wait to be started.
+    /// Whether requests wait to be started. For tests: searches all entries.
     pub fn has_waiting(&self) -> bool {
-        self.waiting > 0
+        self.owed.iter().any(|owed| matches!(owed, Owed::Waiting { .. }))
     }
 
     // ---- requests come ----
@@ -113,7 +112,6 @@ impl OwedAnswers {
     /// not.
     pub fn defer(&mut self, frame: &[u8], access: Option<Access>, expects: Expects, since: Time) {
         let place = self.push(Owed::Waiting { frame: frame.to_vec(), access, expects, since });
-        self.waiting += 1;
         self.waiting_bytes += frame.len();
         if access.is_none_or(|access| self.locks.lock_or_queue(place, access)) {
             self.startable.push(Reverse(place));
@@ -156,7 +154,6 @@ impl OwedAnswers {
         };
         let started = DeferredRequest { place, frame: std::mem::take(frame), since: *since };
         *owed = Owed::Running { access: *access, expects: *expects };
-        self.waiting -= 1;
         self.waiting_bytes -= started.frame.len();
         self.running += 1;
         Some(started)
@@ -198,7 +195,7 @@ impl OwedAnswers {
                 Owed::Running { access: None, .. } | Owed::Settled(_) => {}
             }
         }
-        (self.waiting, self.waiting_bytes) = (0, 0);
+        self.waiting_bytes = 0;
     }
 
     fn release_lock(&mut self, access: Option<Access>) {
@@ -254,7 +251,7 @@ impl OwedAnswers {
     /// Panics unless the sums are correct and each request waits for exactly those requests for which it must wait. For
     /// debug builds and tests.
     pub fn check_invariants(&self) {
-        let (mut waiting, mut startable, mut running, mut waiting_bytes, mut settled_bytes) = (0, 0, 0, 0, 0);
+        let (mut startable, mut running, mut waiting_bytes, mut settled_bytes) = (0, 0, 0, 0);
         let all_startable: BTreeSet<Place> = self.startable.iter().map(|Reverse(place)| *place).collect();
         let mut accesses = Vec::new();
         for (place, owed) in self.owed.iter().enumerate().map(|(index, owed)| (self.first.plus(index), owed)) {
@@ -264,7 +261,6 @@ impl OwedAnswers {
                     assert!(is_startable || access.is_some(), "a request without a key waits for nobody");
                     accesses.extend(access.map(|access| (place, access, is_startable)));
                     startable += usize::from(is_startable);
-                    waiting += 1;
                     waiting_bytes += frame.len();
                 }
                 Owed::Running { access, .. } => {
@@ -279,7 +275,7 @@ impl OwedAnswers {
             assert!(place >= self.barrier || !owed.holds_back_later_answers());
         }
         self.locks.check_invariants(accesses.into_iter());
-        assert_eq!((self.waiting, self.startable.len(), self.running), (waiting, startable, running));
+        assert_eq!((self.startable.len(), self.running), (startable, running));
         assert_eq!((self.waiting_bytes, self.settled_bytes), (waiting_bytes, settled_bytes));
         assert!(self.first <= self.unsent && self.unsent <= self.barrier, "nothing is sent from behind the barrier");
         assert!(self.running <= OWED_JOBS);

@@ -167,7 +167,7 @@ impl<A> Session<A> {
         self.pending.as_ref().is_none_or(|pending| pending.requests.len() < ASKED && pending.bytes < ASKED_BYTES)
     }
 
-    /// Whether requests of the peer wait to be started.
+    /// Whether requests of the peer wait to be started. For tests: searches all of them.
     pub fn has_waiting(&self) -> bool {
         self.owed_answers.as_ref().is_some_and(|owed| owed.has_waiting())
     }
