@@ -57,15 +57,19 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// The result that a node's ERROR with this code would have.
+    pub(super) fn of_error(code: ErrorCode) -> Reply {
+        Reply::Error(code.code(), code.text().into())
+    }
+
     /// The result of a job of our own node.
     pub(super) fn of_job(outcome: Outcome) -> Reply {
-        let error = |code: ErrorCode| Reply::Error(code.code(), code.text().into());
         match outcome {
             Outcome::Stored => Reply::Success(Arc::default()),
             Outcome::Found(value) => Reply::Success(value),
             Outcome::Missing => Reply::Missing,
-            Outcome::Unreachable => error(ErrorCode::Unreachable),
-            Outcome::Busy => error(ErrorCode::Busy),
+            Outcome::Unreachable => Reply::of_error(ErrorCode::Unreachable),
+            Outcome::Busy => Reply::of_error(ErrorCode::Busy),
         }
     }
 

@@ -204,35 +204,40 @@ impl Service {
         Some(Action::Send { to: To::Conn(conn), message })
     }
 
-    /// Starts a job of one of our nodes for a local user. Returns `false` if it could not start; it may also have ended
-    /// at once.
-    fn start_job(&mut self, node: u16, call: CallId, operation: &Operation, now: Time) -> bool {
+    /// Starts a PUT of one of our nodes for a local user. Returns `false` if too many jobs are in progress.
+    fn start_put(&mut self, node: u16, call: CallId, put: Put<'_>, now: Time) -> bool {
+        let reply = if self.store.admits(put.value) {
+            let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
+            if !self.nodes[usize::from(node)].start_put(put, ticket, now) {
+                return false;
+            }
+            None
+        } else {
+            Some(Reply::of_error(ErrorCode::TooLarge))
+        };
+        self.add_operation(node, call, reply);
+        true
+    }
+
+    /// Starts a GET of one of our nodes for a local user.
+    fn start_get(&mut self, node: u16, call: CallId, key: Id, now: Time) {
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
         let own = &mut self.nodes[usize::from(node)];
         let addr = own.overlay().own().addr;
-        let answer = match *operation {
-            Operation::Put { ref value, .. } if !self.store.admits(value) => {
-                Some(Answer::Now(ErrorCode::TooLarge.message()))
-            }
-            Operation::Put { key, ref value, ttl_s, replication } => {
-                // Values of local users are charged to loopback, which the store does not limit.
-                let source = Ipv4Addr::LOCALHOST.into();
-                own.start_put(Put { key, value, ttl_s, replication, source }, ticket, now).then_some(Answer::Later)
-            }
-            Operation::Get { key } => Some(own.on_request(addr, &Message::Get { key }, &mut self.store, ticket, now)),
-            Operation::Ask { .. } => None,
+        let reply = match own.on_request(addr, &Message::Get { key }, &mut self.store, ticket, now) {
+            Answer::Now(message) => Some(Reply::of(&message).unwrap_or(Reply::Unreachable)),
+            Answer::Later => None,
         };
-        let reply = match answer {
-            None => return false,
-            Some(Answer::Now(message)) => Some(Reply::of(&message).unwrap_or(Reply::Unreachable)),
-            Some(Answer::Later) => None,
-        };
+        self.add_operation(node, call, reply);
+    }
+
+    /// Adds an operation that has ended with `reply`, or (`None`) that waits for the job just started.
+    fn add_operation(&mut self, node: u16, call: CallId, reply: Option<Reply>) {
         if reply.is_none() {
             self.waiters.insert(Waiter::Operation(call));
         }
         self.operations.push((call, reply));
         self.mark_changed(node);
-        true
     }
 
     fn first_deadline(&self) -> Option<Time> {
@@ -257,7 +262,15 @@ impl Operations for Service {
                 self.actions.push_back(send_request(listener, to, via, pending));
                 true
             }
-            (job, Some(node)) => self.start_job(node, call, &job, now),
+            (Operation::Put { key, value, ttl_s, replication }, Some(node)) => {
+                // Values of local users are charged to loopback, which the store does not limit.
+                let source = Ipv4Addr::LOCALHOST.into();
+                self.start_put(node, call, Put { key, value: &value, ttl_s, replication, source }, now)
+            }
+            (Operation::Get { key }, Some(node)) => {
+                self.start_get(node, call, key, now);
+                true
+            }
             (Operation::Put { .. } | Operation::Get { .. }, None) => false,
         }
     }
