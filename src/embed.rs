@@ -248,7 +248,7 @@ impl Node {
     }
 }
 
-/// What an error of the dialect means to the caller.
+/// What an ERROR of the dialect means to the caller.
 fn refusal(code: u32, text: String) -> Error {
     if code == ErrorCode::Busy.code() { Error::Busy } else { Error::Refused(code, text) }
 }
@@ -288,7 +288,7 @@ mod tests {
         assert!(matches!(small.put(key(2), &large, Duration::from_secs(1)), Err(Error::Refused(4, _))));
     }
 
-    /// Found by a review: it was told as a refusal, by the dialect's number for busy.
+    /// Regression: this was reported as a refusal, with the dialect's code for busy.
     #[test]
     fn a_node_that_has_too_much_in_flight_says_that_it_is_busy() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

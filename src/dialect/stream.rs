@@ -279,8 +279,8 @@ pub trait Service: Operations {
     /// [`Session::deadline`] has passed. Afterwards the deadline lies in the future, or the connection ends as
     /// returned.
     fn on_deadline(&mut self, session: &mut Self::Session, cx: &mut Context<'_>, now: Time) -> Option<Close>;
-    /// The process is stopping, and every unit that was read is handled. Says goodbye, now or once nothing is owed any
-    /// more.
+    /// The process is stopping, and every unit that was read has been handled. Sends what the protocol requires last,
+    /// now or once nothing is owed.
     fn on_shutdown(&mut self, _session: &mut Self::Session, _cx: &mut Context<'_>, _now: Time) {}
     /// The peer will send nothing more, because it has finished or the connection closes. May be called twice. Fails or
     /// resends pending requests, and drops what can't be sent without hearing from the peer again. Requests that were

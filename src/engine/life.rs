@@ -223,7 +223,7 @@ impl Engine {
         };
         let (session, mut cx, _) = conn.show(id, shared);
         match services.on_deadline(session, &mut cx, now) {
-            // One that closes already gets no more time.
+            // A connection that is already closing gets no more time.
             Some(_) if conn.info.state != State::Open => self.close(id, CloseReason::Died, now),
             Some(how) => self.end(id, how, CloseReason::Died, now),
             None => {

@@ -313,7 +313,7 @@ impl Engine {
             return self.close(id, CloseReason::Died, now);
         }
         if !conn.has_unit() {
-            // What has come of a unit never becomes one, and its session forgets the beginning.
+            // The start of a unit will never become complete, and its session forgets it.
             self.shared.guard.add(Counter::BytesRefused, conn.forget_unread());
         }
         self.lose(id, CloseReason::Died, now);

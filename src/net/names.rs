@@ -102,7 +102,7 @@ impl Names {
 mod tests {
     use super::*;
 
-    /// Regression: the names of all dialects shared one bound, so that those of the second were left out.
+    /// Regression: the names of all dialects shared one limit, so that those of the second dialect were ignored.
     #[test]
     fn each_dialect_may_have_as_many_names_as_a_node_keeps() {
         let poll = mio::Poll::new().unwrap();

@@ -51,7 +51,7 @@ pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A socket that never blocks; on IPv6 it leaves IPv4 alone.
+/// Creates a nonblocking socket. On IPv6, it does not accept IPv4.
 pub(super) fn new_socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;

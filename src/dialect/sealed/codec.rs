@@ -1,6 +1,18 @@
 //! Encodes and decodes messages of the sealed dialect: `size u16 | type u16 | body | SHA-256(type, body)`, big-endian
 //! (docs/protocol-sealed.md, "Frames"). Checks a frame in the order size, checksum, type, body. Never allocates while
 //! decoding.
+//!
+//! ```
+//! use dayfly::dialect::Codec;
+//! use dayfly::dialect::sealed::codec::{FrameError, Message, Sealed};
+//!
+//! let mut frame = Vec::new();
+//! Sealed::encode(&Message::Ping { nonce: 7 }, &mut frame);
+//! assert_eq!(Sealed::frame_len(&frame), Ok(Some(40)));
+//! assert_eq!(Sealed::decode(&frame), Ok(Message::Ping { nonce: 7 }));
+//! frame[5] ^= 1;
+//! assert_eq!(Sealed::decode(&frame), Err(FrameError::Checksum));
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -70,8 +70,8 @@ pub struct Service {
     /// Who waits for the outcome of each job, by the job's ticket.
     pub(super) waiters: Arena<Waiter>,
     actions: VecDeque<Action<Outgoing>>,
-    /// Operations that have not ended (`None`), and replies that have not been pulled. Sorted, as each has a higher name
-    /// than those before it.
+    /// Operations that have not ended (`None`), and replies that have not been pulled. Sorted, because each operation
+    /// has a higher name than those before it.
     operations: Vec<(CallId, Option<Reply>)>,
     /// The nodes that changed since they were last polled, a bit each.
     changed_nodes: u64,
