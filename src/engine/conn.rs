@@ -147,7 +147,7 @@ impl Conn {
         self.is_midway || !self.inbox.is_empty()
     }
 
-    /// Handles nothing more of what was received. Returns how many bytes that drops.
+    /// Discards the unread bytes and the start of a unit. Returns how many bytes that were.
     pub fn forget_unread(&mut self) -> usize {
         self.is_midway = false;
         self.frame_since = None;

@@ -28,8 +28,8 @@ impl Engine {
         self.count_memory(id, now);
     }
 
-    /// The process is stopping: has the session of an open connection say goodbye, once, when every unit that was read
-    /// has been handled. Many peers accept nothing after that.
+    /// The process is stopping. Once every unit that was read has been handled, lets the session of an open connection
+    /// send what its protocol requires last, and does so only once: many peers ignore what comes after that message.
     fn say_goodbye(&mut self, id: ConnId, now: Time) {
         let Engine { conns, services, shared, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state == State::Open) else {
@@ -238,7 +238,7 @@ impl Engine {
     pub(super) fn end(&mut self, id: ConnId, how: Close, why: CloseReason, now: Time) {
         match (how, self.conns.get(id).map(|conn| conn.info.state)) {
             (Close::Flushed, Some(State::Open)) => {}
-            // It ends already, and what is owed on it is still to leave.
+            // It is already ending, and still has to send what is owed.
             (Close::Flushed, Some(State::Closing | State::Lingering)) => return,
             _ => return self.close(id, why, now),
         }

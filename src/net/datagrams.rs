@@ -136,21 +136,22 @@ fn token_of(number: u16) -> Token {
     Token(DATAGRAM_LISTENERS + usize::from(number))
 }
 
-/// A bound UDP socket on `addr`, with as large a buffer as the kernel gives: a burst of answers should not be lost.
-/// Port 0 lets the kernel choose; a port is never shared.
+/// Binds a UDP socket to `addr`. Its receive buffer is as large as the kernel allows, so that a burst of answers is not
+/// lost. Port 0 lets the kernel choose; a port is never shared.
 fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = new_socket(addr, Type::DGRAM, Protocol::UDP)?;
-    // The kernel cuts it to net.core.rmem_max.
+    // The kernel lowers it to net.core.rmem_max.
     let _ = socket.set_recv_buffer_size(DATAGRAM_SOCKET_BYTES);
     socket.bind(&addr.into())?;
     Ok(UdpSocket::from_std(socket.into()))
 }
 
 impl Net {
-    /// Opens a socket on `addr` and serves the next node that is added to the service of datagrams on it: call this and
-    /// add the node before the loop turns. Port 0 lets the kernel choose. Returns where it is bound.
+    /// Opens a socket on `addr` for the next node that is added to the service of datagrams: call this and add the node
+    /// before the loop runs its next turn. Port 0 lets the kernel choose. Returns the address to which the socket is
+    /// bound.
     ///
-    /// Errors: the address is in use or not ours, or the system is out of descriptors or memory.
+    /// Errors: the address is in use or not ours, or no descriptors or memory are left.
     pub fn add_datagram_listener(&mut self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let socket = bind(addr)?;
         let bound = socket.local_addr()?;
