@@ -5,8 +5,9 @@
 //! message of ours was queued on the connection, or something unusual happened. [`Engine::after_output`]: the socket
 //! took bytes.
 
-use crate::dialect::stream::{Close, CloseReason, Origin, State};
+use crate::dialect::stream::{Close, CloseReason, Context, Origin, State};
 use crate::engine::conn::{Conn, Expiry, Reading};
+use crate::engine::dialects::{Services, Session};
 use crate::engine::{ConnId, Engine, Output};
 use crate::guard::Counter;
 use crate::limits::{BUFFERED_BYTES, LINGER_MS};
@@ -31,16 +32,23 @@ impl Engine {
     /// The process is stopping. Once every unit that was read has been handled, lets the session of an open connection
     /// send what its protocol requires last, and does so only once: many peers ignore what comes after that message.
     fn say_goodbye(&mut self, id: ConnId, now: Time) {
-        let Engine { conns, services, shared, .. } = self;
-        let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state == State::Open) else {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.info.state == State::Open) else {
             return;
         };
-        if conn.has_unit() || std::mem::replace(&mut conn.has_said_goodbye, true) {
-            return;
+        if !conn.has_unit() && !std::mem::replace(&mut conn.has_said_goodbye, true) {
+            self.let_speak(id, now, |services, session, cx| services.on_shutdown(session, cx, now));
         }
+    }
+
+    /// Shows a connection to its service, which may queue bytes. If it does, the connection has been used.
+    fn let_speak(&mut self, id: ConnId, now: Time, call: impl FnOnce(&mut Services, &mut Session, &mut Context<'_>)) {
+        let Engine { conns, services, shared, .. } = self;
+        let Some(conn) = conns.get_mut(id) else {
+            return;
+        };
         let before = conn.outbox.len();
         let (session, mut cx, _) = conn.show(id, shared);
-        services.on_shutdown(session, &mut cx, now);
+        call(services, session, &mut cx);
         if conn.outbox.len() > before {
             conn.used_at = now;
         }
@@ -68,18 +76,12 @@ impl Engine {
 
     /// Lets the session move what it owes into the outbox. Returns whether it owed anything.
     fn let_owed_leave(&mut self, id: ConnId, now: Time) -> bool {
-        let Engine { conns, services, shared, .. } = self;
-        let Some(conn) = conns.get_mut(id).filter(|conn| conn.info.state != State::Closed && conn.session.owes())
-        else {
-            return false;
-        };
-        let before = conn.outbox.len();
-        let (session, mut cx, _) = conn.show(id, shared);
-        services.on_writable(session, &mut cx, now);
-        if conn.outbox.len() > before {
-            conn.used_at = now;
+        let owes = |conn: &Conn| conn.info.state != State::Closed && conn.session.owes();
+        let has_owed = self.conns.get(id).is_some_and(owes);
+        if has_owed {
+            self.let_speak(id, now, |services, session, cx| services.on_writable(session, cx, now));
         }
-        true
+        has_owed
     }
 
     /// Closes a connection that is overfull or finished, and shuts down our side of one that has sent everything.
@@ -106,25 +108,18 @@ impl Engine {
             conn.since = now;
             self.outputs.push_back(Output::ShutdownWrite(id));
         } else if is_unwanted && conn.info.state == State::Open && conn.is_idle() && !conn.has_unit() {
-            return self.retire(id, now);
+            self.retire(id, now);
+            return true;
         }
         false
     }
 
     /// Ends an idle connection that is no longer wanted. If our last bytes left just now, the peer gets time to read
-    /// them, because closing with unread bytes in the kernel would reset the connection. Returns `true`: nothing else
-    /// remains to be done for it.
-    fn retire(&mut self, id: ConnId, now: Time) -> bool {
-        let Some(conn) = self.conns.get(id) else {
-            return true;
-        };
-        let has_just_spoken = now.since(conn.used_at) < LINGER_MS;
-        if self.is_stopping && has_just_spoken {
-            self.end(id, Close::Flushed, CloseReason::Closed, now);
-        } else {
-            self.close(id, CloseReason::Closed, now);
-        }
-        true
+    /// them, because closing with unread bytes in the kernel would reset the connection.
+    fn retire(&mut self, id: ConnId, now: Time) {
+        let has_just_spoken = self.conns.get(id).is_some_and(|conn| now.since(conn.used_at) < LINGER_MS);
+        let how = if self.is_stopping && has_just_spoken { Close::Flushed } else { Close::Now };
+        self.end(id, how, CloseReason::Closed, now);
     }
 
     /// Adds the connection to the lists of outboxes to write and of inboxes to handle.
@@ -217,12 +212,11 @@ impl Engine {
     }
 
     fn expire_session(&mut self, id: ConnId, now: Time) {
-        let Engine { conns, services, shared, .. } = self;
-        let Some(conn) = conns.get_mut(id) else {
+        let end = self.show(id, |services, session, cx| services.on_deadline(session, cx, now)).flatten();
+        let Some(conn) = self.conns.get(id) else {
             return;
         };
-        let (session, mut cx, _) = conn.show(id, shared);
-        match services.on_deadline(session, &mut cx, now) {
+        match end {
             // A connection that is already closing gets no more time.
             Some(_) if conn.info.state != State::Open => self.close(id, CloseReason::Died, now),
             Some(how) => self.end(id, how, CloseReason::Died, now),
@@ -275,11 +269,7 @@ impl Engine {
 
     /// The peer will send nothing more on this connection.
     pub(super) fn lose(&mut self, id: ConnId, why: CloseReason, now: Time) {
-        let Engine { conns, services, shared, .. } = self;
-        if let Some(conn) = conns.get_mut(id) {
-            let (session, mut cx, _) = conn.show(id, shared);
-            services.on_lost(session, &mut cx, why, now);
-        }
+        self.show(id, |services, session, cx| services.on_lost(session, cx, why, now));
     }
 
     pub(super) fn remember_silent(&mut self, id: ConnId) {

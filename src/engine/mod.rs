@@ -272,12 +272,15 @@ impl Engine {
         self.show(id, |services, session, cx| services.on_open(session, cx, now));
     }
 
-    /// Shows a connection to its service, if it still exists.
-    fn show(&mut self, id: ConnId, call: impl FnOnce(&mut Services, &mut Session, &mut Context<'_>)) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            let (session, mut cx, _) = conn.show(id, &mut self.shared);
-            call(&mut self.services, session, &mut cx);
-        }
+    /// Shows a connection to its service, if it still exists. Returns what the service returned.
+    fn show<R>(
+        &mut self,
+        id: ConnId,
+        call: impl FnOnce(&mut Services, &mut Session, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let conn = self.conns.get_mut(id)?;
+        let (session, mut cx, _) = conn.show(id, &mut self.shared);
+        Some(call(&mut self.services, session, &mut cx))
     }
 
     /// Space into which to read bytes of this connection; `None` if it must not be read now. Report with

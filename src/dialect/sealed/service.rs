@@ -464,7 +464,7 @@ impl stream::Service for Service {
 pub(super) fn node_of(listener: Option<Listener>) -> Option<u16> {
     match listener? {
         Listener::Sealed(node) | Listener::Api(node) => Some(node),
-        #[allow(unreachable_patterns)]
+        #[allow(unreachable_patterns, reason = "a build may speak one dialect only")]
         _ => None,
     }
 }
