@@ -18,8 +18,8 @@ use crate::sources::{Share, Source};
 use crate::time::Time;
 
 /// How well a connection is suited to be closed for another: the heaviest source first, then those that never spoke,
-/// then the idlest. Sources that weigh about the same (within a factor of two) count as equally heavy.
-type Suited = (u32, bool, Reverse<Time>);
+/// then the idlest, then the oldest. Sources that weigh about the same (within a factor of two) count as equally heavy.
+type Suited = (u32, bool, Reverse<(Time, u32)>);
 
 impl Engine {
     /// The number of connections, excluding those whose slots are freed at the end of the turn.
@@ -73,10 +73,10 @@ impl Engine {
         let mut best: Option<(Suited, ConnId)> = None;
         for n in 0..slots.min(EVICTION_CANDIDATES) {
             let slot = if slots <= EVICTION_CANDIDATES { n } else { self.random.usize(..slots) };
-            let candidate = self.conns.at(slot).and_then(|(id, conn)| Some((self.suited(conn)?, id)));
+            let candidate = self.conns.at(slot).and_then(|(id, conn)| Some((self.suited(id, conn)?, id)));
             best = best.max(candidate);
         }
-        let Some(((class, is_silent, Reverse(used_at)), id)) = best else {
+        let Some(((class, is_silent, Reverse((used_at, _))), id)) = best else {
             return false;
         };
         let is_unused = is_silent || now.since(used_at) >= EVICT_IDLE_MS;
@@ -97,11 +97,11 @@ impl Engine {
 
     /// `None` for a connection that may not be closed for another: one that we dialled, or that carries our requests (we
     /// would dial again for them).
-    fn suited(&self, conn: &Conn) -> Option<Suited> {
+    fn suited(&self, id: ConnId, conn: &Conn) -> Option<Suited> {
         let may_go = conn.info.origin == Origin::Inbound && conn.info.state != State::Closed && !conn.session.awaits();
         let sources = &self.shared.sources;
         let class = || class_of(sources.connections.weight(sources.of(conn.info.peer.ip())));
-        may_go.then(|| (class(), conn.is_silent(), Reverse(conn.used_at)))
+        may_go.then(|| (class(), conn.is_silent(), Reverse((conn.used_at, id.serial()))))
     }
 
     /// Closes the idlest connection of the address of `peer`, unless all are in use, so that a host that lost its
@@ -113,14 +113,14 @@ impl Engine {
         self.address_search_at = now.after(ADDRESS_SEARCH_MS);
         let of_address = self.conns.iter().filter(|(_, conn)| same_source(conn.info.peer.ip(), peer));
         let suited: Vec<(Suited, ConnId)> =
-            of_address.filter_map(|(id, conn)| Some((self.suited(conn)?, id))).collect();
+            of_address.filter_map(|(id, conn)| Some((self.suited(id, conn)?, id))).collect();
         if suited.len() < self.places_for_address() {
             return true; // The count was too high.
         }
         let idlest = suited
             .into_iter()
             .max()
-            .filter(|((_, is_silent, Reverse(used_at)), _)| *is_silent || now.since(*used_at) >= EVICT_IDLE_MS);
+            .filter(|((_, is_silent, Reverse((used_at, _))), _)| *is_silent || now.since(*used_at) >= EVICT_IDLE_MS);
         idlest.iter().for_each(|(_, id)| self.evict_now(*id, now));
         idlest.is_some()
     }
