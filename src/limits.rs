@@ -288,8 +288,8 @@ pub const NODE_CONNECTIONS: usize = 256;
 pub const DIALLED_SHARE: usize = 4;
 /// A connection to another node is closed after it has been idle for this long (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_IDLE_MS: u64 = 60_000;
-/// File descriptors reserved for listeners, epoll, signals, the status listener and the spare one.
-pub const RESERVED_DESCRIPTORS: u64 = 32;
+/// File descriptors reserved for listeners, epoll, signals, the status listener, the spare one, and refused connections.
+pub const RESERVED_DESCRIPTORS: u64 = 32 + REFUSED as u64;
 /// Most open files that macOS allows a process (OPEN_MAX).
 pub const MACOS_OPEN_MAX: u64 = 10_240;
 /// A connection to the sealed listener must complete its first frame within this time (docs/faults.md, row 2).
@@ -312,6 +312,19 @@ pub const BUFFERED_KEPT: (u64, u64) = (3, 4);
 pub const TURN_BYTES: usize = 64 * 1024;
 /// Messages handled for one connection per turn.
 pub const TURN_MESSAGES: usize = 64;
+/// The kernel asks the peer of a connection that has been silent for this long whether it is still there ...
+pub const KEEP_ALIVE_MS: u64 = 60_000;
+/// ... again after each of these pauses ...
+pub const KEEP_ALIVE_INTERVAL_MS: u64 = 15_000;
+/// ... this many times, and then closes the connection: two minutes after the peer vanished.
+pub const KEEP_ALIVE_PROBES: u32 = 4;
+/// The kernel closes a connection whose peer has not acknowledged what we sent for this long (on Linux). Equal to the
+/// time that the probes above take, which it would otherwise cut short.
+pub const USER_TIMEOUT_MS: u64 = KEEP_ALIVE_MS + KEEP_ALIVE_INTERVAL_MS * KEEP_ALIVE_PROBES as u64;
+/// Refused connections that are kept open for a moment, so that their peers can read why.
+pub const REFUSED: usize = 16;
+/// Bytes that are read from one before it is closed.
+pub const REFUSED_READ_BYTES: usize = 4 * 1024;
 /// Before we close a refused connection, its peer has this much time to read our last bytes.
 pub const LINGER_MS: u64 = 1_000;
 /// If strikes closed this many connections of one address ...
