@@ -373,9 +373,12 @@ pub const SOURCE_SLOTS: usize = 1_024;
 
 /// Size of a connection's first read buffer: room for a hundred PINGs, or for most single messages.
 pub const BUFFER_SMALL: usize = 4 * 1024;
+/// Size of the next read buffer, when that is full.
+pub const BUFFER_MIDDLE: usize = 16 * 1024;
 /// Size of a read buffer that holds the largest frame and the start of the next one.
 pub const BUFFER_LARGE: usize = 80 * 1024;
-/// Bytes of buffers that are kept for reuse, for each of three kinds: 80 small inboxes, 4 large ones, as many outboxes.
+/// Bytes of buffers that are kept for reuse, for each of four kinds: 80 small inboxes, 20 of the middle size, 4 large
+/// ones, as many outboxes.
 /// Each outbox is written right after its inbox is handled, so few are in use at the same time. What a burst used
 /// beyond this is freed.
 pub const POOLED_BYTES: usize = 320 * 1024;
@@ -397,7 +400,12 @@ const _: () = assert!(16 * SOURCE_ROWS <= 64 && SOURCE_SLOTS <= 1 << 16, "one ha
 const _: () = assert!(K <= K_MAX && K_MAX <= NODE_ENTRIES);
 const _: () = assert!(NODE_ENTRIES <= NODE_ENTRIES_STRIKE);
 const _: () = assert!(VALUE_MAX + 40 + 32 == FRAME_MAX, "the largest PUT is the largest frame");
-const _: () = assert!(BUFFER_LARGE > FRAME_MAX && BUFFER_SMALL < BUFFER_LARGE && POOLED_BYTES >= BUFFER_LARGE);
+const _: () = assert!(
+    BUFFER_LARGE > FRAME_MAX
+        && BUFFER_SMALL < BUFFER_MIDDLE
+        && BUFFER_MIDDLE < BUFFER_LARGE
+        && POOLED_BYTES >= BUFFER_LARGE
+);
 const _: () = assert!(OUTBOX_SOFT_BYTES > FRAME_MAX && OUTBOX_SOFT_BYTES + ASKED_BYTES < OUTBOX_HARD_BYTES);
 const _: () = assert!(OWED_BYTES > ASKED_BYTES + FRAME_MAX && OWED_ANSWERS > ASKED && ASKED_BYTES > FRAME_MAX);
 const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);
