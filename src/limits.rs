@@ -186,8 +186,10 @@ pub const STORE_ENTRY_BYTES: usize = 136;
 pub const SEAL_KEPT_FROM: usize = 1_024;
 /// Memory of such a checksum.
 pub const SEAL_KEPT_BYTES: usize = 48;
-/// One address (other than loopback) may fill this fraction of the store: 1/4.
-pub const STORE_SOURCE_SHARE: usize = 4;
+/// A value is stored only if this much memory is left besides, for the buffers of those who want to read ...
+pub const MEMORY_HEADROOM_BYTES: usize = 1024 * 1024;
+/// ... which is looked at each time that this much was stored.
+pub const MEMORY_PROBED_EACH_BYTES: usize = 256 * 1024;
 
 // ---- The hyperdht dialect ----
 

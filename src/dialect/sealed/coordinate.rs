@@ -17,6 +17,7 @@ use crate::limits::{
     JOB_MARGIN_MS, JOB_MS, JOBS, LOOKUP_LEAST_MS, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION_MAX, SPARE_HOLDERS,
     TALLY_BYTES,
 };
+use crate::sources::Sources;
 use crate::time::Time;
 
 impl Node {
@@ -168,7 +169,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_ended(&mut self, ended: Ended, store: &mut Store, now: Time) {
+    pub(super) fn on_ended(&mut self, ended: Ended, store: &mut Store, sources: &mut Sources, now: Time) {
         let id = ended.owner;
         let nobody_answered = ended.closest.is_empty();
         let was_busy = nobody_answered && ended.passed_over;
@@ -178,7 +179,7 @@ impl Node {
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
             put.add_candidates(ended.closest.into_iter().chain(own));
-            self.drive_put(id, store, now);
+            self.drive_put(id, store, sources, now);
         } else if let Some(get) = self.get_job(id) {
             let found = get.tally.winner().cloned();
             match found {
@@ -208,7 +209,7 @@ impl Node {
 
     /// Asks nodes to hold the value of a PUT until enough hold it or have been asked, and ends the job when all of them
     /// have answered or failed.
-    pub(super) fn drive_put(&mut self, id: JobId, store: &mut Store, now: Time) {
+    pub(super) fn drive_put(&mut self, id: JobId, store: &mut Store, sources: &mut Sources, now: Time) {
         let own = self.overlay.own();
         while let Some(put) = self.put_job(id) {
             let Some(holder) = put.next_holder() else {
@@ -218,7 +219,7 @@ impl Node {
                 return;
             };
             if holder.id == own.id {
-                let stored = store.put(put.key, &put.value, put.ttl_s, Some(put.source), now).is_ok();
+                let stored = store.put(put.key, &put.value, put.ttl_s, Some(put.source), sources, now).is_ok();
                 self.settle_holder(id, &own.id, stored);
                 continue;
             }

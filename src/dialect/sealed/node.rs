@@ -12,7 +12,7 @@ use crate::dialect::sealed::contact_at;
 use crate::dialect::sealed::job::{Job, JobId, Outcome, Put, Ticket};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
-use crate::dialect::sealed::store::{Store, is_certified};
+use crate::dialect::sealed::store::Store;
 use crate::dialect::stream::{Failure, Via};
 use crate::id::Id;
 use crate::kad::OverlayPolicy;
@@ -21,6 +21,7 @@ use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::{Overdue, RequestId, Requests, Timeouts};
 use crate::kad::routing_table::BucketPolicy;
 use crate::limits::{LONG_TIMEOUT_MS, NODE_ENTRIES, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_TRIPS};
+use crate::sources::Sources;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -166,7 +167,7 @@ impl Node {
         &'a mut self,
         from: SocketAddr,
         request: &Message<'_>,
-        store: &'a mut Store,
+        (store, sources): (&'a mut Store, &mut Sources),
         ticket: Ticket,
         now: Time,
     ) -> Answer<'a> {
@@ -178,12 +179,17 @@ impl Node {
                 Some((value, None)) => Answer::Now(Message::Value { value }),
                 None => Answer::Now(self.closest_known(&key, from)),
             },
-            Message::Get { key } => match store.get(&key, now).filter(|value| self.suffices(&key, value)) {
-                Some(value) => Answer::Now(Message::Success { key, value }),
-                None => later(self.start_get(key, store, ticket, now)),
-            },
+            Message::Get { key } => {
+                if self.settings.quorum > 1 && store.get_certified(&key, now).is_none() {
+                    return later(self.start_get(key, store, ticket, now));
+                }
+                match store.get(&key, now) {
+                    Some(value) => Answer::Now(Message::Success { key, value }),
+                    None => later(self.start_get(key, store, ticket, now)),
+                }
+            }
             Message::Put { ttl_s, replication: 0 | 1, key, value } => {
-                Answer::Now(match store.put(key, value, ttl_s, Some(from.ip()), now) {
+                Answer::Now(match store.put(key, value, ttl_s, Some(from.ip()), sources, now) {
                     Ok(()) => Message::Success { key, value: &[] },
                     Err(code) => code.message(),
                 })
@@ -285,15 +291,15 @@ impl Node {
     }
 
     /// The next output. After each call of another method, the caller calls this until it returns `None`.
-    pub fn poll_output(&mut self, store: &mut Store, now: Time) -> Option<Output> {
+    pub fn poll_output(&mut self, store: &mut Store, sources: &mut Sources, now: Time) -> Option<Output> {
         while self.outputs.is_empty() {
             // PUTs first, because a client waits for each of them.
             if let Some(job) = self.puts_to_drive.pop_front() {
-                self.drive_put(job, store, now);
+                self.drive_put(job, store, sources, now);
             } else if let Some(ask) = self.overlay.poll_ask(now) {
                 self.ask(ask, now);
             } else if let Some(ended) = self.overlay.poll_ended() {
-                self.on_ended(ended, store, now);
+                self.on_ended(ended, store, sources, now);
             } else {
                 return None;
             }
@@ -307,11 +313,6 @@ impl Node {
         let good = |e: &crate::kad::bucket::Entry| e.failures == 0 && e.contact.addr != asker;
         self.overlay.table().closest(key, self.settings.kademlia.k, good, &mut self.named);
         Message::Node(Nodes::Contacts(&self.named))
-    }
-
-    /// Whether the stored value answers a GET of `key` without asking the network.
-    fn suffices(&self, key: &Id, value: &[u8]) -> bool {
-        self.settings.quorum <= 1 || is_certified(key, value)
     }
 
     fn ask(&mut self, ask: Ask, now: Time) {

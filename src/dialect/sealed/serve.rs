@@ -88,7 +88,7 @@ impl Service {
                 let put = Put { key: *key, value, ttl_s: *ttl_s, replication, source };
                 node.start_put(put, ticket, now).then_some(Answer::Later)
             }
-            _ => Some(node.on_request(peer, message, &mut self.store, ticket, now)),
+            _ => Some(node.on_request(peer, message, (&mut self.store, &mut cx.shared.sources), ticket, now)),
         };
         let key = request_key(message);
         let answer = match answer {

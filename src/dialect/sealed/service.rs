@@ -23,6 +23,7 @@ use crate::guard::Counter;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
 use crate::limits::{LISTENERS, LONG_TIMEOUT_MS, NODE_ENTRIES_STRIKE, OPERATIONS};
+use crate::sources::Sources;
 use crate::time::Time;
 
 /// Who gets the answer to one of our requests.
@@ -220,11 +221,11 @@ impl Service {
     }
 
     /// Starts a GET of one of our nodes for a local user.
-    fn start_get(&mut self, node: u16, call: CallId, key: Id, now: Time) {
+    fn start_get(&mut self, node: u16, call: CallId, key: Id, sources: &mut Sources, now: Time) {
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
         let own = &mut self.nodes[usize::from(node)];
         let addr = own.overlay().own().addr;
-        let reply = match own.on_request(addr, &Message::Get { key }, &mut self.store, ticket, now) {
+        let reply = match own.on_request(addr, &Message::Get { key }, (&mut self.store, sources), ticket, now) {
             Answer::Now(message) => Some(Reply::of(&message).unwrap_or(Reply::Unreachable)),
             Answer::Later => None,
         };
@@ -249,7 +250,14 @@ impl Operations for Service {
     type Operation = Operation;
     type Event = Reply;
 
-    fn start(&mut self, listener: Option<u16>, call: CallId, operation: Operation, _: &mut Shared, now: Time) -> bool {
+    fn start(
+        &mut self,
+        listener: Option<u16>,
+        call: CallId,
+        operation: Operation,
+        shared: &mut Shared,
+        now: Time,
+    ) -> bool {
         let is_known = listener.is_none_or(|node| usize::from(node) < self.nodes.len());
         if !is_known || self.operations.len() >= OPERATIONS {
             return false;
@@ -268,7 +276,7 @@ impl Operations for Service {
                 self.start_put(node, call, Put { key, value: &value, ttl_s, replication, source }, now)
             }
             (Operation::Get { key }, Some(node)) => {
-                self.start_get(node, call, key, now);
+                self.start_get(node, call, key, &mut shared.sources, now);
                 true
             }
             (Operation::Put { .. } | Operation::Get { .. }, None) => false,
@@ -389,7 +397,7 @@ impl stream::Service for Service {
         }
     }
 
-    fn poll(&mut self, _: &mut Shared, now: Time) -> Option<Action<Outgoing>> {
+    fn poll(&mut self, shared: &mut Shared, now: Time) -> Option<Action<Outgoing>> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -398,7 +406,9 @@ impl stream::Service for Service {
         }
         while self.changed_nodes != 0 {
             let number = self.changed_nodes.trailing_zeros() as u16;
-            while let Some(output) = self.nodes[usize::from(number)].poll_output(&mut self.store, now) {
+            while let Some(output) =
+                self.nodes[usize::from(number)].poll_output(&mut self.store, &mut shared.sources, now)
+            {
                 if let Some(action) = self.action_of(number, output, now) {
                     return Some(action);
                 }
@@ -413,8 +423,8 @@ impl stream::Service for Service {
         if self.changed_nodes == 0 { self.cached_deadline } else { self.first_deadline() }
     }
 
-    fn on_timeout(&mut self, _: &mut Shared, now: Time) {
-        self.store.expire(now);
+    fn on_timeout(&mut self, shared: &mut Shared, now: Time) {
+        self.store.expire(&mut shared.sources, now);
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
             if node.next_deadline() <= now {
