@@ -312,8 +312,15 @@ pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 pub const BUFFERED_KEPT: (u64, u64) = (3, 4);
 /// Bytes read from one connection per turn (docs/architecture.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
-/// Messages handled for one connection per turn.
-pub const TURN_MESSAGES: usize = 64;
+/// Work done for one connection per turn, in bytes moved and hashed ...
+pub const TURN_WORK: u64 = 64 * 1024;
+/// ... where each message counts as so many more: 64 of the smallest messages, or one large one, make a turn.
+pub const MESSAGE_WORK: u64 = 944;
+/// ... and a lookup or a coordinated PUT as this many: it sends dozens of messages.
+pub const JOB_WORK: u64 = 16 * 1024;
+/// Work after which a turn of the loop is long, about half a millisecond. From then on, each address may have only as
+/// much as one connection, and its networks a multiple of that; what more it sent waits for the next turn.
+pub const LONG_TURN_WORK: u64 = 8 * TURN_WORK;
 /// The kernel asks the peer of a connection that has been silent for this long whether it is still there ...
 pub const KEEP_ALIVE_MS: u64 = 60_000;
 /// ... again after each of these pauses ...
@@ -342,8 +349,8 @@ pub const YIELD_MS: u64 = 30;
 /// A connection that was dialled from an ephemeral port, because the address pair was in use, is replaced after this
 /// long (docs/protocol-sealed.md, "Who is who").
 pub const REDIAL_MS: u64 = 1_000;
-/// Connections accepted per turn and listener.
-pub const ACCEPTS_PER_TURN: usize = 128;
+/// Connections accepted per turn and listener. Each costs several system calls, for which others wait.
+pub const ACCEPTS_PER_TURN: usize = 32;
 /// Connections that may wait in the kernel's accept queue; the kernel lowers this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4_096;
 /// Pause after an accept that failed for lack of descriptors or memory (row 21).
