@@ -126,11 +126,13 @@ pub const JOB_MARGIN_MS: u64 = 200;
 /// Operations of local users in one dialect, including those whose last event has not been pulled: as many as one node
 /// may have jobs.
 pub const OPERATIONS: usize = JOBS;
-/// Jobs of one node at the same time. A hyperdht job takes a few KB; a PUT holds one value; what all GETs hold together
+/// Jobs of one dialect at the same time, shared by source (sources.rs). A hyperdht job takes a few KB; a PUT holds one value; what all GETs hold together
 /// is bounded by [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
 /// Bytes of values that all GETs in progress hold for comparison. Values beyond that are not counted.
 pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
+/// A GET that holds values already may hold this fraction of what is left: 1/8.
+pub const TALLY_SHARE: usize = 8;
 /// Answers that a GET remembers, nearest to the key first. Where a network grows fourfold while a value lives, one node
 /// in 300 that held it has 20 newcomers before it, and one in 100,000 has 40.
 pub const TALLY_ANSWERS: usize = 2 * K;
@@ -285,6 +287,14 @@ pub const IDLE_MS: u64 = 600_000;
 pub const IDLE_SEARCH_MS: u64 = 60_000;
 /// ... which looks at this many places at a time.
 pub const IDLE_SEARCHED: usize = 1_024;
+/// Connections that wait for a job to end are told that there is room for theirs, so many for each job that ends: not
+/// all of them can start one.
+pub const TOLD_PER_JOB: usize = 4;
+/// Connections that may wait for that.
+pub const QUEUED: usize = 16_384;
+/// A client's PUTs may load each other node with this fraction of what this node's own store holds: 1/4, which is what a
+/// store takes from one address. Clients share it by source.
+pub const COORDINATED_SHARE: u64 = 4;
 /// Connections that carry our requests to other nodes. The least recently used one is closed first
 /// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;

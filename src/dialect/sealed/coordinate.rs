@@ -15,7 +15,7 @@ use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ended, LookupId};
 use crate::limits::{
     JOB_MARGIN_MS, JOB_MS, JOBS, LOOKUP_LEAST_MS, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION_MAX, SPARE_HOLDERS,
-    TALLY_BYTES,
+    TALLY_BYTES, TALLY_SHARE,
 };
 use crate::sources::Sources;
 use crate::time::Time;
@@ -67,13 +67,15 @@ impl Node {
         true
     }
 
-    /// `from` answered the GET `id` with a value, given with its hash, or without one. A value that exceeds the bytes
-    /// left for all GETs counts as none.
+    /// `from` answered the GET `id` with a value, given with its hash, or without one. A value for which there is no room
+    /// counts as none. All GETs share the room; one that holds a value already gets a part of what is left only, so that
+    /// others get their first.
     pub(super) fn count_vote(&mut self, id: JobId, from: &Id, value: Option<(Id, &[u8])>) {
         let room = TALLY_BYTES - self.tallied_bytes;
         if let Some(get) = self.get_job(id) {
             let before = get.tally.bytes();
-            get.tally.add(from.distance(&get.key), value.filter(|(_, value)| value.len() <= room));
+            let own_room = if before == 0 { room } else { (room / TALLY_SHARE).saturating_sub(before) };
+            get.tally.add(from.distance(&get.key), value.filter(|(_, value)| value.len() <= own_room));
             let after = get.tally.bytes();
             self.tallied_bytes = self.tallied_bytes - before + after;
         }

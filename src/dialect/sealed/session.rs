@@ -143,6 +143,8 @@ struct PendingRequests<A> {
 pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
+    /// Whether it waits in the service's queue for a job to end.
+    pub(super) is_queued: bool,
     /// The answers that we owe the peer; `None` most of the time.
     owed_answers: Option<Box<OwedAnswers>>,
     /// `None` until we send the first request.
@@ -154,7 +156,7 @@ pub struct Session<A> {
 impl<A> Session<A> {
     /// The session of a new connection.
     pub fn new(wire: Wire) -> Session<A> {
-        Session { wire, saw_frame: false, owed_answers: None, pending: None, candidate_at: None }
+        Session { wire, saw_frame: false, is_queued: false, owed_answers: None, pending: None, candidate_at: None }
     }
 
     /// The wire format of the connection.
@@ -262,6 +264,11 @@ impl<A> Session<A> {
     pub fn defer(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
         let expects = self.expects(request);
         self.owed_answers.get_or_insert_default().defer(frame, Access::of(request), expects, now);
+    }
+
+    /// The frame of the request that [`Session::next_startable`] would start, if no bound held it back.
+    pub(super) fn peek_startable(&self) -> Option<&[u8]> {
+        self.owed_answers.as_ref()?.peek_startable()
     }
 
     /// The next waiting request that may start. The caller starts it, and settles it with [`Session::settle`] now or

@@ -323,7 +323,8 @@ fn rehash(values: &Wheel<Entry>, seed: u64, timer: TimerKey) -> u64 {
     values.get(timer).map_or(0, |entry| hash_of(seed, &entry.key))
 }
 
-fn cost(value: &[u8]) -> usize {
+/// Bytes that a store counts for a value.
+pub(super) fn cost(value: &[u8]) -> usize {
     let seal = if value.len() >= SEAL_KEPT_FROM { SEAL_KEPT_BYTES } else { 0 };
     value.len() + STORE_ENTRY_BYTES + seal
 }
