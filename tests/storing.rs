@@ -23,7 +23,8 @@ fn network_of(flags: &[&[&str]]) -> Vec<Node> {
         let joining = bootstrap.iter().flat_map(|addr| ["--bootstrap", addr.as_str()]);
         nodes.push(Node::start(&joining.chain(flags.iter().copied()).collect::<Vec<_>>()));
     }
-    let others = nodes.len() as u64 - 1;
+    // Of more than k, some find no place in a bucket.
+    let others = (nodes.len() as u64 - 1).min(15);
     eventually("all know each other", || nodes.iter().all(|node| node.counter("contacts") == others));
     nodes
 }
@@ -152,6 +153,26 @@ fn one_copy_goes_past_the_full_to_the_nearest_that_takes_it() {
         assert_eq!(copies(&put(&nodes[0], &["--replication", "1", &key, "v"])).0, 1);
         assert!(holds(&nodes[4], key_of(&key)));
         assert_eq!(found(&nodes[n], &key).as_deref(), Some(&b"v"[..]));
+    }
+}
+
+/// The lookup of a PUT makes sure of the nearest eight; where all of those are full, it goes on to the k nearest.
+#[test]
+fn a_put_goes_as_far_out_as_a_get_hears_and_no_farther() {
+    let mut flags = vec![FULL; 30];
+    flags[7..11].fill(PLAIN);
+    let nodes = network_of(&flags);
+    for n in 0..20 {
+        let key = format!("far {n}");
+        let sorted = by_distance(&nodes, key_of(&key));
+        let first = sorted.iter().position(|node| nodes[7..11].iter().any(|other| other.addr == node.addr)).unwrap();
+        let output = put(&nodes[n % 7], &[&key, "v"]);
+        if output.status.code() == Some(0) {
+            assert_eq!(found(&nodes[11 + n % 19], &key).as_deref(), Some(&b"v"[..]), "{key}: {first}");
+        } else {
+            let says = String::from_utf8(output.stderr).unwrap();
+            assert!(first >= 18 && output.status.code() == Some(75), "{key}: number {first} has room: {says}");
+        }
     }
 }
 
