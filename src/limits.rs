@@ -298,6 +298,11 @@ pub const COORDINATED_SHARE: u64 = 4;
 /// Connections that carry our requests to other nodes. The least recently used one is closed first
 /// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;
+/// Dials under way at the same time: half of those, so that dials that lead nowhere leave room for connections that
+/// stand. If there are more, the oldest one gives way ...
+pub const DIALS: usize = NODE_CONNECTIONS / 2;
+/// ... but not before it had this much time: a round trip to the other side of the world.
+pub const DIAL_LEAST_MS: u64 = 300;
 /// The fraction of all connections, 1/4 but at most [`NODE_CONNECTIONS`], that is reserved for connections that we
 /// dial.
 pub const DIALLED_SHARE: usize = 4;
