@@ -14,11 +14,12 @@ use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::service::{Outgoing, Requester, Service};
 use crate::dialect::sealed::session::PendingRequest;
+use crate::dialect::sealed::store::StoreLimits;
 use crate::dialect::stream::{To, Via};
 use crate::id::Id;
 use crate::limits::{
-    BAN_MS, BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, NODE_CONNECTIONS,
-    NODE_IDLE_MS, OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, STALL_MS, TURN_MESSAGES,
+    BAN_MS, BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LONG_TIMEOUT_MS,
+    NODE_CONNECTIONS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, STALL_MS, TURN_MESSAGES,
 };
 
 /// One engine with one node, driven by hand.
@@ -713,6 +714,48 @@ fn a_request_on_a_reused_connection_that_dies_is_sent_once_more() {
     bench.engine.eof(fresh, bench.now);
     bench.settle();
     assert_eq!((bench.dials.len(), bench.replies.as_slice()), (1, &[Reply::Unreachable][..]), "but not twice");
+}
+
+/// Nobody noticed when whatever was asked on a dead connection was sent again, however old it was.
+#[test]
+fn a_request_that_has_timed_out_is_not_sent_again_when_its_connection_dies() {
+    for (age_ms, is_sent_again) in [(LONG_TIMEOUT_MS - 1, true), (LONG_TIMEOUT_MS, false), (60_000, false)] {
+        let mut bench = bench("127.0.0.1:6500");
+        let theirs = bench.accept("127.0.0.1:7000").unwrap();
+        bench.feed(theirs, &ping(1), usize::MAX);
+        bench.call("127.0.0.1:7000".parse().unwrap(), Request::Ping(5));
+        bench.settle();
+        assert_eq!(bench.take(theirs), [pong(1), ping(5)].concat());
+        bench.pass(age_ms);
+        bench.engine.broken(theirs, bench.now);
+        bench.settle();
+        assert_eq!((bench.dials.len() == 1, bench.replies.is_empty()), (is_sent_again, is_sent_again), "{age_ms} ms");
+        assert_eq!(bench.count(Counter::RequestsResent), u64::from(is_sent_again));
+    }
+}
+
+/// Nobody noticed when a share counted a new value beside the one that it replaces.
+#[test]
+fn a_source_whose_share_is_nearly_full_renews_its_own_values() {
+    let mut settings = EngineSettings::default();
+    settings.dialects.sealed.store = StoreLimits { bytes: 100_000, entries: 100_000, value_bytes: 1_000 };
+    let mut bench = Bench::new("9.9.9.9:6500", settings);
+    let id = bench.accept("8.8.8.8:1").unwrap();
+    let mut put = |n: u64, value: &[u8]| {
+        let put = Message::Put { ttl_s: 10, replication: 1, key: target(n), value };
+        bench.feed(id, &frame(&put), usize::MAX);
+        match Sealed::decode(&bench.take(id)) {
+            Ok(Message::Success { .. }) => true,
+            Ok(Message::Error { code, .. }) if code == ErrorCode::Full.code() => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    let stored = (0..1_000).take_while(|n| put(*n, &[1; 900])).count() as u64;
+    assert!((10..1_000).contains(&stored), "{stored} values are the share, whatever it is");
+    for round in 2..5 {
+        assert!((0..stored).all(|n| put(n, &[round; 900])), "round {round}: replacing takes no room");
+        assert!(!put(stored, &[1; 900]), "and makes none");
+    }
 }
 
 #[test]
