@@ -96,12 +96,13 @@ impl TokenLayout {
 #[derive(Debug)]
 pub struct Arena<T> {
     slots: Slab<(u32, T)>,
+    slots_used: usize,
     serial: u32,
 }
 
 impl<T> Default for Arena<T> {
     fn default() -> Self {
-        Arena { slots: Slab::new(), serial: 0 }
+        Arena { slots: Slab::new(), slots_used: 0, serial: 0 }
     }
 }
 
@@ -116,6 +117,7 @@ impl<T> Arena<T> {
     pub fn insert(&mut self, value: T) -> Key {
         let key = self.vacant_key();
         self.serial = key.serial;
+        self.slots_used = self.slots_used.max(key.index() + 1);
         self.slots.insert((key.serial, value));
         key
     }
@@ -144,6 +146,16 @@ impl<T> Arena<T> {
     /// Whether no value is stored.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// The number of slots that were ever in use at the same time, and so the end of the range of [`Arena::at`].
+    pub fn slots(&self) -> usize {
+        self.slots_used
+    }
+
+    /// The value in this slot, and its key.
+    pub fn at(&self, slot: usize) -> Option<(Key, &T)> {
+        self.slots.get(slot).map(|(serial, value)| (Key { index: slot as u32, serial: *serial }, value))
     }
 
     /// All values, in the order of their slots.

@@ -2,34 +2,40 @@
 //! memory: an empty inbox and an empty outbox are one null pointer each. Never allocates for bytes that have not
 //! arrived: a length that a stranger claims allocates nothing.
 
-use crate::limits::{BUFFER_LARGE, BUFFER_SMALL, POOLED_BYTES};
+use crate::limits::{BUFFER_LARGE, BUFFER_MIDDLE, BUFFER_SMALL, POOLED_BYTES};
 use crate::time::Time;
 
-/// Free buffers, kept for reuse: inboxes of two sizes, and outboxes.
+/// The sizes of inboxes, in bytes. An inbox that is full is replaced by one of the next size, so that it holds at most a
+/// few times what has come.
+const SIZES: [usize; 3] = [BUFFER_SMALL, BUFFER_MIDDLE, BUFFER_LARGE];
+
+/// Free buffers, kept for reuse: inboxes of each size, and outboxes.
 #[derive(Debug, Default)]
 #[allow(
     clippy::vec_box,
     reason = "boxes are passed on whole: an idle connection holds a pointer, and no buffer is moved"
 )]
 pub struct BufferPool {
-    small: Vec<Box<Received>>,
-    large: Vec<Box<Received>>,
+    inboxes: [Vec<Box<Received>>; SIZES.len()],
     outboxes: Vec<Box<Queued>>,
     /// Total capacity of the kept outboxes, in bytes.
     outbox_bytes: usize,
 }
 
 impl BufferPool {
+    /// The smallest inbox of at least `least` bytes, or else the largest one.
     fn take(&mut self, least: usize) -> Box<Received> {
-        let (kept, size) =
-            if least <= BUFFER_SMALL { (&mut self.small, BUFFER_SMALL) } else { (&mut self.large, BUFFER_LARGE) };
-        kept.pop().unwrap_or_else(|| Box::new(Received { bytes: vec![0; size].into(), head: 0, tail: 0 }))
+        let which = SIZES.iter().position(|size| *size >= least).unwrap_or(SIZES.len() - 1);
+        let fresh = || Box::new(Received { bytes: vec![0; SIZES[which]].into(), head: 0, tail: 0 });
+        self.inboxes[which].pop().unwrap_or_else(fresh)
     }
 
     /// Takes `buffer` back. Frees it if the pool holds enough.
     fn put_back(&mut self, mut buffer: Box<Received>) {
         let size = buffer.bytes.len();
-        let kept = if size == BUFFER_SMALL { &mut self.small } else { &mut self.large };
+        let Some(kept) = SIZES.iter().position(|of| *of == size).map(|which| &mut self.inboxes[which]) else {
+            return;
+        };
         if (kept.len() + 1) * size <= POOLED_BYTES {
             (buffer.head, buffer.tail) = (0, 0);
             kept.push(buffer);
@@ -54,10 +60,11 @@ impl BufferPool {
         }
     }
 
-    /// Bytes of memory that the pool holds: at most [`POOLED_BYTES`] each for small inboxes, large inboxes, and
-    /// outboxes. For tests.
+    /// Bytes of memory that the pool holds: at most [`POOLED_BYTES`] each for inboxes of each size, and for outboxes.
+    /// For tests.
     pub fn bytes(&self) -> usize {
-        self.small.len() * BUFFER_SMALL + self.large.len() * BUFFER_LARGE + self.outbox_bytes
+        let inboxes = self.inboxes.iter().zip(SIZES).map(|(kept, size)| kept.len() * size);
+        inboxes.sum::<usize>() + self.outbox_bytes
     }
 }
 
@@ -76,6 +83,11 @@ struct Received {
 impl Received {
     fn is_empty(&self) -> bool {
         self.head == self.tail
+    }
+
+    /// Whether it is large and holds little.
+    fn is_sparse(&self) -> bool {
+        self.bytes.len() > BUFFER_SMALL && (self.tail - self.head) as usize <= BUFFER_SMALL / 2
     }
 }
 
@@ -137,11 +149,20 @@ impl Inbox {
         (received.head - before) as usize
     }
 
-    /// Returns the memory to the pool if no unhandled bytes are left.
+    /// Returns the memory to the pool if no unhandled bytes are left. If few are left, they move to a small buffer, so
+    /// that nobody holds a large one with a few bytes.
     pub fn release(&mut self, pool: &mut BufferPool) {
-        if let Some(received) = self.0.take_if(|received| received.is_empty()) {
-            pool.put_back(received);
+        let Some(received) = self.0.take_if(|received| received.is_empty() || received.is_sparse()) else {
+            return;
+        };
+        if !received.is_empty() {
+            let (head, tail) = (received.head as usize, received.tail as usize);
+            let mut smaller = pool.take(BUFFER_SMALL);
+            smaller.bytes[..tail - head].copy_from_slice(&received.bytes[head..tail]);
+            smaller.tail = (tail - head) as u32;
+            self.0 = Some(smaller);
         }
+        pool.put_back(received);
     }
 }
 
@@ -272,15 +293,22 @@ mod tests {
             let n = space.len().min(1_000);
             space[..n].fill(sent);
             inbox.filled(n);
-            assert!(inbox.capacity() <= BUFFER_SMALL || inbox.unread().len() >= BUFFER_SMALL);
+            assert!(inbox.capacity() <= BUFFER_SMALL || inbox.capacity() <= 5 * inbox.unread().len());
             sent = sent.wrapping_add(1);
         }
         assert_eq!((inbox.unread()[999], inbox.unread()[1_000], inbox.capacity()), (0, 1, BUFFER_LARGE));
-        inbox.consume(FRAME_MAX);
+        inbox.consume(FRAME_MAX - BUFFER_SMALL);
         assert!(!inbox.space(&mut pool).unwrap().is_empty());
-        inbox.consume(inbox.unread().len());
+        inbox.consume(inbox.unread().len() - BUFFER_SMALL / 2 - 1);
         inbox.release(&mut pool);
-        assert_eq!((inbox.capacity(), pool.small.len(), pool.large.len()), (0, 1, 1));
+        assert_eq!((inbox.capacity(), pool.inboxes.each_ref().map(Vec::len)), (BUFFER_LARGE, [1, 1, 0]));
+        inbox.consume(1);
+        let left = inbox.unread().to_vec();
+        inbox.release(&mut pool);
+        assert_eq!((inbox.capacity(), inbox.unread()), (BUFFER_SMALL, &left[..]), "a few bytes hold no large buffer");
+        inbox.consume(usize::MAX);
+        inbox.release(&mut pool);
+        assert_eq!((inbox.capacity(), pool.inboxes.each_ref().map(Vec::len)), (0, [1, 1, 1]));
     }
 
     #[test]
@@ -348,6 +376,6 @@ mod tests {
             inbox.release(&mut pool);
             outbox.clear(&mut pool);
         }
-        assert!((POOLED_BYTES..=3 * POOLED_BYTES).contains(&pool.bytes()), "{}", pool.bytes());
+        assert!((POOLED_BYTES..=4 * POOLED_BYTES).contains(&pool.bytes()), "{}", pool.bytes());
     }
 }

@@ -73,8 +73,6 @@ counters! {
         WrongAnswers = "wrong_answers",
         /// Connections closed after three strikes.
         StruckOut = "struck_out",
-        /// Connections refused because strikes had closed too many of their address.
-        Banned = "banned",
         /// PUTs refused because the store, or the source's share of it, was full (row 16).
         StoreFull = "store_full",
         /// PUTs refused because the value was too large.

@@ -263,8 +263,25 @@ pub const CONNECTIONS_MAX: usize = connections_max(usize::BITS);
 pub const fn connections_max(width: u32) -> usize {
     if width < 64 { 32_768 } else { 1_000_000 }
 }
-/// Inbound connections from one address (IPv6: /64) other than loopback.
+/// Inbound connections from one address (IPv6: /64) other than loopback ...
 pub const CONNECTIONS_PER_ADDRESS: usize = 128;
+/// ... or, if `--max-connections` allows few, this fraction of them: 1/8 ...
+pub const CONNECTIONS_SHARE: usize = 8;
+/// ... but at least this many.
+pub const CONNECTIONS_PER_ADDRESS_LEAST: usize = 4;
+/// Connections that are drawn at random when one must be closed for another. With this many, one of a source that holds
+/// a tenth of all is among them in 999 cases of 1,000.
+pub const EVICTION_CANDIDATES: usize = 64;
+/// A connection is closed for another one of an equally heavy source only if it has been idle for this long.
+pub const EVICT_IDLE_MS: u64 = 1_000;
+/// All connections are searched for the idlest one of an address at most this often.
+pub const ADDRESS_SEARCH_MS: u64 = 50;
+/// An inbound connection of the peer port is closed after it has been idle for this long.
+pub const IDLE_MS: u64 = 600_000;
+/// Period of the search for such connections ...
+pub const IDLE_SEARCH_MS: u64 = 60_000;
+/// ... which looks at this many places at a time.
+pub const IDLE_SEARCHED: usize = 1_024;
 /// Connections that carry our requests to other nodes. The least recently used one is closed first
 /// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;
@@ -273,8 +290,8 @@ pub const NODE_CONNECTIONS: usize = 256;
 pub const DIALLED_SHARE: usize = 4;
 /// A connection to another node is closed after it has been idle for this long (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_IDLE_MS: u64 = 60_000;
-/// File descriptors reserved for listeners, epoll, signals, the status listener and the spare one.
-pub const RESERVED_DESCRIPTORS: u64 = 32;
+/// File descriptors reserved for listeners, epoll, signals, the status listener, the spare one, and refused connections.
+pub const RESERVED_DESCRIPTORS: u64 = 32 + REFUSED as u64;
 /// Most open files that macOS allows a process (OPEN_MAX).
 pub const MACOS_OPEN_MAX: u64 = 10_240;
 /// A connection to the sealed listener must complete its first frame within this time (docs/faults.md, row 2).
@@ -288,20 +305,37 @@ pub const OUTBOX_SOFT_BYTES: usize = 128 * 1024;
 pub const OUTBOX_HARD_BYTES: usize = 2 * 1024 * 1024;
 /// A connection is closed after this long without progress on a full outbox or on our own requests (row 18).
 pub const STALL_MS: u64 = 30_000;
-/// Bytes that the buffers of all connections may hold. Beyond that, the heaviest connection is closed.
+/// Bytes that the buffers of all connections may hold. Beyond that, the heaviest source loses its largest connections
+/// ...
 pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
+/// ... until this fraction is left: 3/4, so that a quarter must come in again before all connections are searched again.
+pub const BUFFERED_KEPT: (u64, u64) = (3, 4);
 /// Bytes read from one connection per turn (docs/architecture.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
 /// Messages handled for one connection per turn.
 pub const TURN_MESSAGES: usize = 64;
+/// The kernel asks the peer of a connection that has been silent for this long whether it is still there ...
+pub const KEEP_ALIVE_MS: u64 = 60_000;
+/// ... again after each of these pauses ...
+pub const KEEP_ALIVE_INTERVAL_MS: u64 = 15_000;
+/// ... this many times, and then closes the connection: two minutes after the peer vanished.
+pub const KEEP_ALIVE_PROBES: u32 = 4;
+/// The kernel closes a connection whose peer has not acknowledged what we sent for this long (on Linux). Equal to the
+/// time that the probes above take, which it would otherwise cut short.
+pub const USER_TIMEOUT_MS: u64 = KEEP_ALIVE_MS + KEEP_ALIVE_INTERVAL_MS * KEEP_ALIVE_PROBES as u64;
+/// Refused connections that are kept open for a moment, so that their peers can read why.
+pub const REFUSED: usize = 16;
+/// Bytes that are read from one before it is closed.
+pub const REFUSED_READ_BYTES: usize = 4 * 1024;
 /// Before we close a refused connection, its peer has this much time to read our last bytes.
 pub const LINGER_MS: u64 = 1_000;
 /// If strikes closed this many connections of one address ...
-pub const BAN_AFTER: u8 = 3;
-/// ... within this time, the address is refused for as long again.
-pub const BAN_MS: u64 = 60_000;
-/// Addresses whose offences are remembered. The oldest is forgotten first.
-pub const OFFENDERS: usize = 4_096;
+pub const PROBATION_AFTER: u8 = 3;
+/// ... within this time, the address is on probation for as long again: connections that it opens then are closed at
+/// their first fault. The others behind the same NAT are served.
+pub const PROBATION_MS: u64 = 60_000;
+/// Addresses whose offences are remembered. Of two addresses that need the same place, the newer offender gets it.
+pub const OFFENDERS: usize = 1_024;
 /// A dial that found its address pair in use waits this long for the peer's own connection. On a busy host, that
 /// connection may still be in its handshake when our dial has already failed.
 pub const YIELD_MS: u64 = 30;
@@ -323,13 +357,30 @@ pub const RESOLVE_RETRY_MS: u64 = 10_000;
 /// A stopping node sends what it owes for at most this long (row 24).
 pub const STOP_MS: u64 = 2_000;
 
+// ---- Sources ----
+
+/// At each level of a source (address, network, wider network), the fraction of what is still free of a resource that it
+/// may hold: 1/3, 1/2, 1. So one address gets at most a quarter of all, its network a third, its wider network half, and
+/// all of them less where several are heavy.
+pub const SOURCE_DIVISORS: [u64; 3] = [3, 2, 1];
+/// At each level, the multiple of an address's rate limit.
+pub const SOURCE_RATE_FACTORS: [u64; 3] = [1, 2, 4];
+/// Rows of a sketch that counts by source: an honest source counts as a heavy one only if it shares a counter with heavy
+/// ones in every row ...
+pub const SOURCE_ROWS: usize = 4;
+/// ... of this many counters each: with 126 heavy sources, one in 4,000 does. 96 KB for each resource.
+pub const SOURCE_SLOTS: usize = 1_024;
+
 // ---- Buffers ----
 
 /// Size of a connection's first read buffer: room for a hundred PINGs, or for most single messages.
 pub const BUFFER_SMALL: usize = 4 * 1024;
+/// Size of the next read buffer, when that is full.
+pub const BUFFER_MIDDLE: usize = 16 * 1024;
 /// Size of a read buffer that holds the largest frame and the start of the next one.
 pub const BUFFER_LARGE: usize = 80 * 1024;
-/// Bytes of buffers that are kept for reuse, for each of three kinds: 80 small inboxes, 4 large ones, as many outboxes.
+/// Bytes of buffers that are kept for reuse, for each of four kinds: 80 small inboxes, 20 of the middle size, 4 large
+/// ones, as many outboxes.
 /// Each outbox is written right after its inbox is handled, so few are in use at the same time. What a burst used
 /// beyond this is freed.
 pub const POOLED_BYTES: usize = 320 * 1024;
@@ -356,10 +407,16 @@ pub const COMMAND_TIMEOUT_MS: u64 = 5_000;
 /// Largest configuration file that is read, in bytes.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
 
+const _: () = assert!(16 * SOURCE_ROWS <= 64 && SOURCE_SLOTS <= 1 << 16, "one hash of 64 bits names all counters");
 const _: () = assert!(K <= K_MAX && K_MAX <= NODE_ENTRIES);
 const _: () = assert!(NODE_ENTRIES <= NODE_ENTRIES_STRIKE);
 const _: () = assert!(VALUE_MAX + 40 + 32 == FRAME_MAX, "the largest PUT is the largest frame");
-const _: () = assert!(BUFFER_LARGE > FRAME_MAX && BUFFER_SMALL < BUFFER_LARGE && POOLED_BYTES >= BUFFER_LARGE);
+const _: () = assert!(
+    BUFFER_LARGE > FRAME_MAX
+        && BUFFER_SMALL < BUFFER_MIDDLE
+        && BUFFER_MIDDLE < BUFFER_LARGE
+        && POOLED_BYTES >= BUFFER_LARGE
+);
 const _: () = assert!(OUTBOX_SOFT_BYTES > FRAME_MAX && OUTBOX_SOFT_BYTES + ASKED_BYTES < OUTBOX_HARD_BYTES);
 const _: () = assert!(OWED_BYTES > ASKED_BYTES + FRAME_MAX && OWED_ANSWERS > ASKED && ASKED_BYTES > FRAME_MAX);
 const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);

@@ -1,94 +1,296 @@
-//! How much each source uses: one place that accounts for shared resources by source. Counts connections and offences
-//! of single addresses, and ignores loopback, where all programs of a host share one address. Never closes anything.
+//! How much each source uses of every resource that all share: one accounting, so that whoever reaches a bound first
+//! can't deny it to everyone else (docs/architecture.md, decision 14). While there is plenty, anybody may have it; when
+//! a resource is short, the heaviest source pays. This module counts and judges; it never closes or refuses anything.
+//!
+//! A source is counted at three levels: its address, its network and its wider network ([`Source`]). A [`Share`] counts
+//! what is held of one resource, a [`Rate`] what was used of it lately.
+//!
+//! The counts are count-min sketches (Cormode and Muthukrishnan 2005): arrays of fixed size, in which each source has
+//! one counter per row. Several sources may share a counter, so the least of a source's counters is the count; it may
+//! be too high, but never too low. So the memory is fixed, whatever strangers do, and each question takes the same few
+//! steps. A count is too high by much only if all four counters are shared with heavy sources: with 126 heavy addresses
+//! for one of 4,000 others.
 
-use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::net::IpAddr;
 
-use crate::contact::source;
-use crate::guard::Counter;
-use crate::limits::{BAN_AFTER, BAN_MS, CONNECTIONS_PER_ADDRESS, OFFENDERS};
+use crate::contact::{Scope, scope};
+use crate::hash::seeded;
+use crate::limits::{
+    LIFETIME_MAX_MS, OFFENDERS, PROBATION_AFTER, PROBATION_MS, SOURCE_DIVISORS, SOURCE_RATE_FACTORS, SOURCE_ROWS,
+    SOURCE_SLOTS,
+};
 use crate::time::Time;
 
-/// What each source uses, and its recent offences.
-#[derive(Debug, Default)]
-pub struct Sources {
-    records: BTreeMap<IpAddr, Record>,
-    /// The number of records with offences, at most [`OFFENDERS`].
-    offenders: usize,
+/// The levels at which a source is counted: the address (IPv4 /32, IPv6 /64), its network (/24, /56), its wider network
+/// (/16, /48).
+pub const LEVELS: usize = 3;
+
+/// Where the counters of a source are. Computed once per address by [`Sources::of`].
+#[derive(Copy, Clone, Debug)]
+pub struct Source {
+    /// `None` if nothing is counted ([`Sources::default`]).
+    slots: Option<[[u16; SOURCE_ROWS]; LEVELS]>,
+    /// Loopback, where all programs of a host share one address. It is counted, but has no limit of its own.
+    is_exempt: bool,
 }
 
-/// The record of one source, kept while it has connections or offences.
+/// How much of one resource each source holds.
+#[derive(Debug, Default)]
+pub struct Share {
+    /// Level by level and row by row; empty until something is charged.
+    counters: Vec<u64>,
+    all: u64,
+}
+
+impl Source {
+    /// Whether it is loopback, which has no limit of its own.
+    pub fn is_exempt(self) -> bool {
+        self.is_exempt
+    }
+}
+
+impl Share {
+    /// What all sources together hold.
+    pub fn all(&self) -> u64 {
+        self.all
+    }
+
+    /// What `source` holds at each level, perhaps counted too high; zeros if nothing is counted.
+    pub fn held(&self, source: Source) -> [u64; LEVELS] {
+        let Some(slots) = source.slots.filter(|_| !self.counters.is_empty()) else {
+            return [0; LEVELS];
+        };
+        std::array::from_fn(|level| {
+            let counts = slots[level].iter().enumerate().map(|(row, slot)| self.counters[index(level, row, *slot)]);
+            counts.min().unwrap_or(0)
+        })
+    }
+
+    /// `source` holds `n` more from now on.
+    pub fn charge(&mut self, source: Source, n: u64) {
+        self.all += n;
+        self.each(source, |counter| *counter += n);
+    }
+
+    /// `source` no longer holds `n` that it was charged for.
+    pub fn release(&mut self, source: Source, n: u64) {
+        self.all = self.all.saturating_sub(n);
+        self.each(source, |counter| *counter = counter.saturating_sub(n));
+    }
+
+    fn each(&mut self, source: Source, change: impl Fn(&mut u64)) {
+        let Some(slots) = source.slots else {
+            return;
+        };
+        if self.counters.is_empty() {
+            self.counters = vec![0; LEVELS * SOURCE_ROWS * SOURCE_SLOTS];
+        }
+        for (level, rows) in slots.iter().enumerate() {
+            for (row, slot) in rows.iter().enumerate() {
+                change(&mut self.counters[index(level, row, *slot)]);
+            }
+        }
+    }
+
+    /// Whether `source` may hold `n` more of a resource of which `free` is left. At each level, it may hold at most a
+    /// fraction of what is left after that ([`SOURCE_DIVISORS`]): a lot while there is plenty, less when it is short,
+    /// and something is always left for others (Choudhury and Hahne 1998, "dynamic thresholds"). A source that holds
+    /// nothing gets what it asks for if there is that much. Loopback gets all that is left.
+    pub fn admits(&self, source: Source, n: u64, free: u64) -> bool {
+        let Some(left) = free.checked_sub(n) else {
+            return false;
+        };
+        let held = self.held(source);
+        let is_within = |(held, divisor): (u64, u64)| held.saturating_add(n).saturating_mul(divisor) <= left;
+        source.is_exempt || held == [0; LEVELS] || held.into_iter().zip(SOURCE_DIVISORS).all(is_within)
+    }
+
+    /// How heavily `source` weighs: what it holds, as a multiple of the fraction that it may hold. Of two sources, the
+    /// heavier one pays when the resource is short.
+    pub fn weight(&self, source: Source) -> u64 {
+        let weights = self.held(source).into_iter().zip(SOURCE_DIVISORS).map(|(held, divisor)| held * divisor);
+        // Loopback weighs like a wide network.
+        if source.is_exempt { weights.last() } else { weights.max() }.unwrap_or(0)
+    }
+
+    fn halve(&mut self) {
+        self.all /= 2;
+        if self.all == 0 {
+            self.counters.clear();
+        }
+        self.counters.iter_mut().for_each(|counter| *counter /= 2);
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.counters.capacity() * size_of::<u64>()
+    }
+}
+
+fn index(level: usize, row: usize, slot: u16) -> usize {
+    (level * SOURCE_ROWS + row) * SOURCE_SLOTS + usize::from(slot)
+}
+
+/// How much of a resource each source used lately. What was used counts half after each half-life, so a source that
+/// keeps to a limit uses half of it in each.
+#[derive(Debug)]
+pub struct Rate {
+    used: Share,
+    half_life_ms: u64,
+    halved_at: Time,
+}
+
+impl Rate {
+    /// Nothing was used yet.
+    pub fn new(half_life_ms: u64) -> Rate {
+        Rate { used: Share::default(), half_life_ms, halved_at: Time::ZERO }
+    }
+
+    /// What each source used lately, as of `now`.
+    pub fn used(&mut self, now: Time) -> &mut Share {
+        let half_lives = now.since(self.halved_at) / self.half_life_ms;
+        if half_lives > 0 {
+            for _ in 0..half_lives.min(u64::from(u64::BITS)) {
+                self.used.halve();
+            }
+            self.halved_at = self.halved_at.after(half_lives * self.half_life_ms);
+        }
+        &mut self.used
+    }
+
+    /// Uses `n`, if that keeps an address within `of_source`, its networks within a multiple of that
+    /// ([`SOURCE_RATE_FACTORS`]), and all sources within `of_all`. Returns whether it did. Loopback is only limited by
+    /// `of_all`.
+    pub fn take(&mut self, source: Source, n: u64, of_source: u64, of_all: u64, now: Time) -> bool {
+        let used = self.used(now);
+        let is_within = |(held, factor): (u64, u64)| held.saturating_add(n) <= of_source.saturating_mul(factor);
+        let may = source.is_exempt || used.held(source).into_iter().zip(SOURCE_RATE_FACTORS).all(is_within);
+        let is_taken = may && used.all.saturating_add(n) <= of_all;
+        if is_taken {
+            used.charge(source, n);
+        }
+        is_taken
+    }
+}
+
+/// An address from which connections were closed for strikes.
 #[derive(Copy, Clone, Debug, Default)]
-struct Record {
-    connections: usize,
+struct Offender {
+    /// The hash of the address, so that an address is not taken for another one of the same slot.
+    hash: u64,
     offences: u8,
     /// When the first of these offences happened.
     since: Time,
-    banned_until: Time,
+    probation_until: Time,
+}
+
+/// What each source uses of the resources that all dialects share, and recent offences.
+#[derive(Debug)]
+pub struct Sources {
+    /// Mixed into the hashes, because strangers choose their addresses; `None` if nothing is counted.
+    seed: Option<u64>,
+    /// Inbound connections.
+    pub connections: Share,
+    /// Bytes that stores hold.
+    pub store_bytes: Share,
+    /// Values that stores hold.
+    pub store_entries: Share,
+    /// Lookups and coordinated PUTs in progress.
+    pub jobs: Share,
+    /// Bytes of values that clients had this process store on other nodes lately, in bytes for each holder.
+    pub coordinated_bytes: Rate,
+    /// The number of such values, in thousandths for each holder.
+    pub coordinated_entries: Rate,
+    /// By hash, empty until the first offence.
+    offenders: Vec<Offender>,
 }
 
 impl Sources {
-    /// Admits a connection from `peer` and counts it until [`Sources::left`].
-    ///
-    /// Errors: the source is banned or has too many connections; the counter says which.
-    pub fn admit(&mut self, peer: IpAddr, now: Time) -> Result<(), Counter> {
-        let Some(source) = source(peer) else {
-            return Ok(());
-        };
-        let record = self.records.entry(source).or_default();
-        if now < record.banned_until {
-            return Err(Counter::Banned);
-        }
-        if record.connections >= CONNECTIONS_PER_ADDRESS {
-            return Err(Counter::TooManyFromAddress);
-        }
-        record.connections += 1;
-        Ok(())
+    /// Counts from now on. `seed` must be secret, so that nobody can choose addresses that share counters. (A default
+    /// one counts nothing and admits whatever there is room for, for simulations with a hundred thousand nodes.)
+    pub fn new(seed: u64) -> Sources {
+        Sources { seed: Some(seed), ..Sources::default() }
     }
 
-    /// A connection that was admitted has ended.
-    pub fn left(&mut self, peer: IpAddr) {
-        let Some(source) = source(peer) else {
-            return;
-        };
-        if let Some(record) = self.records.get_mut(&source) {
-            record.connections -= 1;
-            if record.connections == 0 && record.offences == 0 {
-                self.records.remove(&source);
-            }
-        }
+    /// The source of `ip`.
+    pub fn of(&self, ip: IpAddr) -> Source {
+        let is_exempt = scope(ip) == Some(Scope::Loopback);
+        let slots = self.seed.map(|seed| {
+            prefixes(ip).map(|prefix| {
+                let hash = seeded(seed, |hasher| hasher.write_u64(prefix));
+                std::array::from_fn(|row| (hash >> (16 * row)) as u16 % SOURCE_SLOTS as u16)
+            })
+        });
+        Source { slots, is_exempt }
     }
 
-    /// Strikes closed a connection from `peer`. The third time within a minute bans its source for a minute.
+    /// Strikes closed a connection from `peer`. The third time within a minute puts its address on probation for a
+    /// minute.
     pub fn offence(&mut self, peer: IpAddr, now: Time) {
-        let Some(source) = source(peer) else {
+        if self.offenders.is_empty() {
+            self.offenders = vec![Offender::default(); OFFENDERS];
+        }
+        let Some(hash) = self.hash(peer) else {
             return;
         };
-        if self.offenders >= OFFENDERS {
-            self.forgive_oldest();
+        let offender = &mut self.offenders[hash as usize % OFFENDERS];
+        if offender.hash != hash || now.since(offender.since) >= PROBATION_MS {
+            *offender = Offender { hash, offences: 0, since: now, ..Offender::default() };
         }
-        let record = self.records.entry(source).or_default();
-        self.offenders += usize::from(record.offences == 0);
-        if record.offences == 0 || now.since(record.since) >= BAN_MS {
-            (record.offences, record.since) = (0, now);
-        }
-        record.offences = record.offences.saturating_add(1);
-        if record.offences >= BAN_AFTER {
-            record.banned_until = now.after(BAN_MS);
+        offender.offences = offender.offences.saturating_add(1);
+        if offender.offences >= PROBATION_AFTER {
+            offender.probation_until = now.after(PROBATION_MS);
         }
     }
 
-    fn forgive_oldest(&mut self) {
-        let offenders = self.records.iter().filter(|(_, record)| record.offences > 0);
-        let Some(source) = offenders.min_by_key(|(_, record)| record.since).map(|(source, _)| *source) else {
-            return;
-        };
-        self.offenders -= 1;
-        if let Some(record) = self.records.get_mut(&source) {
-            *record = Record { connections: record.connections, ..Record::default() };
-            if record.connections == 0 {
-                self.records.remove(&source);
-            }
+    /// Whether the address is on probation: connections that it opens are closed at their first fault.
+    pub fn is_on_probation(&self, peer: IpAddr, now: Time) -> bool {
+        let offender = || self.offenders.get(self.hash(peer)? as usize % OFFENDERS);
+        offender().is_some_and(|offender| Some(offender.hash) == self.hash(peer) && now < offender.probation_until)
+    }
+
+    /// `None` for loopback, and if nothing is counted.
+    fn hash(&self, peer: IpAddr) -> Option<u64> {
+        let seed = self.seed.filter(|_| scope(peer) != Some(Scope::Loopback))?;
+        let [address, ..] = prefixes(peer);
+        Some(seeded(seed, |hasher| hasher.write_u64(address)))
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let held = [&self.connections, &self.store_bytes, &self.store_entries, &self.jobs];
+        let used = [&self.coordinated_bytes, &self.coordinated_entries].map(|rate| &rate.used);
+        let shares: usize = held.into_iter().chain(used).map(Share::bytes).sum();
+        shares + self.offenders.capacity() * size_of::<Offender>() + size_of::<Sources>()
+    }
+}
+
+impl Default for Sources {
+    fn default() -> Sources {
+        Sources {
+            seed: None,
+            connections: Share::default(),
+            store_bytes: Share::default(),
+            store_entries: Share::default(),
+            jobs: Share::default(),
+            coordinated_bytes: Rate::new(LIFETIME_MAX_MS / 2),
+            coordinated_entries: Rate::new(LIFETIME_MAX_MS / 2),
+            offenders: Vec::new(),
+        }
+    }
+}
+
+/// The prefixes of `ip` at each level. The high bits of an IPv4 prefix are zero, as in no IPv6 address that is routed.
+fn prefixes(ip: IpAddr) -> [u64; LEVELS] {
+    match ip {
+        IpAddr::V4(v4) => {
+            let bits = u64::from(u32::from(v4));
+            [bits, bits >> 8, bits >> 16]
+        }
+        IpAddr::V6(v6) => {
+            let bits = (u128::from(v6) >> 64) as u64;
+            [bits, bits >> 8, bits >> 16]
         }
     }
 }
@@ -96,53 +298,204 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn three_offences_in_a_minute_ban_for_a_minute() {
-        let mut sources = Sources::default();
-        for at in [0, 1_000] {
-            sources.offence(ip("9.9.9.9"), Time::from_ms(at));
-            assert!(sources.admit(ip("9.9.9.9"), Time::from_ms(at)).is_ok());
+    /// Attackers, as a property draws them: how many addresses, and how they are spread.
+    #[derive(Copy, Clone, Debug)]
+    enum Attackers {
+        One,
+        /// Of one IPv4 /16.
+        Many(u32),
+        /// Of one IPv6 /48, each in a /64 of its own.
+        OneSlash48(u32),
+        /// Each in a /16 of its own.
+        Scattered(u32),
+    }
+
+    impl Attackers {
+        fn address(self, n: u32) -> IpAddr {
+            match self {
+                Attackers::One => ip("9.9.9.9"),
+                Attackers::Many(all) => IpAddr::from((0x0909_0000 + n % all).to_be_bytes()),
+                Attackers::OneSlash48(all) => {
+                    let prefix = 0x2001_0db8_0bad_0000 + u128::from(n % all);
+                    std::net::Ipv6Addr::from(prefix << 64 | 1).into()
+                }
+                Attackers::Scattered(all) => IpAddr::from(((1 + n % all) << 16 | 0x0000_0101).to_be_bytes()),
+            }
         }
-        sources.offence(ip("9.9.9.9"), Time::from_ms(2_000));
-        assert_eq!(sources.admit(ip("9.9.9.9"), Time::from_ms(61_999)), Err(Counter::Banned));
-        assert!(sources.admit(ip("9.9.9.8"), Time::from_ms(2_000)).is_ok(), "the neighbour is not");
-        assert!(sources.admit(ip("9.9.9.9"), Time::from_ms(62_000)).is_ok());
+    }
+
+    fn attackers() -> impl Strategy<Value = Attackers> {
+        prop_oneof![
+            Just(Attackers::One),
+            (2u32..60_000).prop_map(Attackers::Many),
+            (2u32..65_536).prop_map(Attackers::OneSlash48),
+            (2u32..100).prop_map(Attackers::Scattered),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// The decision itself: whoever is at the bound, the next one from elsewhere gets something.
+        #[test]
+        fn the_honest_get_their_part_of_what_attackers_fill(
+            attackers in attackers(), capacity in 1_000u64..100_000, seed: u64,
+        ) {
+            let sources = Sources::new(seed);
+            let mut share = Share::default();
+            let mut refused = 0;
+            for n in 0.. {
+                let source = sources.of(attackers.address(n));
+                if share.admits(source, 1, capacity - share.all()) {
+                    share.charge(source, 1);
+                    refused = 0;
+                } else {
+                    refused += 1;
+                    if refused > 300 {
+                        break;
+                    }
+                }
+            }
+            let honest = sources.of(ip("77.1.2.3"));
+            let mut got = 0;
+            while got < 10 && share.admits(honest, 1, capacity - share.all()) {
+                share.charge(honest, 1);
+                got += 1;
+            }
+            let fair = if matches!(attackers, Attackers::Scattered(_)) { 1 } else { 10 };
+            prop_assert!(got >= fair, "{got} of {fair} with {} of {capacity} taken", share.all());
+            prop_assert!(share.weight(sources.of(attackers.address(0))) >= share.weight(honest));
+        }
+
+        #[test]
+        fn counts_are_never_too_low_and_come_back_to_zero(
+            charges in prop::collection::vec((0u32..3_000, 1u64..100), 1..400), seed: u64,
+        ) {
+            let sources = Sources::new(seed);
+            let mut share = Share::default();
+            let mut held = std::collections::BTreeMap::new();
+            for (n, amount) in &charges {
+                share.charge(sources.of(Attackers::Many(3_000).address(*n)), *amount);
+                *held.entry(*n).or_insert(0) += amount;
+            }
+            for (n, amount) in &held {
+                let [address, network, wide] = share.held(sources.of(Attackers::Many(3_000).address(*n)));
+                prop_assert!(address >= *amount && network >= address && wide == share.all());
+            }
+            for (n, amount) in charges {
+                share.release(sources.of(Attackers::Many(3_000).address(n)), amount);
+            }
+            prop_assert!(share.all() == 0 && share.counters.iter().all(|counter| *counter == 0));
+        }
+    }
+
+    #[test]
+    fn one_source_may_hold_a_quarter_its_network_a_third_and_loopback_all() {
+        let sources = Sources::new(7);
+        let fill = |share: &mut Share, addresses: &dyn Fn(u32) -> IpAddr| {
+            (0..4_000u32)
+                .filter(|n| {
+                    let source = sources.of(addresses(*n));
+                    let is_admitted = share.admits(source, 1, 1_200 - share.all());
+                    if is_admitted {
+                        share.charge(source, 1);
+                    }
+                    is_admitted
+                })
+                .count()
+        };
+        assert_eq!(fill(&mut Share::default(), &|_| ip("9.9.9.9")), 300);
+        assert_eq!(fill(&mut Share::default(), &|n| IpAddr::from([9, 9, 9, n as u8])), 400);
+        assert_eq!(fill(&mut Share::default(), &|n| IpAddr::from([9, 9, n as u8, 9])), 600);
+        assert_eq!(fill(&mut Share::default(), &|_| ip("127.0.0.1")), 1_200);
+        let neighbours = |n: u32| std::net::Ipv6Addr::from(0x2001_0db8u128 << 96 | u128::from(n)).into();
+        assert_eq!(fill(&mut Share::default(), &neighbours), 300, "a /64 is one source");
+    }
+
+    #[test]
+    fn a_source_that_holds_nothing_gets_the_last_one() {
+        let sources = Sources::new(7);
+        let mut share = Share::default();
+        let (heavy, newcomer) = (sources.of(ip("127.0.0.1")), sources.of(ip("9.9.9.9")));
+        share.charge(heavy, 99);
+        assert!(share.admits(newcomer, 1, 1) && !share.admits(newcomer, 2, 1));
+        share.charge(newcomer, 1);
+        assert!(!share.admits(newcomer, 1, 0) && !share.admits(newcomer, 1, 1));
+        assert!(share.admits(heavy, 1, 1), "loopback has no limit of its own");
+    }
+
+    #[test]
+    fn a_rate_allows_a_burst_and_half_of_it_in_each_half_life() {
+        let sources = Sources::new(7);
+        let (a, b, other) = (ip("9.9.9.9"), ip("9.9.9.8"), ip("8.8.8.8"));
+        let mut rate = Rate::new(1_000);
+        let mut take = |ip: IpAddr, now: u64| {
+            let source = sources.of(ip);
+            (0..1_000).filter(|_| rate.take(source, 1, 10, 35, Time::from_ms(now))).count()
+        };
+        assert_eq!(take(a, 0), 10);
+        assert_eq!(take(b, 0), 10, "its network has twice as much");
+        assert_eq!(take(ip("9.9.9.7"), 0), 0);
+        assert_eq!(take(other, 0), 10);
+        assert_eq!(take(ip("7.7.7.7"), 0), 5, "all together have a limit as well");
+        assert_eq!((take(a, 999), take(a, 1_000)), (0, 5));
+        assert_eq!(take(a, 1_000_000), 10, "after a long pause as at first");
+        assert_eq!(take(ip("127.0.0.1"), 1_000_000), 25, "loopback takes what is left");
+    }
+
+    #[test]
+    fn three_offences_in_a_minute_mean_probation_for_a_minute() {
+        let mut sources = Sources::new(7);
+        let at = Time::from_ms;
+        for ms in [0, 1_000] {
+            sources.offence(ip("9.9.9.9"), at(ms));
+            assert!(!sources.is_on_probation(ip("9.9.9.9"), at(ms)));
+        }
+        sources.offence(ip("9.9.9.9"), at(2_000));
+        assert!(sources.is_on_probation(ip("9.9.9.9"), at(61_999)));
+        assert!(!sources.is_on_probation(ip("9.9.9.8"), at(2_000)), "the neighbour is not");
+        assert!(!sources.is_on_probation(ip("9.9.9.9"), at(62_000)));
     }
 
     #[test]
     fn offences_far_apart_and_on_loopback_are_forgiven() {
-        let mut sources = Sources::default();
-        for at in 0..10 {
-            sources.offence(ip("9.9.9.9"), Time::from_ms(at * 40_000));
-            assert!(sources.admit(ip("9.9.9.9"), Time::from_ms(at * 40_000)).is_ok());
+        let mut sources = Sources::new(7);
+        for n in 0..10 {
+            let now = Time::from_ms(n * 40_000);
+            sources.offence(ip("9.9.9.9"), now);
             sources.offence(ip("127.0.0.1"), Time::ZERO);
+            assert!(!sources.is_on_probation(ip("9.9.9.9"), now));
         }
-        assert!(sources.admit(ip("127.0.0.1"), Time::ZERO).is_ok());
+        assert!(!sources.is_on_probation(ip("127.0.0.1"), Time::ZERO));
     }
 
     #[test]
-    fn one_address_gets_its_share_of_connections_and_a_slash_64_is_one() {
-        let mut sources = Sources::default();
-        for n in 0..CONNECTIONS_PER_ADDRESS {
-            assert!(sources.admit(ip(&format!("2001:db8::{n:x}")), Time::ZERO).is_ok());
+    fn the_memory_is_fixed_and_below_a_megabyte() {
+        let mut sources = Sources::new(7);
+        for n in 0..100_000u32 {
+            let peer = Attackers::Many(60_000).address(n);
+            let source = sources.of(peer);
+            let Sources { connections, store_bytes, store_entries, jobs, .. } = &mut sources;
+            [connections, store_bytes, store_entries, jobs].into_iter().for_each(|share| share.charge(source, 1));
+            sources.coordinated_bytes.used(Time::ZERO).charge(source, 1);
+            sources.coordinated_entries.used(Time::ZERO).charge(source, 1);
+            sources.offence(peer, Time::ZERO);
         }
-        assert_eq!(sources.admit(ip("2001:db8::ffff:1"), Time::ZERO), Err(Counter::TooManyFromAddress));
-        sources.left(ip("2001:db8::1"));
-        assert!(sources.admit(ip("2001:db8::ffff:1"), Time::ZERO).is_ok());
-        assert!((0..10_000).all(|_| sources.admit(ip("127.0.0.1"), Time::ZERO).is_ok()));
+        assert!(sources.bytes() < 1_000_000, "{} bytes", sources.bytes());
     }
 
     #[test]
-    fn the_memory_of_offenders_is_bounded() {
-        let mut sources = Sources::default();
-        for n in 0..2 * OFFENDERS as u32 {
-            sources.offence(IpAddr::from((0x0909_0000 + n).to_be_bytes()), Time::from_ms(u64::from(n)));
-        }
-        assert_eq!((sources.offenders, sources.records.len()), (OFFENDERS, OFFENDERS));
+    fn a_default_one_counts_nothing() {
+        let sources = Sources::default();
+        let (source, mut share) = (sources.of(ip("9.9.9.9")), Share::default());
+        share.charge(source, 99);
+        assert_eq!((share.all(), share.held(source), share.bytes()), (99, [0; LEVELS], 0));
+        assert!(share.admits(source, 1, 1) && !share.admits(source, 2, 1));
     }
 }

@@ -77,7 +77,8 @@ fn max_connections(matches: &Matches) -> Result<usize, Stop> {
 }
 
 fn serve(plan: &Plan, max_connections: usize) -> Outcome {
-    let engine = Engine::new(EngineSettings { dialects: plan.settings(), max_connections }, seed());
+    let engine =
+        Engine::new(EngineSettings { dialects: plan.settings(), max_connections, ..EngineSettings::default() }, seed());
     let mut net = Net::new(engine, Clock::start()).map_err(Stop::system("can't start"))?;
     net.handle_signals().map_err(Stop::system("can't start"))?;
     print(&plan.open(&mut net)?)?;

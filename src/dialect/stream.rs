@@ -265,6 +265,11 @@ pub trait Service: Operations {
     fn accepted(&mut self, listener: Listener) -> Self::Session;
     /// Creates the session of a connection that we dial.
     fn dialled(&mut self) -> Self::Session;
+    /// What to say, before it is closed, to a connection that is refused at `listener` for lack of room; empty if the
+    /// protocol has no words for it.
+    fn refusal(_listener: Listener) -> Vec<u8> {
+        Vec::new()
+    }
     /// The connection is established. Sends what the protocol requires first.
     fn on_open(&mut self, _session: &mut Self::Session, _cx: &mut Context<'_>, _now: Time) {}
     /// Handles at most one unit of `bytes`, the unread part of the inbox.

@@ -71,6 +71,8 @@ pub struct Conn {
     pub is_link: bool,
     /// Whether another connection leads to its peer. If so, it is closed once it is idle.
     pub is_superseded: bool,
+    /// Whether its address was on probation when it came: it is closed at its first fault.
+    pub is_on_probation: bool,
     /// Whether its session was told that the process stops.
     pub has_said_goodbye: bool,
     /// Whether it is in the list of outboxes to write.
@@ -105,6 +107,7 @@ impl Conn {
             is_midway: false,
             is_link: false,
             is_superseded: false,
+            is_on_probation: false,
             has_said_goodbye: false,
             is_dirty: false,
             is_ready: false,
@@ -165,7 +168,7 @@ impl Conn {
         let Strikes { at: strikes } = &mut **self.strikes.get_or_insert_default();
         strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
         strikes.push_back(now);
-        strikes.len() >= STRIKES
+        strikes.len() >= STRIKES || self.is_on_probation
     }
 
     /// Whether the socket should be written.

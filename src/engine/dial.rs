@@ -101,14 +101,14 @@ impl Engine {
     }
 
     /// Makes room for a connection that we dial. If there are too many connections to nodes, closes the least recently
-    /// used one. If there are too many connections in total, closes a silent client, or else the least recently used
-    /// one to a node. Returns whether there is room.
+    /// used one. If there are too many connections in total, closes a client, or else the least recently used one to a
+    /// node. Returns whether there is room.
     fn make_room(&mut self, now: Time) -> bool {
         if self.pool.links().len() >= NODE_CONNECTIONS && !self.close_oldest_link(now) {
             return false;
         }
         let has_room = self.open_connections() < self.settings.max_connections;
-        has_room || self.evict_oldest_silent(now) || self.close_oldest_link(now)
+        has_room || self.evict(None, now) || self.close_oldest_link(now)
     }
 
     /// Closes the connection to a node that has been idle longest, if there are more than are reserved for them.

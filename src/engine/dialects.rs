@@ -234,6 +234,16 @@ macro_rules! each_service {
     };
 }
 
+/// What the dialect of `$listener` says to a connection that is refused.
+macro_rules! refusal_of {
+    (
+        ($listener:expr)
+        $(#[$cfg:meta] $variant:ident $field:ident $service:ty, { $session:ty, $settings:ty, $listeners:pat })*
+    ) => {
+        match $listener { $(#[$cfg] $listeners => <$service>::refusal($listener),)* }
+    };
+}
+
 /// What [`crate::dialect::stream::Session`] asks, of whichever dialect.
 impl Session {
     pub(super) fn is_silent(&self) -> bool {
@@ -290,6 +300,11 @@ impl Services {
     /// Whether other nodes connect to this listener: they must speak first, and are the first to go while they do not.
     pub(super) fn is_for_nodes(listener: Listener) -> bool {
         !matches!(listener, Listener::Api(_))
+    }
+
+    /// What to say to a connection that is refused.
+    pub(super) fn refusal(listener: Listener) -> Vec<u8> {
+        for_each_dialect!(refusal_of!(listener))
     }
 
     pub(super) fn on_open(&mut self, session: &mut Session, cx: &mut Context<'_>, now: Time) {

@@ -10,7 +10,7 @@ use crate::engine::conn::{Conn, Expiry, Reading};
 use crate::engine::dialects::{Services, Session};
 use crate::engine::{ConnId, Engine, Output};
 use crate::guard::Counter;
-use crate::limits::{BUFFERED_BYTES, LINGER_MS};
+use crate::limits::LINGER_MS;
 use crate::time::Time;
 
 impl Engine {
@@ -179,12 +179,8 @@ impl Engine {
         }
         self.buffered_bytes = self.buffered_bytes - conn.counted_bytes as usize + bytes;
         conn.counted_bytes = bytes as u32;
-        if self.buffered_bytes > BUFFERED_BYTES {
-            let heaviest = self.conns.iter().max_by_key(|(_, conn)| conn.counted_bytes);
-            if let Some((id, peer)) = heaviest.map(|(id, conn)| (id, conn.info.peer)) {
-                self.shared.guard.fault(Counter::MemoryLimit, peer, now);
-                self.close(id, CloseReason::Shortage, now);
-            }
+        if self.buffered_bytes > self.settings.buffered_bytes {
+            self.free_buffers(now);
         }
     }
 
@@ -260,7 +256,8 @@ impl Engine {
         }
         self.pool.remove(conn.info.listener, conn.info.peer, id, conn.is_link);
         if conn.info.origin == Origin::Inbound {
-            self.shared.sources.left(conn.info.peer.ip());
+            let source = self.shared.sources.of(conn.info.peer.ip());
+            self.shared.sources.connections.release(source, 1);
         }
         self.outputs.push_back(Output::Close(id));
         self.closed.push(id);
@@ -270,29 +267,5 @@ impl Engine {
     /// The peer will send nothing more on this connection.
     pub(super) fn lose(&mut self, id: ConnId, why: CloseReason, now: Time) {
         self.show(id, |services, session, cx| services.on_lost(session, cx, why, now));
-    }
-
-    pub(super) fn remember_silent(&mut self, id: ConnId) {
-        // Removes connections from the front that have spoken by now, as most have, to keep the list short.
-        let is_silent = |id: &ConnId| self.conns.get(*id).is_some_and(Conn::is_silent);
-        let spoke = self.silent.iter().take_while(|id| !is_silent(id)).count();
-        self.silent.drain(..spoke);
-        if self.silent.len() >= 2 * self.settings.max_connections.max(1) {
-            self.silent.retain(is_silent);
-        }
-        self.silent.push_back(id);
-    }
-
-    /// Closes the inbound connection that has been silent longest and carries none of our requests (or we would dial
-    /// again for them). Returns whether there was one.
-    pub(super) fn evict_oldest_silent(&mut self, now: Time) -> bool {
-        while let Some(id) = self.silent.pop_front() {
-            if let Some(conn) = self.conns.get(id).filter(|conn| conn.is_silent() && conn.is_idle()) {
-                self.shared.guard.fault(Counter::Evicted, conn.info.peer, now);
-                self.close(id, CloseReason::Shortage, now);
-                return true;
-            }
-        }
-        false
     }
 }

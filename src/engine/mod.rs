@@ -20,6 +20,7 @@ pub(crate) mod pairs;
 mod datagrams;
 mod dial;
 mod life;
+mod room;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -36,7 +37,8 @@ use crate::engine::conn::Conn;
 use crate::engine::dialects::{InEngine, Services, Session, Settings};
 use crate::engine::pool::Pool;
 use crate::guard::{Counter, Guard};
-use crate::limits::{CONNECTIONS, DIALLED_SHARE, NODE_CONNECTIONS};
+use crate::limits::{BUFFERED_BYTES, CONNECTIONS};
+use crate::sources::Sources;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -82,11 +84,13 @@ pub struct EngineSettings {
     pub dialects: Settings,
     /// The total number of connections.
     pub max_connections: usize,
+    /// Bytes that the buffers of all connections may hold.
+    pub buffered_bytes: usize,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        EngineSettings { dialects: Settings::default(), max_connections: CONNECTIONS }
+        EngineSettings { dialects: Settings::default(), max_connections: CONNECTIONS, buffered_bytes: BUFFERED_BYTES }
     }
 }
 
@@ -105,10 +109,14 @@ pub struct Engine {
     dirty: VecDeque<ConnId>,
     /// Connections whose inbox holds units that were left over when their turn was used up.
     ready: VecDeque<ConnId>,
-    /// Inbound connections in the order in which they came, to find the oldest silent one.
-    silent: VecDeque<ConnId>,
     closed: Vec<ConnId>,
     buffered_bytes: usize,
+    /// When all connections may be searched again for the idlest one of an address.
+    address_search_at: Time,
+    /// When to search for idle connections again, and the slot to begin with.
+    idle_search_at: Time,
+    idle_searched: usize,
+    random: fastrand::Rng,
     next_call: CallId,
     is_stopping: bool,
 }
@@ -123,14 +131,17 @@ impl Engine {
             services: Services::new(settings.dialects, seed),
             datagrams: datagrams::Service::default(),
             pool: Pool::new(seed),
-            shared: Shared::default(),
+            shared: Shared { sources: Sources::new(seed), ..Shared::default() },
             wheel: Wheel::new(),
             outputs: VecDeque::new(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
-            silent: VecDeque::new(),
             closed: Vec::new(),
             buffered_bytes: 0,
+            address_search_at: Time::ZERO,
+            idle_search_at: Time::ZERO,
+            idle_searched: 0,
+            random: fastrand::Rng::with_seed(seed),
             next_call: 0,
             is_stopping: false,
         }
@@ -211,21 +222,6 @@ impl Engine {
         self.conns.len()
     }
 
-    /// The number of connections, excluding those whose slots are freed at the end of the turn.
-    fn open_connections(&self) -> usize {
-        self.conns.len() - self.closed.len()
-    }
-
-    /// Places reserved for connections that we dial, or else clients that stay could cut us off from the network.
-    fn places_for_links(&self) -> usize {
-        (self.settings.max_connections / DIALLED_SHARE).min(NODE_CONNECTIONS)
-    }
-
-    fn has_room_for_inbound(&self) -> bool {
-        let kept_free = self.places_for_links().saturating_sub(self.links());
-        self.open_connections() + kept_free < self.settings.max_connections
-    }
-
     /// The number of connections that carry our requests.
     pub fn links(&self) -> usize {
         self.pool.links().len()
@@ -238,27 +234,21 @@ impl Engine {
 
     // ---- what happened ----
 
-    /// A connection from `peer` was accepted at `listener`. `None`: the driver must refuse it by closing the socket.
+    /// A connection from `peer` was accepted at `listener`. `None`: the driver must refuse it, by writing
+    /// [`Engine::refusal`] and closing the socket.
     pub fn accepted(&mut self, listener: Listener, peer: SocketAddr, now: Time) -> Option<ConnId> {
-        // Checks first whether the source is admitted, so that a connection that is refused anyway costs no other one
-        // its place.
-        if let Err(counter) = self.shared.sources.admit(peer.ip(), now) {
+        let source = self.shared.sources.of(peer.ip());
+        if let Err(counter) = self.make_room_for(source, peer.ip(), now) {
             self.shared.guard.fault(counter, peer, now);
             return None;
         }
-        if !self.has_room_for_inbound() && !self.evict_oldest_silent(now) && !self.close_spare_link(now) {
-            self.shared.sources.left(peer.ip());
-            self.shared.guard.fault(Counter::TooManyConnections, peer, now);
-            return None;
-        }
+        self.shared.sources.connections.charge(source, 1);
         self.shared.guard.count(Counter::Accepted);
         let session = self.services.accepted(listener);
         let mut conn = Conn::new(peer, Some(listener), Origin::Inbound, session, now);
         conn.info.must_speak = Services::is_for_nodes(listener);
+        conn.is_on_probation = self.shared.sources.is_on_probation(peer.ip(), now);
         let id = self.conns.insert(conn);
-        if Services::is_for_nodes(listener) {
-            self.remember_silent(id);
-        }
         if Services::knows_by_address(listener) {
             self.share(listener, peer, id, now);
         }
@@ -392,6 +382,7 @@ impl Engine {
     /// When [`Engine::on_timeout`] next has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let others = Time::earliest(self.datagrams.next_deadline(), self.wheel.next_deadline());
+        let others = Time::earliest(others, self.idle_search_due());
         Time::earliest(self.services.next_deadline(), others)
     }
 
@@ -410,6 +401,7 @@ impl Engine {
                 _ => self.after_change(id, now),
             }
         }
+        self.close_idle(now);
         self.services.on_timeout(&mut self.shared, now);
         self.datagrams.on_timeout(&mut self.shared, now);
         self.pump_all(now);

@@ -19,6 +19,7 @@ pub mod status;
 mod datagrams;
 mod listeners;
 mod private;
+mod refused;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -39,6 +40,7 @@ use crate::net::clock::Clock;
 use crate::net::datagrams::DatagramListeners;
 use crate::net::listeners::Listeners;
 use crate::net::names::Names;
+use crate::net::refused::Refused;
 use crate::net::signals::Signals;
 use crate::net::status::StatusListener;
 use crate::time::Time;
@@ -103,6 +105,7 @@ pub struct Net {
     /// Sockets that may have something to read.
     readable: VecDeque<ConnId>,
     listeners: Listeners,
+    refused: Refused,
     datagrams: DatagramListeners,
     names: Names,
     status: StatusListener,
@@ -126,6 +129,7 @@ impl Net {
             sockets: Vec::new(),
             readable: VecDeque::new(),
             listeners: Listeners::new(),
+            refused: Refused::default(),
             datagrams,
             names,
             status: StatusListener::default(),
@@ -301,6 +305,7 @@ impl Net {
             self.engine.on_timeout(now);
         }
         self.names.retry(now);
+        self.refused.close_due(now);
         self.finish_turn();
         Ok(())
     }
@@ -312,9 +317,8 @@ impl Net {
         if self.datagrams.are_ready() {
             return Some(Duration::ZERO);
         }
-        let deadlines =
-            [self.engine.next_deadline(), self.listeners.retry_at(), self.names.retry_at(), self.stop_at, until];
-        let next = deadlines.into_iter().flatten().min()?;
+        let own = [self.listeners.retry_at(), self.names.retry_at(), self.refused.next_deadline(), self.stop_at];
+        let next = own.into_iter().chain([self.engine.next_deadline(), until]).flatten().min()?;
         Some(Duration::from_millis(next.since(self.clock.now())))
     }
 
@@ -366,16 +370,19 @@ impl Net {
     // ---- connections ----
 
     fn accept(&mut self, now: Time) {
-        let Net { listeners, engine, sockets, poll, .. } = self;
+        let Net { listeners, engine, sockets, poll, refused, .. } = self;
         listeners.accept(now, |listener, stream, peer| {
             if stream.local_addr().is_ok_and(|own| own == peer) {
                 engine.fault(Counter::SelfConnections, peer, now);
                 return;
             }
-            if let Some(id) = engine.accepted(listener, peer, now) {
-                if let Err(e) = register(sockets, poll, id, stream, false) {
-                    log::warn!("connection_not_registered peer={peer} error={e}");
-                    engine.broken(id, now);
+            match engine.accepted(listener, peer, now) {
+                None => refused.add(stream, &engine.refusal(listener), now),
+                Some(id) => {
+                    if let Err(e) = register(sockets, poll, id, stream, false) {
+                        log::warn!("connection_not_registered peer={peer} error={e}");
+                        engine.broken(id, now);
+                    }
                 }
             }
         });

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::limits::{BACKLOG, MACOS_OPEN_MAX};
+#[cfg(target_os = "linux")]
+use crate::limits::USER_TIMEOUT_MS;
+use crate::limits::{BACKLOG, KEEP_ALIVE_INTERVAL_MS, KEEP_ALIVE_MS, KEEP_ALIVE_PROBES, MACOS_OPEN_MAX};
 
 /// A bound, listening socket.
 pub struct ListeningSocket {
@@ -27,6 +30,8 @@ pub fn listen(addr: SocketAddr) -> io::Result<ListeningSocket> {
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
     socket.set_reuse_port(true)?;
+    // Accepted sockets inherit this.
+    notice_vanished_peers(&socket)?;
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into());
     let addr = socket.local_addr()?;
@@ -40,6 +45,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<ListeningSocket> {
 pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = new_socket(to, Type::STREAM, Protocol::TCP)?;
     socket.set_tcp_nodelay(true)?;
+    notice_vanished_peers(&socket)?;
     if let Some(from) = from {
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
@@ -49,6 +55,19 @@ pub fn dial(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
         Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(e),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
+}
+
+/// Has the kernel end connections whose peer has vanished without a word (docs/faults.md, row 27): it asks peers that
+/// are silent, and does not wait longer for one that acknowledges nothing.
+fn notice_vanished_peers(socket: &Socket) -> io::Result<()> {
+    let keep_alive = TcpKeepalive::new()
+        .with_time(Duration::from_millis(KEEP_ALIVE_MS))
+        .with_interval(Duration::from_millis(KEEP_ALIVE_INTERVAL_MS))
+        .with_retries(KEEP_ALIVE_PROBES);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(USER_TIMEOUT_MS)))?;
+    Ok(())
 }
 
 /// Creates a nonblocking socket. On IPv6, it does not accept IPv4.

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::arena::Arena;
 #[cfg(feature = "sim")]
 use crate::contact::Contact;
-use crate::dialect::sealed::codec::{ErrorCode, Message};
+use crate::dialect::sealed::codec::{ErrorCode, Message, Sealed};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::{Answer, Node, Output as NodeOutput};
 use crate::dialect::sealed::operation::{Operation, Reply};
@@ -18,7 +18,7 @@ use crate::dialect::sealed::store::Store;
 use crate::dialect::stream::{
     self, Action, Close, CloseReason, ConnId, Context, Failure, Listener, State, To, Verdict, Via,
 };
-use crate::dialect::{CallId, Operations, Shared};
+use crate::dialect::{CallId, Codec, Operations, Shared};
 use crate::guard::Counter;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
@@ -297,6 +297,14 @@ impl stream::Service for Service {
 
     fn dialled(&mut self) -> Session<Requester> {
         Session::new(Wire::Sealed)
+    }
+
+    fn refusal(listener: Listener) -> Vec<u8> {
+        let mut frame = Vec::new();
+        if !matches!(listener, Listener::Api(_)) {
+            Sealed::encode(&ErrorCode::Busy.message(), &mut frame);
+        }
+        frame
     }
 
     fn on_bytes(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, bytes: &[u8], now: Time) -> Verdict {
