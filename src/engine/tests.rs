@@ -513,10 +513,10 @@ fn the_time_of_a_frame_that_is_not_read_stands_still() {
 #[test]
 fn buffers_beyond_the_cap_cost_those_who_fill_them_and_nobody_else() {
     let one_address = |n: usize| format!("8.8.8.8:{}", n + 1);
-    let many_addresses = |n: usize| format!("{}.8.8.8:1", n + 20);
+    let six_addresses = |n: usize| format!("{}.8.8.8:{}", 20 + n / 10, n + 1);
     let one_slash_56 = |n: usize| format!("[2001:db8:0:{n:x}::1]:1");
     let attackers: [(&str, &dyn Fn(usize) -> String); 3] =
-        [("9.9.9.9:6500", &one_address), ("9.9.9.9:6500", &many_addresses), ("[2001:db8:9::9]:6500", &one_slash_56)];
+        [("9.9.9.9:6500", &one_address), ("9.9.9.9:6500", &six_addresses), ("[2001:db8:9::9]:6500", &one_slash_56)];
     for (own, address) in attackers {
         let buffered_bytes = 1_000_000;
         let mut bench = Bench::new(own, EngineSettings { buffered_bytes, ..EngineSettings::default() });
