@@ -3,6 +3,12 @@
 
 use slab::Slab;
 
+/// Whether so many bytes of memory can be had. An allocation that fails ends the process, so whoever stores what
+/// strangers send asks first.
+pub fn can_allocate(bytes: usize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+}
+
 /// Names one value of an [`Arena`]. Once the value is removed, the key finds nothing. Ordered, so that it can be the
 /// key of a map.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]

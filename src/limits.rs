@@ -128,11 +128,16 @@ pub const JOB_MARGIN_MS: u64 = 200;
 /// Operations of local users in one dialect, including those whose last event has not been pulled: as many as one node
 /// may have jobs.
 pub const OPERATIONS: usize = JOBS;
-/// Jobs of one node at the same time. A hyperdht job takes a few KB; a PUT holds one value; what all GETs hold together
+/// Jobs of one dialect at the same time, shared by source (sources.rs). A hyperdht job takes a few KB; a PUT holds one value; what all GETs hold together
 /// is bounded by [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
 /// Bytes of values that all GETs in progress hold for comparison. Values beyond that are not counted.
 pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
+/// A GET that holds values already may hold this fraction of what is left: 1/8.
+pub const TALLY_SHARE: usize = 8;
+/// Answers that a GET remembers, nearest to the key first. Where a network grows fourfold while a value lives, one node
+/// in 300 that held it has 20 newcomers before it, and one in 100,000 has 40.
+pub const TALLY_ANSWERS: usize = 2 * K;
 
 // ---- The sealed dialect and its API ----
 
@@ -188,8 +193,10 @@ pub const STORE_ENTRY_BYTES: usize = 136;
 pub const SEAL_KEPT_FROM: usize = 1_024;
 /// Memory of such a checksum.
 pub const SEAL_KEPT_BYTES: usize = 48;
-/// One address (other than loopback) may fill this fraction of the store: 1/4.
-pub const STORE_SOURCE_SHARE: usize = 4;
+/// A value is stored only if this much memory is left besides, for the buffers of those who want to read ...
+pub const MEMORY_HEADROOM_BYTES: usize = 1024 * 1024;
+/// ... which is looked at each time that this much was stored.
+pub const MEMORY_PROBED_EACH_BYTES: usize = 256 * 1024;
 
 // ---- The hyperdht dialect ----
 
@@ -282,6 +289,14 @@ pub const IDLE_MS: u64 = 600_000;
 pub const IDLE_SEARCH_MS: u64 = 60_000;
 /// ... which looks at this many places at a time.
 pub const IDLE_SEARCHED: usize = 1_024;
+/// Connections that wait for a job to end are told that there is room for theirs, so many for each job that ends: not
+/// all of them can start one.
+pub const TOLD_PER_JOB: usize = 4;
+/// Connections that may wait for that.
+pub const QUEUED: usize = 16_384;
+/// A client's PUTs may load each other node with this fraction of what this node's own store holds: 1/4, which is what a
+/// store takes from one address. Clients share it by source.
+pub const COORDINATED_SHARE: u64 = 4;
 /// Connections that carry our requests to other nodes. The least recently used one is closed first
 /// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;
@@ -312,8 +327,15 @@ pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 pub const BUFFERED_KEPT: (u64, u64) = (3, 4);
 /// Bytes read from one connection per turn (docs/architecture.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
-/// Messages handled for one connection per turn.
-pub const TURN_MESSAGES: usize = 64;
+/// Work done for one connection per turn, in bytes moved and hashed ...
+pub const TURN_WORK: u64 = 64 * 1024;
+/// ... where each message counts as so many more: 64 of the smallest messages, or one large one, make a turn.
+pub const MESSAGE_WORK: u64 = 944;
+/// ... and a lookup or a coordinated PUT as this many: it sends dozens of messages.
+pub const JOB_WORK: u64 = 16 * 1024;
+/// Work after which a turn of the loop is long, about half a millisecond. From then on, each address may have only as
+/// much as one connection, and its networks a multiple of that; what more it sent waits for the next turn.
+pub const LONG_TURN_WORK: u64 = 8 * TURN_WORK;
 /// The kernel asks the peer of a connection that has been silent for this long whether it is still there ...
 pub const KEEP_ALIVE_MS: u64 = 60_000;
 /// ... again after each of these pauses ...
@@ -342,8 +364,8 @@ pub const YIELD_MS: u64 = 30;
 /// A connection that was dialled from an ephemeral port, because the address pair was in use, is replaced after this
 /// long (docs/protocol-sealed.md, "Who is who").
 pub const REDIAL_MS: u64 = 1_000;
-/// Connections accepted per turn and listener.
-pub const ACCEPTS_PER_TURN: usize = 128;
+/// Connections accepted per turn and listener. Each costs several system calls, for which others wait.
+pub const ACCEPTS_PER_TURN: usize = 32;
 /// Connections that may wait in the kernel's accept queue; the kernel lowers this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4_096;
 /// Pause after an accept that failed for lack of descriptors or memory (row 21).
@@ -425,6 +447,7 @@ const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS && JOB_MS < COMMAND_TIMEOUT_
 const _: () = assert!(BOOTSTRAP_RETRY_MS << BOOTSTRAP_DOUBLINGS >= BOOTSTRAP_RETRY_MAX_MS);
 const _: () = assert!(LOOKUP_BUDGET >= 2 * K && LOOKUP_BUDGET_ALL_PATHS >= PATHS_MAX * PATH_HORIZON);
 const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_BYTES >= VALUE_MAX);
+const _: () = assert!(TALLY_ANSWERS >= 2 * REPLICATION_MAX, "the electorate of the largest quorum");
 const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);
 const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);
 const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS && CONNECTIONS <= connections_max(32));

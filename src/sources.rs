@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use crate::contact::{Scope, scope};
 use crate::hash::seeded;
 use crate::limits::{
-    LIFETIME_MAX_MS, OFFENDERS, PROBATION_AFTER, PROBATION_MS, SOURCE_DIVISORS, SOURCE_RATE_FACTORS, SOURCE_ROWS,
-    SOURCE_SLOTS,
+    LIFETIME_MAX_MS, LONG_TURN_WORK, OFFENDERS, PROBATION_AFTER, PROBATION_MS, SOURCE_DIVISORS, SOURCE_RATE_FACTORS,
+    SOURCE_ROWS, SOURCE_SLOTS, TURN_WORK,
 };
 use crate::time::Time;
 
@@ -84,7 +84,7 @@ impl Share {
             return;
         };
         if self.counters.is_empty() {
-            self.counters = vec![0; LEVELS * SOURCE_ROWS * SOURCE_SLOTS];
+            self.counters.resize(LEVELS * SOURCE_ROWS * SOURCE_SLOTS, 0);
         }
         for (level, rows) in slots.iter().enumerate() {
             for (row, slot) in rows.iter().enumerate() {
@@ -114,10 +114,15 @@ impl Share {
         if source.is_exempt { weights.last() } else { weights.max() }.unwrap_or(0)
     }
 
+    fn clear(&mut self) {
+        self.all = 0;
+        self.counters.clear();
+    }
+
     fn halve(&mut self) {
         self.all /= 2;
         if self.all == 0 {
-            self.counters.clear();
+            self.clear();
         }
         self.counters.iter_mut().for_each(|counter| *counter /= 2);
     }
@@ -174,6 +179,31 @@ impl Rate {
     }
 }
 
+/// The work done in the current turn of the loop, in bytes moved and hashed. By source only while the turn is long, so
+/// that a short one costs nothing.
+#[derive(Debug, Default)]
+pub struct Turn {
+    all: u64,
+    by_source: Share,
+}
+
+impl Turn {
+    /// So much work was done.
+    pub fn add(&mut self, work: u64) {
+        self.all += work;
+    }
+
+    /// The work done so far.
+    pub fn all(&self) -> u64 {
+        self.all
+    }
+
+    /// Whether so much was done that sources are counted, and those that had their part must wait.
+    pub fn is_long(&self) -> bool {
+        self.all >= LONG_TURN_WORK
+    }
+}
+
 /// An address from which connections were closed for strikes.
 #[derive(Copy, Clone, Debug, Default)]
 struct Offender {
@@ -202,6 +232,8 @@ pub struct Sources {
     pub coordinated_bytes: Rate,
     /// The number of such values, in thousandths for each holder.
     pub coordinated_entries: Rate,
+    /// The current turn of the loop.
+    pub turn: Turn,
     /// By hash, empty until the first offence.
     offenders: Vec<Offender>,
 }
@@ -223,6 +255,31 @@ impl Sources {
             })
         });
         Source { slots, is_exempt }
+    }
+
+    /// A long turn did `work` for `peer`.
+    pub fn charge_turn(&mut self, peer: IpAddr, work: u64) {
+        let source = self.of(peer);
+        self.turn.by_source.charge(source, work);
+    }
+
+    /// Whether `peer` has had its part of a long turn. Loopback has no limit of its own.
+    pub fn must_wait(&self, peer: IpAddr) -> bool {
+        if !self.turn.is_long() {
+            return false;
+        }
+        let source = self.of(peer);
+        let is_spent = |(work, factor): (u64, u64)| work >= TURN_WORK * factor;
+        let held = self.turn.by_source.held(source);
+        !source.is_exempt && held.into_iter().zip(SOURCE_RATE_FACTORS).any(is_spent)
+    }
+
+    /// The next turn begins.
+    pub fn next_turn(&mut self) {
+        if self.turn.is_long() {
+            self.turn.by_source.clear();
+        }
+        self.turn.all = 0;
     }
 
     /// Strikes closed a connection from `peer`. The third time within a minute puts its address on probation for a
@@ -261,7 +318,8 @@ impl Sources {
     pub fn bytes(&self) -> usize {
         let held = [&self.connections, &self.store_bytes, &self.store_entries, &self.jobs];
         let used = [&self.coordinated_bytes, &self.coordinated_entries].map(|rate| &rate.used);
-        let shares: usize = held.into_iter().chain(used).map(Share::bytes).sum();
+        let held = held.into_iter().chain([&self.turn.by_source]);
+        let shares: usize = held.chain(used).map(Share::bytes).sum();
         shares + self.offenders.capacity() * size_of::<Offender>() + size_of::<Sources>()
     }
 }
@@ -276,6 +334,7 @@ impl Default for Sources {
             jobs: Share::default(),
             coordinated_bytes: Rate::new(LIFETIME_MAX_MS / 2),
             coordinated_entries: Rate::new(LIFETIME_MAX_MS / 2),
+            turn: Turn::default(),
             offenders: Vec::new(),
         }
     }
@@ -450,6 +509,25 @@ mod tests {
     }
 
     #[test]
+    fn in_a_long_turn_a_source_that_had_its_part_waits() {
+        let mut sources = Sources::new(7);
+        let (heavy, other) = (ip("9.9.9.9"), ip("8.8.8.8"));
+        sources.turn.add(LONG_TURN_WORK - 1);
+        assert!(!sources.must_wait(heavy));
+        sources.turn.add(1);
+        sources.charge_turn(heavy, TURN_WORK);
+        sources.charge_turn(ip("127.0.0.1"), 100 * TURN_WORK);
+        assert!(sources.must_wait(heavy) && !sources.must_wait(other) && !sources.must_wait(ip("127.0.0.1")));
+        assert!(!sources.must_wait(ip("9.9.9.8")));
+        sources.charge_turn(ip("9.9.9.7"), TURN_WORK);
+        assert!(sources.must_wait(ip("9.9.9.8")), "its network had twice as much");
+        sources.next_turn();
+        assert!(!sources.must_wait(heavy));
+        sources.turn.add(LONG_TURN_WORK);
+        assert!(!sources.must_wait(heavy));
+    }
+
+    #[test]
     fn three_offences_in_a_minute_mean_probation_for_a_minute() {
         let mut sources = Sources::new(7);
         let at = Time::from_ms;
@@ -486,6 +564,7 @@ mod tests {
             sources.coordinated_bytes.used(Time::ZERO).charge(source, 1);
             sources.coordinated_entries.used(Time::ZERO).charge(source, 1);
             sources.offence(peer, Time::ZERO);
+            sources.charge_turn(peer, 1);
         }
         assert!(sources.bytes() < 1_000_000, "{} bytes", sources.bytes());
     }

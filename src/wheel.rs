@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use slab::Slab;
 
+use crate::arena::can_allocate;
 use crate::limits::{WHEEL_SLOTS as SLOTS, WHEEL_TICK_MS as TICK_MS};
 use crate::time::Time;
 
@@ -71,6 +72,12 @@ impl<T> Wheel<T> {
     /// Whether no timer is armed.
     pub fn is_empty(&self) -> bool {
         self.timers.is_empty()
+    }
+
+    /// Whether there is memory for another timer.
+    pub fn can_grow(&self) -> bool {
+        let (len, capacity) = (self.timers.len(), self.timers.capacity());
+        len < capacity || can_allocate((2 * capacity).max(4) * size_of::<(u32, Timer<T>)>())
     }
 
     /// Arms a timer for `at`. If `at` is not after `now`, it fires at the next tick.

@@ -75,6 +75,8 @@ pub struct Conn {
     pub is_on_probation: bool,
     /// Whether its session was told that the process stops.
     pub has_said_goodbye: bool,
+    /// Whether it is paused because its peer does not read its answers, and was counted as such.
+    pub was_held_back: bool,
     /// Whether it is in the list of outboxes to write.
     pub is_dirty: bool,
     /// Whether it is in the list of inboxes to handle.
@@ -109,6 +111,7 @@ impl Conn {
             is_superseded: false,
             is_on_probation: false,
             has_said_goodbye: false,
+            was_held_back: false,
             is_dirty: false,
             is_ready: false,
             counted_bytes: 0,

@@ -145,12 +145,18 @@ impl Engine {
         };
         conn.inbox.release(&mut self.shared.buffers);
         match conn.pause_or_resume(now) {
-            Reading::AsBefore => {}
-            Reading::Paused if conn.info.state == State::Open && conn.is_held_back() => {
-                self.shared.guard.count(Counter::ReadPauses)
+            Reading::AsBefore if conn.paused_at.is_none() => {}
+            // It may have been paused for another reason before.
+            Reading::AsBefore | Reading::Paused => {
+                let is_held_back = conn.info.state == State::Open && conn.is_held_back();
+                if is_held_back && !std::mem::replace(&mut conn.was_held_back, true) {
+                    self.shared.guard.count(Counter::ReadPauses);
+                }
             }
-            Reading::Paused => {}
-            Reading::Resumed => self.outputs.push_back(Output::Resume(id)),
+            Reading::Resumed => {
+                conn.was_held_back = false;
+                self.outputs.push_back(Output::Resume(id));
+            }
         }
     }
 

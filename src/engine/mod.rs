@@ -407,11 +407,18 @@ impl Engine {
         self.pump_all(now);
     }
 
+    /// Whether the source of this connection has had its part of a long turn: read it in the next one.
+    pub fn must_wait(&self, id: ConnId) -> bool {
+        self.shared.sources.turn.is_long()
+            && self.conns.get(id).is_some_and(|conn| self.shared.sources.must_wait(conn.info.peer.ip()))
+    }
+
     /// Frees the slots of closed connections. Call it at the end of a turn, once their sockets are closed.
     pub fn sweep(&mut self) {
         for id in self.closed.drain(..) {
             self.conns.remove(id);
         }
+        self.shared.sources.next_turn();
         if cfg!(debug_assertions) && self.conns.len() < 64 {
             self.check_invariants();
         }

@@ -20,7 +20,7 @@ use crate::id::Id;
 use crate::limits::{
     BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_TIMEOUT_MS, EVICT_IDLE_MS, FIRST_FRAME_MS, FRAME_MS, IDLE_MS,
     IDLE_SEARCH_MS, LONG_TIMEOUT_MS, NODE_CONNECTIONS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS,
-    PROBATION_MS, STALL_MS, TURN_MESSAGES,
+    PROBATION_MS, STALL_MS,
 };
 
 /// One engine with one node, driven by hand.
@@ -548,7 +548,7 @@ fn a_turn_is_bounded_and_what_is_left_over_is_handled_in_the_next() {
     let space = bench.engine.read_space(id).unwrap();
     space[..all.len()].copy_from_slice(&all);
     bench.engine.received(id, all.len(), bench.now);
-    assert_eq!(bench.engine.to_write(id).len(), TURN_MESSAGES * 40);
+    assert_eq!(bench.engine.to_write(id).len(), 64 * 40);
     assert!(bench.engine.has_work());
     bench.engine.work(bench.now);
     assert_eq!(bench.engine.to_write(id), (0..90).flat_map(pong).collect::<Vec<u8>>());

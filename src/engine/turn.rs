@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::engine::conn::Conn;
 use crate::engine::dialects::Services;
 use crate::guard::Counter;
-use crate::limits::TURN_MESSAGES;
+use crate::limits::{MESSAGE_WORK, TURN_WORK};
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -32,7 +32,16 @@ impl Engine {
         let Some(conn) = conns.get_mut(id) else {
             return;
         };
-        match handle_units(conn, id, services, shared, wheel, now) {
+        let before = shared.sources.turn.all();
+        let turn = if conn.has_begun() && shared.sources.must_wait(conn.info.peer.ip()) && !conn.is_ready {
+            Turn::UsedUp
+        } else {
+            handle_units(conn, id, services, shared, wheel, now)
+        };
+        if shared.sources.turn.is_long() {
+            shared.sources.charge_turn(conn.info.peer.ip(), shared.sources.turn.all() - before);
+        }
+        match turn {
             Turn::Drained => {}
             Turn::UsedUp => {
                 conn.is_ready = true;
@@ -62,13 +71,12 @@ fn handle_units(
     if conn.is_ready {
         return Turn::Drained;
     }
-    for handled in 0.. {
-        if !conn.has_begun() || !conn.may_handle() {
-            break;
-        }
-        if handled == TURN_MESSAGES && conn.has_unit() {
+    let used_up_at = shared.sources.turn.all() + TURN_WORK;
+    while conn.has_begun() && conn.may_handle() {
+        if shared.sources.turn.all() >= used_up_at && conn.has_unit() {
             return Turn::UsedUp;
         }
+        let queued = conn.outbox.len();
         let (session, mut cx, bytes) = conn.show(id, shared);
         let verdict = services.on_bytes(session, &mut cx, bytes, now);
         conn.is_midway = conn.session.is_midway();
@@ -79,6 +87,7 @@ fn handle_units(
             Verdict::Close(how) => return Turn::Over(how),
         };
         shared.guard.add(counter, conn.inbox.consume(len));
+        shared.sources.turn.add(MESSAGE_WORK + (len + conn.outbox.len().saturating_sub(queued)) as u64);
         conn.frame_since = None;
         if conn.info.must_speak && !conn.session.is_silent() {
             // The peer has sent its first unit in time. Most connections need no timer from now on.

@@ -465,7 +465,7 @@ impl Net {
             return;
         }
         while socket.is_readable {
-            if budget == 0 {
+            if budget == 0 || self.engine.must_wait(id) {
                 return socket.list(id, &mut self.readable);
             }
             let Some(space) = self.engine.read_space(id) else {

@@ -281,7 +281,7 @@ impl Run {
 
     fn was_put(&mut self, done: &Done) {
         let op = &self.ops[done.op / 3];
-        if done.outcome == Outcome::Stored {
+        if matches!(done.outcome, Outcome::Stored { .. }) {
             self.report.stored += 1;
             self.report.stored_ms.add(done.at.since(op.put_at));
         }

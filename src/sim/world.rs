@@ -23,6 +23,7 @@ use crate::sim::options::Options;
 use crate::sim::ring::Ring;
 use crate::sim::schedule::{Schedule, Trace};
 use crate::sim::watch::Watch;
+use crate::sources::Sources;
 use crate::time::Time;
 
 /// The address of all clients.
@@ -84,6 +85,8 @@ pub struct World {
     checks: Option<Checks>,
     /// Lists of contacts, kept for the next answers to save their allocation.
     lists: Vec<Vec<Contact>>,
+    /// Counts nothing, because a hundred thousand hosts would take gigabytes for it; the byte level counts.
+    sources: Sources,
 }
 
 impl World {
@@ -103,6 +106,7 @@ impl World {
             trace: Trace::default(),
             messages: 0,
             lists: Vec::new(),
+            sources: Sources::default(),
         }
     }
 
@@ -259,8 +263,10 @@ impl World {
         if let Some(checks) = &mut self.checks {
             checks.stored(host as u32, key, value, now);
         }
-        let placed =
-            self.hosts[host].body.as_mut().is_some_and(|body| body.store.put(key, value, 10, None, now).is_ok());
+        let placed = self.hosts[host]
+            .body
+            .as_mut()
+            .is_some_and(|body| body.store.put(key, value, 10, None, &mut self.sources, now).is_ok());
         self.settle(host as u32);
         placed
     }
@@ -275,7 +281,7 @@ impl World {
         if let Some(checks) = &mut self.checks {
             checks.started(host as u32, key, None, now);
         }
-        let outcome = match node.on_request(CLIENT, &Message::Get { key }, store, ticket, now) {
+        let outcome = match node.on_request(CLIENT, &Message::Get { key }, (store, &mut self.sources), ticket, now) {
             Answer::Later => None,
             Answer::Now(Message::Success { value, .. }) => Some(Outcome::Found(value.into())),
             Answer::Now(_) => Some(Outcome::Busy),
@@ -321,7 +327,7 @@ impl World {
                     node.on_candidate(source, now);
                 }
                 let ticket = Ticket { waiter: Key::from_bits(u64::MAX), since: now };
-                match node.on_request(source, &message, store, ticket, now) {
+                match node.on_request(source, &message, (store, &mut self.sources), ticket, now) {
                     Answer::Now(answer) => reply_of(&answer, spare),
                     Answer::Later => None,
                 }
@@ -392,7 +398,7 @@ impl World {
             if node.next_deadline() <= at {
                 node.on_timeout(at);
             }
-            store.expire(at);
+            store.expire(&mut self.sources, at);
         }
         self.settle(host);
     }
@@ -411,7 +417,7 @@ impl World {
             let Some(Body { node, store }) = host.body.as_deref_mut() else {
                 return false;
             };
-            match node.poll_output(store, now) {
+            match node.poll_output(store, &mut self.sources, now) {
                 None => return outputs > 0,
                 Some(Output::FirstCopy { .. }) => {}
                 Some(Output::Done { .. }) if self.options.canary == Canary::LosesJobs => {}

@@ -136,6 +136,15 @@ impl OwedAnswers {
 
     // ---- they are started and done ----
 
+    /// The frame of the request that [`OwedAnswers::next_startable`] would start, if no bound held it back.
+    pub fn peek_startable(&self) -> Option<&[u8]> {
+        let Reverse(place) = self.startable.peek()?;
+        match self.owed.get(place.0.checked_sub(self.first.0)? as usize)? {
+            Owed::Waiting { frame, .. } => Some(frame),
+            Owed::Running { .. } | Owed::Settled(_) => None,
+        }
+    }
+
     /// The first waiting request that may start. From now on it counts as a running job.
     pub fn next_startable(&mut self) -> Option<DeferredRequest> {
         let Reverse(place) = *self.startable.peek().filter(|_| self.running < OWED_JOBS)?;

@@ -9,10 +9,10 @@ use crate::arena::Arena;
 use crate::contact::Contact;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
 use crate::dialect::sealed::contact_at;
-use crate::dialect::sealed::job::{Job, JobId, Outcome, Put, Ticket};
+use crate::dialect::sealed::job::{HolderState, Job, JobId, Outcome, Put, Ticket};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
-use crate::dialect::sealed::store::{Store, is_certified};
+use crate::dialect::sealed::store::Store;
 use crate::dialect::stream::{Failure, Via};
 use crate::id::Id;
 use crate::kad::OverlayPolicy;
@@ -21,6 +21,7 @@ use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::{Overdue, RequestId, Requests, Timeouts};
 use crate::kad::routing_table::BucketPolicy;
 use crate::limits::{LONG_TIMEOUT_MS, NODE_ENTRIES, SHORT_TIMEOUT_MIN_MS, SHORT_TIMEOUT_ROUND_TRIPS};
+use crate::sources::Sources;
 use crate::time::Time;
 use crate::wheel::Wheel;
 
@@ -73,7 +74,12 @@ pub enum Answer<'a> {
 pub(super) enum Purpose {
     Find(LookupId),
     Store(JobId),
-    Probe { nonce: u32, verify: bool },
+    /// To find out whether a node holds the value of a PUT, as it says.
+    AskBack(JobId),
+    Probe {
+        nonce: u32,
+        verify: bool,
+    },
     Reachability,
 }
 
@@ -166,7 +172,7 @@ impl Node {
         &'a mut self,
         from: SocketAddr,
         request: &Message<'_>,
-        store: &'a mut Store,
+        (store, sources): (&'a mut Store, &mut Sources),
         ticket: Ticket,
         now: Time,
     ) -> Answer<'a> {
@@ -178,12 +184,17 @@ impl Node {
                 Some((value, None)) => Answer::Now(Message::Value { value }),
                 None => Answer::Now(self.closest_known(&key, from)),
             },
-            Message::Get { key } => match store.get(&key, now).filter(|value| self.suffices(&key, value)) {
-                Some(value) => Answer::Now(Message::Success { key, value }),
-                None => later(self.start_get(key, store, ticket, now)),
-            },
+            Message::Get { key } => {
+                if self.settings.quorum > 1 && store.get_certified(&key, now).is_none() {
+                    return later(self.start_get(key, store, ticket, now));
+                }
+                match store.get(&key, now) {
+                    Some(value) => Answer::Now(Message::Success { key, value }),
+                    None => later(self.start_get(key, store, ticket, now)),
+                }
+            }
             Message::Put { ttl_s, replication: 0 | 1, key, value } => {
-                Answer::Now(match store.put(key, value, ttl_s, Some(from.ip()), now) {
+                Answer::Now(match store.put(key, value, ttl_s, Some(from.ip()), sources, now) {
                     Ok(()) => Message::Success { key, value: &[] },
                     Err(code) => code.message(),
                 })
@@ -229,8 +240,14 @@ impl Node {
             }
             (Purpose::Store(job), answer) => {
                 self.overlay.alive(contact, now);
-                self.on_holder_result(job, contact, matches!(answer, Message::Success { .. }));
+                let result = match answer {
+                    Message::Success { .. } => HolderState::Stored,
+                    Message::Error { code, .. } => HolderState::of_error(*code),
+                    _ => HolderState::Refused(None),
+                };
+                self.on_holder_result(job, contact, result, now);
             }
+            (Purpose::AskBack(job), answer) => self.on_asked_back(job, contact, answer),
             (Purpose::Probe { nonce, verify }, answer) => {
                 // A contact that is too busy to answer with PONG is alive, but a candidate must prove that it speaks
                 // the dialect.
@@ -265,7 +282,7 @@ impl Node {
                     self.overlay.slow(lookup, contact);
                     self.on_lookup_progress(lookup, now);
                 }
-                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Reachability) => {}
+                Overdue::Slow(_, _) => {}
                 Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact, now),
             }
         }
@@ -285,15 +302,15 @@ impl Node {
     }
 
     /// The next output. After each call of another method, the caller calls this until it returns `None`.
-    pub fn poll_output(&mut self, store: &mut Store, now: Time) -> Option<Output> {
+    pub fn poll_output(&mut self, store: &mut Store, sources: &mut Sources, now: Time) -> Option<Output> {
         while self.outputs.is_empty() {
             // PUTs first, because a client waits for each of them.
             if let Some(job) = self.puts_to_drive.pop_front() {
-                self.drive_put(job, store, now);
+                self.drive_put(job, store, sources, now);
             } else if let Some(ask) = self.overlay.poll_ask(now) {
                 self.ask(ask, now);
             } else if let Some(ended) = self.overlay.poll_ended() {
-                self.on_ended(ended, store, now);
+                self.on_ended(ended, store, sources, now);
             } else {
                 return None;
             }
@@ -307,11 +324,6 @@ impl Node {
         let good = |e: &crate::kad::bucket::Entry| e.failures == 0 && e.contact.addr != asker;
         self.overlay.table().closest(key, self.settings.kademlia.k, good, &mut self.named);
         Message::Node(Nodes::Contacts(&self.named))
-    }
-
-    /// Whether the stored value answers a GET of `key` without asking the network.
-    fn suffices(&self, key: &Id, value: &[u8]) -> bool {
-        self.settings.quorum <= 1 || is_certified(key, value)
     }
 
     fn ask(&mut self, ask: Ask, now: Time) {
@@ -371,7 +383,16 @@ impl Node {
                 if why == Failure::Contact {
                     self.overlay.dead(contact);
                 }
-                self.on_holder_result(job, contact, false);
+                let is_dead = why == Failure::Contact;
+                let result = if is_dead { HolderState::Failed } else { HolderState::Refused(None) };
+                self.on_holder_result(job, contact, result, now);
+            }
+            (Purpose::AskBack(job), why) => {
+                // A liar may be silent; that we could not ask says nothing.
+                let is_silent = why == Failure::Contact;
+                let result = if is_silent { HolderState::Lied } else { HolderState::Stored };
+                self.settle_holder(job, &contact.id, result);
+                self.puts_to_drive.push_back(job);
             }
         }
     }
@@ -391,4 +412,46 @@ impl Node {
 
 fn later(started: bool) -> Answer<'static> {
     if started { Answer::Later } else { Answer::Now(ErrorCode::Busy.message()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Key;
+    use crate::id::Metric;
+    use crate::limits::K;
+
+    fn addr(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    /// Whom a node that has heard from the contacts at ports 1 to `known` names to `asker`, and whom it knows, nearest
+    /// first.
+    fn named(known: u16, key: Id, asker: u16) -> (Vec<Contact>, Vec<Contact>) {
+        let mut node = Node::new(addr(6_500), Settings::default(), 1, Time::ZERO);
+        let mut store = Store::new(crate::dialect::sealed::store::StoreLimits::default(), 1);
+        (1..=known).for_each(|port| node.overlay.alive(contact_at(addr(port)), Time::ZERO));
+        let mut listed: Vec<Contact> = node.overlay.table().entries().map(|entry| entry.contact).collect();
+        listed.sort_unstable_by(|a, b| key.compare(&a.id, &b.id));
+        let ticket = Ticket { waiter: Key::from_bits(0), since: Time::ZERO };
+        let answer = node.on_request(addr(asker), &Message::FindNode { key }, &mut store, ticket, Time::ZERO);
+        let Answer::Now(Message::Node(nodes)) = answer else {
+            panic!("{answer:?}");
+        };
+        (nodes.iter().collect(), listed)
+    }
+
+    /// Regression (attacks, section 3): that an answer named one contact less than k went unnoticed.
+    #[test]
+    fn an_answer_names_the_k_nearest_without_the_asker() {
+        let key = Id::of(b"key");
+        let (nodes, listed) = named(60, key, 9_999);
+        assert!(listed.len() > K, "{} are listed", listed.len());
+        assert_eq!(nodes, listed[..K]);
+        let nearest = listed[0];
+        let (nodes, listed) = named(60, key, nearest.addr.port());
+        assert_eq!((nodes.len(), &nodes[..]), (K, &listed[1..=K]), "the asker is one of those listed");
+        let (nodes, listed) = named(7, key, 9_999);
+        assert_eq!((nodes.len(), &nodes[..]), (7, &listed[..]));
+    }
 }

@@ -6,10 +6,13 @@ use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::Answer;
 use crate::dialect::sealed::service::{Requester, Service, Waiter, node_of};
 use crate::dialect::sealed::session::{Place, Session, Wire};
-use crate::dialect::stream::{Close, Context, Origin, Session as _, State, Verdict};
+use crate::dialect::sealed::store::cost;
+use crate::dialect::stream::{Close, ConnId, Context, Origin, Session as _, State, Verdict};
 use crate::guard::Counter;
 use crate::id::Id;
-use crate::limits::{CANDIDATE_MS, OUTBOX_SOFT_BYTES};
+use crate::limits::{
+    CANDIDATE_MS, COORDINATED_SHARE, JOB_MARGIN_MS, JOB_MS, LOOKUP_LEAST_MS, OUTBOX_SOFT_BYTES, QUEUED,
+};
 use crate::time::Time;
 
 impl Service {
@@ -29,6 +32,8 @@ impl Service {
         }
         self.note_candidate(session, cx, message, now);
         if cx.is_held_back() || session.must_wait(message) {
+            session.defer(message, frame, now);
+        } else if self.must_queue(session.wire(), message, cx, now) && self.enqueue(session, cx.id) {
             session.defer(message, frame, now);
         } else {
             self.serve(session, cx, Incoming { place: None, since: now }, message, now);
@@ -79,22 +84,28 @@ impl Service {
         if !matches!(message, Message::Ping { .. } | Message::FindNode { .. } | Message::FindValue { .. }) {
             self.mark_changed(number);
         }
+        let needs_job = self.needs_job(session.wire(), message, now);
+        let is_refused = needs_job && !self.may_start_job(number, message, incoming.since, cx, now);
         let node = &mut self.nodes[usize::from(number)];
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: incoming.since };
         let answer = match (session.wire(), message) {
+            (Wire::Sealed, _) if is_refused => Some(Answer::Now(ErrorCode::Busy.message())),
+            (Wire::Api, Message::Get { .. }) if is_refused => Some(Answer::Now(ErrorCode::Busy.message())),
+            (Wire::Api, _) if is_refused => None,
             (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
                 // A PUT of the API always goes through the network, and gets no answer.
                 let (replication, source) = (usize::from(*replication), peer.ip());
                 let put = Put { key: *key, value, ttl_s: *ttl_s, replication, source };
                 node.start_put(put, ticket, now).then_some(Answer::Later)
             }
-            _ => Some(node.on_request(peer, message, &mut self.store, ticket, now)),
+            _ => Some(node.on_request(peer, message, (&mut self.store, &mut cx.shared.sources), ticket, now)),
         };
         let key = request_key(message);
         let answer = match answer {
             Some(Answer::Later) => {
                 let place = incoming.place.unwrap_or_else(|| session.owe(message));
-                self.waiters.insert(Waiter::Peer { conn: cx.id, place, key });
+                let waiter = Waiter::Peer { conn: cx.id, place, key, source: peer.ip() };
+                self.add_job(waiter, &mut cx.shared.sources);
                 return;
             }
             Some(Answer::Now(answer)) => {
@@ -114,9 +125,82 @@ impl Service {
         cx.answer(now, |out| incoming.answer(session, answer.as_ref(), out));
     }
 
+    /// Whether the request takes a job, and its source must wait for one of its own, or of somebody else, to end.
+    fn must_queue(&self, wire: Wire, message: &Message<'_>, cx: &Context<'_>, now: Time) -> bool {
+        self.needs_job(wire, message, now) && !self.has_room_for_job(cx.info.peer.ip(), &cx.shared.sources)
+    }
+
+    /// Whether the request is answered by a job, and not at once.
+    fn needs_job(&self, wire: Wire, message: &Message<'_>, now: Time) -> bool {
+        match message {
+            Message::Put { value, .. } if !self.store.admits(value) => false,
+            Message::Put { replication, .. } => wire == Wire::Api || *replication > 1,
+            Message::Get { key } => self.settings.node.quorum > 1 || self.store.get(key, now).is_none(),
+            _ => false,
+        }
+    }
+
+    /// Lets the connection wait for a job to end. Returns `false` if too many wait already.
+    fn enqueue(&mut self, session: &mut Session<Requester>, id: ConnId) -> bool {
+        if !session.is_queued && self.queue.len() < QUEUED {
+            session.is_queued = true;
+            self.queue.push_back(id);
+        }
+        session.is_queued
+    }
+
+    /// Whether a request that takes a job may start one: there is room for it, it has not waited too long, and its source
+    /// has not had other nodes store too much lately.
+    fn may_start_job(&self, number: u16, message: &Message<'_>, since: Time, cx: &mut Context<'_>, now: Time) -> bool {
+        // A GET that has no time to look would say that nobody has the value.
+        let least = if matches!(message, Message::Get { .. }) { LOOKUP_LEAST_MS } else { 0 };
+        JOB_MS.saturating_sub(now.since(since)) > JOB_MARGIN_MS + least
+            && self.has_room_for_job(cx.info.peer.ip(), &cx.shared.sources)
+            && self.charge_coordination(number, message, cx, now)
+    }
+
+    /// Charges the client for what the PUT puts on each other node, on average. A node takes only a share of its store
+    /// from us, whoever our clients are, so that one of them could use it up at the expense of the others. Returns
+    /// `false` if the client has had its part of that share.
+    fn charge_coordination(&self, number: u16, message: &Message<'_>, cx: &mut Context<'_>, now: Time) -> bool {
+        let Message::Put { replication, value, .. } = message else {
+            return true;
+        };
+        let sources = &mut cx.shared.sources;
+        let source = sources.of(cx.info.peer.ip());
+        let nodes = self.nodes[usize::from(number)].overlay().table().len() as u64 + 1;
+        let copies = match u64::from(*replication) {
+            0 => self.settings.node.replication as u64,
+            copies => copies,
+        };
+        let of_each = |amount: u64| (amount * copies.min(nodes)).div_ceil(nodes);
+        let (bytes, entries) = (of_each(cost(value) as u64), of_each(1_000));
+        let limits = self.settings.store;
+        let most = |limit: usize, unit: u64| limit as u64 / COORDINATED_SHARE * unit;
+        let (used_bytes, used_entries) = (sources.coordinated_bytes.used(now), sources.coordinated_entries.used(now));
+        let may = source.is_exempt()
+            || (used_bytes.admits(source, bytes, most(limits.bytes, 1).saturating_sub(used_bytes.all()))
+                && used_entries.admits(
+                    source,
+                    entries,
+                    most(limits.entries, 1_000).saturating_sub(used_entries.all()),
+                ));
+        if may && !source.is_exempt() {
+            used_bytes.charge(source, bytes);
+            used_entries.charge(source, entries);
+        }
+        may
+    }
+
     /// Starts the deferred requests that need not wait any longer, as long as the peer reads its answers.
     pub(super) fn start_deferred(&mut self, session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
-        while cx.info.state == State::Open && !cx.is_held_back() {
+        while cx.info.state == State::Open && !cx.is_held_back() && !session.is_queued {
+            let wire = session.wire();
+            let next = session.peek_startable().and_then(|frame| message_in(frame, wire));
+            if next.is_some_and(|message| self.must_queue(wire, &message, cx, now)) {
+                self.enqueue(session, cx.id);
+                break;
+            }
             let Some(deferred) = session.next_startable() else {
                 break;
             };
@@ -141,12 +225,15 @@ impl Service {
         if *outcome == Outcome::Busy {
             cx.shared.guard.fault(Counter::Busy, cx.info.peer, now);
         }
+        // There are at most REPLICATION_MAX copies.
+        let number = [if let Outcome::Stored { copies, .. } = outcome { *copies as u8 } else { 0 }];
         let answer = match (outcome, session.wire()) {
-            (Outcome::Stored | Outcome::Unreachable, Wire::Api) => None,
+            (Outcome::Stored { .. } | Outcome::Refused(_), Wire::Api) => None,
             (Outcome::Busy, Wire::Sealed) => Some(ErrorCode::Busy.message()),
             (Outcome::Busy, Wire::Api) => Some(Message::Failure { key }),
-            (Outcome::Stored, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
-            (Outcome::Unreachable, Wire::Sealed) => Some(ErrorCode::Unreachable.message()),
+            (Outcome::Stored { is_short: false, .. }, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
+            (Outcome::Stored { is_short: true, .. }, Wire::Sealed) => Some(Message::Success { key, value: &number }),
+            (Outcome::Refused(reason), Wire::Sealed) => Some(reason.message()),
             (Outcome::Found(value), _) => Some(Message::Success { key, value }),
             (Outcome::Missing, _) => Some(Message::Failure { key }),
         };

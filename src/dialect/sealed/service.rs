@@ -3,7 +3,7 @@
 //! nodes. Never sees more than one connection at a time. `serve.rs` serves the requests of peers.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::arena::Arena;
 #[cfg(feature = "sim")]
@@ -22,7 +22,8 @@ use crate::dialect::{CallId, Codec, Operations, Shared};
 use crate::guard::Counter;
 use crate::id::Id;
 use crate::kad::requests::RequestId;
-use crate::limits::{LISTENERS, LONG_TIMEOUT_MS, NODE_ENTRIES_STRIKE, OPERATIONS};
+use crate::limits::{JOB_WORK, JOBS, LISTENERS, LONG_TIMEOUT_MS, NODE_ENTRIES_STRIKE, OPERATIONS, TOLD_PER_JOB};
+use crate::sources::Sources;
 use crate::time::Time;
 
 /// Who gets the answer to one of our requests.
@@ -50,26 +51,40 @@ pub enum Outgoing {
     },
     /// The value that the job at this place writes can be read from now on.
     Unblock(Place),
+    /// A job has ended, so a request that waits for room may perhaps start.
+    Turn,
 }
 
 /// Who waits for the outcome of a job.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Waiter {
     /// A peer, for the answer at this place of its connection.
-    Peer { conn: ConnId, place: Place, key: Id },
+    Peer { conn: ConnId, place: Place, key: Id, source: IpAddr },
     /// An operation of a local user.
     Operation(CallId),
+}
+
+impl Waiter {
+    /// The address that the job is charged to.
+    fn source(&self) -> IpAddr {
+        match self {
+            Waiter::Peer { source, .. } => *source,
+            Waiter::Operation(_) => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
 }
 
 /// The nodes of this dialect, their common store, and who waits for which job.
 #[derive(Debug)]
 pub struct Service {
-    settings: ServiceSettings,
+    pub(super) settings: ServiceSettings,
     pub(super) nodes: Vec<Node>,
     pub(super) store: Store,
     /// Who waits for the outcome of each job, by the job's ticket.
     pub(super) waiters: Arena<Waiter>,
     actions: VecDeque<Action<Outgoing>>,
+    /// Connections with requests that wait for a job to end, in the order of their turns.
+    pub(super) queue: VecDeque<ConnId>,
     /// Operations that have not ended (`None`), and replies that have not been pulled. Sorted, because each operation
     /// has a higher name than those before it.
     operations: Vec<(CallId, Option<Reply>)>,
@@ -92,6 +107,7 @@ impl Service {
             store: Store::new(settings.store, seed),
             waiters: Arena::default(),
             actions: VecDeque::new(),
+            queue: VecDeque::new(),
             operations: Vec::new(),
             changed_nodes: 0,
             cached_deadline: None,
@@ -183,19 +199,29 @@ impl Service {
         Verdict::Handled(len)
     }
 
-    fn action_of(&mut self, node: u16, output: NodeOutput, now: Time) -> Option<Action<Outgoing>> {
+    fn action_of(
+        &mut self,
+        node: u16,
+        output: NodeOutput,
+        sources: &mut Sources,
+        now: Time,
+    ) -> Option<Action<Outgoing>> {
         let (conn, message) = match output {
             NodeOutput::FirstCopy { ticket } => match *self.waiters.get(ticket.waiter)? {
                 Waiter::Peer { conn, place, .. } => (conn, Outgoing::Unblock(place)),
                 Waiter::Operation(_) => return None,
             },
-            NodeOutput::Done { ticket, outcome } => match self.waiters.remove(ticket.waiter)? {
-                Waiter::Peer { conn, place, key } => (conn, Outgoing::Outcome { place, key, outcome }),
-                Waiter::Operation(call) => {
-                    self.end_operation(call, Reply::of_job(outcome));
-                    return None;
+            NodeOutput::Done { ticket, outcome } => {
+                let waiter = self.waiters.remove(ticket.waiter)?;
+                self.release_job(&waiter, sources);
+                match waiter {
+                    Waiter::Peer { conn, place, key, .. } => (conn, Outgoing::Outcome { place, key, outcome }),
+                    Waiter::Operation(call) => {
+                        self.end_operation(call, Reply::of_job(outcome));
+                        return None;
+                    }
                 }
-            },
+            }
             NodeOutput::Send { request, to, message, via } => {
                 let requester = Requester::Node(node, request);
                 return Some(send_request(Some(node), to, via, PendingRequest::new(requester, message, now)));
@@ -205,7 +231,7 @@ impl Service {
     }
 
     /// Starts a PUT of one of our nodes for a local user. Returns `false` if too many jobs are in progress.
-    fn start_put(&mut self, node: u16, call: CallId, put: Put<'_>, now: Time) -> bool {
+    fn start_put(&mut self, node: u16, call: CallId, put: Put<'_>, sources: &mut Sources, now: Time) -> bool {
         let reply = if self.store.admits(put.value) {
             let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
             if !self.nodes[usize::from(node)].start_put(put, ticket, now) {
@@ -215,29 +241,59 @@ impl Service {
         } else {
             Some(Reply::of_error(ErrorCode::TooLarge))
         };
-        self.add_operation(node, call, reply);
+        self.add_operation(node, call, reply, sources);
         true
     }
 
     /// Starts a GET of one of our nodes for a local user.
-    fn start_get(&mut self, node: u16, call: CallId, key: Id, now: Time) {
+    fn start_get(&mut self, node: u16, call: CallId, key: Id, sources: &mut Sources, now: Time) {
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: now };
         let own = &mut self.nodes[usize::from(node)];
         let addr = own.overlay().own().addr;
-        let reply = match own.on_request(addr, &Message::Get { key }, &mut self.store, ticket, now) {
+        let reply = match own.on_request(addr, &Message::Get { key }, (&mut self.store, sources), ticket, now) {
             Answer::Now(message) => Some(Reply::of(&message).unwrap_or(Reply::Unreachable)),
             Answer::Later => None,
         };
-        self.add_operation(node, call, reply);
+        self.add_operation(node, call, reply, sources);
     }
 
     /// Adds an operation that has ended with `reply`, or (`None`) that waits for the job just started.
-    fn add_operation(&mut self, node: u16, call: CallId, reply: Option<Reply>) {
+    fn add_operation(&mut self, node: u16, call: CallId, reply: Option<Reply>, sources: &mut Sources) {
         if reply.is_none() {
-            self.waiters.insert(Waiter::Operation(call));
+            self.add_job(Waiter::Operation(call), sources);
         }
         self.operations.push((call, reply));
         self.mark_changed(node);
+    }
+
+    // ---- room for jobs ----
+
+    /// Whether another job may start for `source`.
+    pub(super) fn has_room_for_job(&self, source: IpAddr, sources: &Sources) -> bool {
+        let free = (JOBS as u64).saturating_sub(self.waiters.len() as u64);
+        sources.jobs.admits(sources.of(source), 1, free)
+    }
+
+    /// A job has started, for which `waiter` waits.
+    pub(super) fn add_job(&mut self, waiter: Waiter, sources: &mut Sources) {
+        let source = sources.of(waiter.source());
+        sources.jobs.charge(source, 1);
+        sources.turn.add(JOB_WORK);
+        self.waiters.insert(waiter);
+    }
+
+    /// The job for which `waiter` waited has ended: there is room for those of others.
+    fn release_job(&mut self, waiter: &Waiter, sources: &mut Sources) {
+        let source = sources.of(waiter.source());
+        sources.jobs.release(source, 1);
+        self.tell_queue(TOLD_PER_JOB);
+    }
+
+    /// Tells the next `n` connections of the queue that there may be room for their requests.
+    fn tell_queue(&mut self, n: usize) {
+        let told = self.queue.len().min(n);
+        let next = self.queue.drain(..told).map(|id| Action::Send { to: To::Conn(id), message: Outgoing::Turn });
+        self.actions.extend(next);
     }
 
     fn first_deadline(&self) -> Option<Time> {
@@ -249,7 +305,14 @@ impl Operations for Service {
     type Operation = Operation;
     type Event = Reply;
 
-    fn start(&mut self, listener: Option<u16>, call: CallId, operation: Operation, _: &mut Shared, now: Time) -> bool {
+    fn start(
+        &mut self,
+        listener: Option<u16>,
+        call: CallId,
+        operation: Operation,
+        shared: &mut Shared,
+        now: Time,
+    ) -> bool {
         let is_known = listener.is_none_or(|node| usize::from(node) < self.nodes.len());
         if !is_known || self.operations.len() >= OPERATIONS {
             return false;
@@ -265,10 +328,11 @@ impl Operations for Service {
             (Operation::Put { key, value, ttl_s, replication }, Some(node)) => {
                 // Values of local users are charged to loopback, which the store does not limit.
                 let source = Ipv4Addr::LOCALHOST.into();
-                self.start_put(node, call, Put { key, value: &value, ttl_s, replication, source }, now)
+                let put = Put { key, value: &value, ttl_s, replication, source };
+                self.start_put(node, call, put, &mut shared.sources, now)
             }
             (Operation::Get { key }, Some(node)) => {
-                self.start_get(node, call, key, now);
+                self.start_get(node, call, key, &mut shared.sources, now);
                 true
             }
             (Operation::Put { .. } | Operation::Get { .. }, None) => false,
@@ -343,6 +407,8 @@ impl stream::Service for Service {
                 Service::settle_outcome(session, cx, place, key, &outcome, now)
             }
             Outgoing::Unblock(place) => session.unblock(place),
+            // The engine lets the session start what it can.
+            Outgoing::Turn => session.is_queued = false,
         }
     }
 
@@ -351,6 +417,7 @@ impl stream::Service for Service {
             Outgoing::Request(pending) => self.fail_request(pending.requester, why, shared, now),
             // The peer that waited for this is gone.
             Outgoing::Outcome { .. } | Outgoing::Unblock(_) => {}
+            Outgoing::Turn => self.tell_queue(1),
         }
     }
 
@@ -389,7 +456,7 @@ impl stream::Service for Service {
         }
     }
 
-    fn poll(&mut self, _: &mut Shared, now: Time) -> Option<Action<Outgoing>> {
+    fn poll(&mut self, shared: &mut Shared, now: Time) -> Option<Action<Outgoing>> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -398,8 +465,10 @@ impl stream::Service for Service {
         }
         while self.changed_nodes != 0 {
             let number = self.changed_nodes.trailing_zeros() as u16;
-            while let Some(output) = self.nodes[usize::from(number)].poll_output(&mut self.store, now) {
-                if let Some(action) = self.action_of(number, output, now) {
+            while let Some(output) =
+                self.nodes[usize::from(number)].poll_output(&mut self.store, &mut shared.sources, now)
+            {
+                if let Some(action) = self.action_of(number, output, &mut shared.sources, now) {
                     return Some(action);
                 }
             }
@@ -413,8 +482,8 @@ impl stream::Service for Service {
         if self.changed_nodes == 0 { self.cached_deadline } else { self.first_deadline() }
     }
 
-    fn on_timeout(&mut self, _: &mut Shared, now: Time) {
-        self.store.expire(now);
+    fn on_timeout(&mut self, shared: &mut Shared, now: Time) {
+        self.store.expire(&mut shared.sources, now);
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
             if node.next_deadline() <= now {
@@ -462,6 +531,7 @@ impl stream::Service for Service {
     fn check_invariants(&self) {
         self.store.check_invariants();
         self.nodes.iter().for_each(|node| node.overlay().table().check_invariants());
+        assert_eq!(self.waiters.len(), self.nodes.iter().map(Node::jobs).sum::<usize>(), "somebody waits for each job");
         if self.changed_nodes == 0 {
             assert_eq!(self.cached_deadline, self.first_deadline(), "the cached deadline is the first");
         }

@@ -143,6 +143,8 @@ struct PendingRequests<A> {
 pub struct Session<A> {
     wire: Wire,
     saw_frame: bool,
+    /// Whether it waits in the service's queue for a job to end.
+    pub(super) is_queued: bool,
     /// The answers that we owe the peer; `None` most of the time.
     owed_answers: Option<Box<OwedAnswers>>,
     /// `None` until we send the first request.
@@ -154,7 +156,7 @@ pub struct Session<A> {
 impl<A> Session<A> {
     /// The session of a new connection.
     pub fn new(wire: Wire) -> Session<A> {
-        Session { wire, saw_frame: false, owed_answers: None, pending: None, candidate_at: None }
+        Session { wire, saw_frame: false, is_queued: false, owed_answers: None, pending: None, candidate_at: None }
     }
 
     /// The wire format of the connection.
@@ -262,6 +264,11 @@ impl<A> Session<A> {
     pub fn defer(&mut self, request: &Message<'_>, frame: &[u8], now: Time) {
         let expects = self.expects(request);
         self.owed_answers.get_or_insert_default().defer(frame, Access::of(request), expects, now);
+    }
+
+    /// The frame of the request that [`Session::next_startable`] would start, if no bound held it back.
+    pub(super) fn peek_startable(&self) -> Option<&[u8]> {
+        self.owed_answers.as_ref()?.peek_startable()
     }
 
     /// The next waiting request that may start. The caller starts it, and settles it with [`Session::settle`] now or
@@ -424,7 +431,32 @@ fn answers(request: &Request, answer: &Message<'_>) -> bool {
         (Request::FindNode(_), Message::Node(_)) => true,
         (Request::FindValue(_), Message::Node(_) | Message::Value { .. }) => true,
         (Request::Get(key), Message::Success { key: got, .. } | Message::Failure { key: got }) => key == got,
-        (Request::Put { key, .. }, Message::Success { key: got, value: [] }) => key == got,
+        (Request::Put { key, replication, .. }, Message::Success { key: got, value }) => {
+            // One byte says how many copies there are, if those are fewer than were asked for.
+            let fits =
+                |copies: &[u8]| copies.len() <= 1 && copies != [0] && copies.first().is_none_or(|n| n < replication);
+            key == got && fits(value)
+        }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id;
+
+    /// Regression: a client took the number of copies for the answer to another request.
+    #[test]
+    fn a_put_is_answered_by_nothing_or_by_a_number_of_copies_that_is_too_small() {
+        let key = Id::of(b"key");
+        let fits = |replication, value: &[u8]| {
+            let put = Request::Put { ttl_s: 1, replication, key, value: (*b"v").into() };
+            answers(&put, &Message::Success { key, value })
+        };
+        assert!(fits(1, &[]) && fits(3, &[]) && fits(3, &[1]) && fits(3, &[2]));
+        assert!(!fits(3, &[0]) && !fits(3, &[3]) && !fits(3, &[1, 1]) && !fits(1, &[1]) && !fits(0, &[1]));
+        let put = Request::Put { ttl_s: 1, replication: 3, key, value: (*b"v").into() };
+        assert!(!answers(&put, &Message::Success { key: Id::default(), value: &[] }));
     }
 }

@@ -1,20 +1,21 @@
 //! The values that a process holds for the sealed dialect, each for less than ten seconds. Never serves an expired
 //! value, never exceeds its limits, and never writes to disk.
 
-use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::net::IpAddr;
 
 use hashbrown::HashTable;
 
+use crate::arena::can_allocate;
 use crate::contact;
 use crate::dialect::sealed::codec::{ErrorCode, Seal, seal_of_value};
 use crate::hash::seeded;
 use crate::id::Id;
 use crate::limits::{
-    LIFETIME_MAX_MS, SEAL_KEPT_BYTES, SEAL_KEPT_FROM, STORE_BYTES, STORE_ENTRIES, STORE_ENTRY_BYTES,
-    STORE_SOURCE_SHARE, VALUE_MAX,
+    LIFETIME_MAX_MS, MEMORY_HEADROOM_BYTES, MEMORY_PROBED_EACH_BYTES, SEAL_KEPT_BYTES, SEAL_KEPT_FROM, STORE_BYTES,
+    STORE_ENTRIES, STORE_ENTRY_BYTES, VALUE_MAX,
 };
+use crate::sources::Sources;
 use crate::time::Time;
 use crate::wheel::{TimerKey, Wheel};
 
@@ -45,7 +46,8 @@ pub struct Store {
     /// Mixed into the hash, because strangers choose the keys.
     seed: u64,
     bytes: usize,
-    bytes_by_source: BTreeMap<IpAddr, usize>,
+    /// Bytes that may still be stored before the memory that is left is looked at again.
+    unprobed_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -54,20 +56,23 @@ struct Entry {
     value: Box<[u8]>,
     /// The checksum of the VALUE that carries a large value, once somebody has asked for it.
     seal: Option<Box<Seal>>,
+    /// Whether the key certifies the value, once somebody has asked: that takes a hash of the whole value.
+    is_certified: Option<bool>,
+    /// Who pays for it; `None` for loopback.
     source: Option<IpAddr>,
+}
+
+impl Entry {
+    fn is_certified(&mut self) -> bool {
+        let Entry { key, value, .. } = self;
+        *self.is_certified.get_or_insert_with(|| is_certified(key, value))
+    }
 }
 
 impl Store {
     /// An empty store. `seed` must be secret, so that nobody can choose keys that collide in the index.
     pub fn new(limits: StoreLimits, seed: u64) -> Store {
-        Store {
-            limits,
-            values: Wheel::new(),
-            index: HashTable::new(),
-            seed,
-            bytes: 0,
-            bytes_by_source: BTreeMap::new(),
-        }
+        Store { limits, values: Wheel::new(), index: HashTable::new(), seed, bytes: 0, unprobed_bytes: 0 }
     }
 
     /// The lifetime in milliseconds for a ttl in seconds: min(ttl, 10) seconds, and 10 seconds for a ttl of 0 (seed:
@@ -86,20 +91,21 @@ impl Store {
 
     /// Stores `value` under `key` from `now` on, for the lifetime that `ttl_s` (in seconds) asks for. The last writer
     /// wins, except that a value whose SHA-256 is the key can only be replaced by itself. `source` is the address that
-    /// pays for the bytes; `None` and loopback are exempt.
+    /// pays for it; `None` and loopback are exempt.
     ///
-    /// Errors: `TooLarge` above the limit for one value; `Full` if the store or the source's share of it is full;
-    /// `Refused` if the stored value is certified by its key and the new one is not. After an error, the store is
-    /// unchanged.
+    /// Errors: `TooLarge` above the limit for one value; `Full` if the store or the source's share of it is full, or if
+    /// there is no memory; `Refused` if the stored value is certified by its key and the new one is not. After an error,
+    /// the store is unchanged.
     pub fn put(
         &mut self,
         key: Id,
         value: &[u8],
         ttl_s: u16,
         source: Option<IpAddr>,
+        sources: &mut Sources,
         now: Time,
     ) -> Result<(), ErrorCode> {
-        self.expire(now);
+        self.expire(sources, now);
         if !self.admits(value) {
             return Err(ErrorCode::TooLarge);
         }
@@ -107,41 +113,103 @@ impl Store {
         // An expired value stays in memory for up to a tick; anything may replace it.
         let hash = hash_of(self.seed, &key);
         let found = self.find(hash, &key);
-        let replaced = found.and_then(|timer| self.values.get(timer));
-        let is_alive = found.and_then(|timer| self.values.due_at(timer)).is_some_and(|expires_at| now < expires_at);
-        let differs = replaced.is_some_and(|entry| *entry.value != *value);
-        if differs
-            && is_alive
-            && replaced.is_some_and(|entry| is_certified(&key, &entry.value))
-            && !is_certified(&key, value)
-        {
+        if found.is_some_and(|timer| self.is_protected(timer, value, now)) {
             return Err(ErrorCode::Refused);
         }
-        let freed = replaced.map_or(0, |entry| cost(&entry.value));
-        let freed_of_source = replaced.filter(|entry| entry.source == source).map_or(0, |entry| cost(&entry.value));
-        let is_new = usize::from(replaced.is_none());
-        if self.bytes - freed + cost(value) > self.limits.bytes || self.values.len() + is_new > self.limits.entries {
+        let replaced = found.and_then(|timer| self.values.get(timer)).map(|entry| (entry.source, cost(&entry.value)));
+        if !self.has_room(value, source, replaced, sources) {
             return Err(ErrorCode::Full);
         }
-        if let Some(source) = source {
-            let held = self.bytes_by_source.get(&source).copied().unwrap_or(0);
-            if held - freed_of_source + cost(value) > self.limits.bytes / STORE_SOURCE_SHARE {
-                return Err(ErrorCode::Full);
-            }
-            *self.bytes_by_source.entry(source).or_default() += cost(value);
-        }
         let expires_at = now.after(Self::lifetime_ms(ttl_s));
-        match found {
-            Some(timer) => self.replace(timer, value, source, expires_at),
+        match found.and_then(|timer| Some((timer, self.values.get_mut(timer)?))) {
+            Some((timer, held)) if held.value.len() == value.len() => {
+                forget(&mut self.bytes, sources, held);
+                held.value.copy_from_slice(value);
+                (held.seal, held.is_certified, held.source) = (None, None, source);
+                self.values.rearm(timer, expires_at);
+            }
+            Some((timer, _)) => {
+                let copy = self.copy(value).ok_or(ErrorCode::Full)?;
+                if let Some(held) = self.values.get_mut(timer) {
+                    forget(&mut self.bytes, sources, held);
+                    *held = Entry { key, value: copy, seal: None, is_certified: None, source };
+                    self.values.rearm(timer, expires_at);
+                }
+            }
             None => {
-                let timer = self.values.arm(now, expires_at, Entry { key, value: value.into(), seal: None, source });
+                let copy = self.copy(value).ok_or(ErrorCode::Full)?;
+                let entry = Entry { key, value: copy, seal: None, is_certified: None, source };
+                let timer = self.values.arm(now, expires_at, entry);
                 let Store { values, index, seed, .. } = self;
                 index.insert_unique(hash, timer, |timer| rehash(values, *seed, *timer));
             }
         }
         self.bytes += cost(value);
+        if let Some(source) = source.map(|source| sources.of(source)) {
+            sources.store_bytes.charge(source, cost(value) as u64);
+            sources.store_entries.charge(source, 1);
+        }
         self.debug_check();
         Ok(())
+    }
+
+    /// Whether the value of `timer` is alive, certified by its key, and another than `value`, which is not.
+    fn is_protected(&mut self, timer: TimerKey, value: &[u8], now: Time) -> bool {
+        let is_alive = self.values.due_at(timer).is_some_and(|expires_at| now < expires_at);
+        let Some(entry) = self.values.get_mut(timer).filter(|entry| is_alive && *entry.value != *value) else {
+            return false;
+        };
+        entry.is_certified() && !is_certified(&entry.key, value)
+    }
+
+    /// Whether the store and the source's share of it have room for `value`. `replaced`: the source and the cost of the
+    /// value that it replaces.
+    fn has_room(
+        &self,
+        value: &[u8],
+        source: Option<IpAddr>,
+        replaced: Option<(Option<IpAddr>, usize)>,
+        sources: &mut Sources,
+    ) -> bool {
+        let (freed, freed_entries) = replaced.map_or((0, 0), |(_, cost)| (cost, 1));
+        let free_bytes = (self.limits.bytes + freed).saturating_sub(self.bytes);
+        let free_entries = (self.limits.entries + freed_entries).saturating_sub(self.values.len());
+        if cost(value) > free_bytes || free_entries == 0 {
+            return false;
+        }
+        let Some(of_source) = source.map(|source| sources.of(source)) else {
+            return true;
+        };
+        // What a source replaces of its own, it no longer holds.
+        let own = replaced.filter(|(former, _)| *former == source).map_or((0, 0), |(_, cost)| (cost as u64, 1));
+        let Sources { store_bytes, store_entries, .. } = sources;
+        store_bytes.release(of_source, own.0);
+        store_entries.release(of_source, own.1);
+        let may = store_bytes.admits(of_source, cost(value) as u64, free_bytes as u64)
+            && store_entries.admits(of_source, 1, free_entries as u64);
+        store_bytes.charge(of_source, own.0);
+        store_entries.charge(of_source, own.1);
+        may
+    }
+
+    /// A copy of `value`, if there is memory for it, its timer and its place in the index.
+    fn copy(&mut self, value: &[u8]) -> Option<Box<[u8]>> {
+        if self.unprobed_bytes < cost(value) {
+            // Something must be left for the buffers of those who want to read.
+            if !can_allocate(MEMORY_HEADROOM_BYTES + value.len()) {
+                return None;
+            }
+            self.unprobed_bytes = MEMORY_PROBED_EACH_BYTES + cost(value);
+        }
+        self.unprobed_bytes -= cost(value);
+        let Store { values, index, seed, .. } = self;
+        if !values.can_grow() || index.try_reserve(1, |timer| rehash(values, *seed, *timer)).is_err() {
+            return None;
+        }
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(value.len()).ok()?;
+        copy.extend_from_slice(value);
+        Some(copy.into())
     }
 
     fn find(&self, hash: u64, key: &Id) -> Option<TimerKey> {
@@ -154,24 +222,16 @@ impl Store {
             .filter(|timer| self.values.due_at(*timer).is_some_and(|expires_at| now < expires_at))
     }
 
-    fn replace(&mut self, timer: TimerKey, value: &[u8], source: Option<IpAddr>, expires_at: Time) {
-        self.values.rearm(timer, expires_at);
-        let Some(entry) = self.values.get_mut(timer) else {
-            return;
-        };
-        let (bytes, former) = (cost(&entry.value), std::mem::replace(&mut entry.source, source));
-        entry.seal = None;
-        if entry.value.len() == value.len() {
-            entry.value.copy_from_slice(value);
-        } else {
-            entry.value = value.into();
-        }
-        forget(&mut self.bytes, &mut self.bytes_by_source, bytes, former);
-    }
-
     /// The value of `key`, unless there is none or it has expired.
     pub fn get(&self, key: &Id, now: Time) -> Option<&[u8]> {
         self.values.get(self.find_living(key, now)?).map(|entry| &*entry.value)
+    }
+
+    /// Like [`Store::get`], but only if the key certifies the value.
+    pub fn get_certified(&mut self, key: &Id, now: Time) -> Option<&[u8]> {
+        let timer = self.find_living(key, now)?;
+        let entry = self.values.get_mut(timer)?;
+        entry.is_certified().then_some(&*entry.value)
     }
 
     /// Like [`Store::get`]. For a large value, also returns the checksum of the VALUE that carries it, which is
@@ -187,15 +247,15 @@ impl Store {
     }
 
     /// Frees expired values. Due at [`Store::next_deadline`].
-    pub fn expire(&mut self, now: Time) {
-        let Store { values, index, seed, bytes, bytes_by_source, .. } = self;
+    pub fn expire(&mut self, sources: &mut Sources, now: Time) {
+        let Store { values, index, seed, bytes, .. } = self;
         let mut any = false;
         values.expire_each(now, |timer, entry| {
             any = true;
             if let Ok(entry) = index.find_entry(hash_of(*seed, &entry.key), |found| *found == timer) {
                 entry.remove();
             }
-            forget(bytes, bytes_by_source, cost(&entry.value), entry.source);
+            forget(bytes, sources, &entry);
         });
         if any && index.len() * 8 < index.capacity() {
             // Shrinks the index when that is cheap.
@@ -240,22 +300,17 @@ impl Store {
             "every value is in the index"
         );
         assert!(self.bytes <= self.limits.bytes && self.values.len() <= self.limits.entries);
-        let by_source: usize = self.bytes_by_source.values().sum();
-        let sourced = self.values.items().filter(|entry| entry.source.is_some());
-        assert_eq!(by_source, sourced.map(|entry| cost(&entry.value)).sum::<usize>());
         self.values.check_invariants();
     }
 }
 
-/// The store no longer holds `cost` bytes that came from `source`.
-fn forget(bytes: &mut usize, by_source: &mut BTreeMap<IpAddr, usize>, cost: usize, source: Option<IpAddr>) {
+/// The store no longer holds `entry`.
+fn forget(bytes: &mut usize, sources: &mut Sources, entry: &Entry) {
+    let cost = cost(&entry.value);
     *bytes -= cost;
-    if let Some(source) = source {
-        let of_source = by_source.entry(source).or_default();
-        *of_source -= cost;
-        if *of_source == 0 {
-            by_source.remove(&source);
-        }
+    if let Some(source) = entry.source.map(|source| sources.of(source)) {
+        sources.store_bytes.release(source, cost as u64);
+        sources.store_entries.release(source, 1);
     }
 }
 
@@ -268,7 +323,8 @@ fn rehash(values: &Wheel<Entry>, seed: u64, timer: TimerKey) -> u64 {
     values.get(timer).map_or(0, |entry| hash_of(seed, &entry.key))
 }
 
-fn cost(value: &[u8]) -> usize {
+/// Bytes that a store counts for a value.
+pub(super) fn cost(value: &[u8]) -> usize {
     let seal = if value.len() >= SEAL_KEPT_FROM { SEAL_KEPT_BYTES } else { 0 };
     value.len() + STORE_ENTRY_BYTES + seal
 }
@@ -290,26 +346,62 @@ mod tests {
         Id([n; 32])
     }
 
-    fn small(bytes: usize, entries: usize) -> Store {
-        Store::new(StoreLimits { bytes, entries, value_bytes: 100 }, 7)
+    /// A store and who uses how much of it.
+    struct Shelf {
+        store: Store,
+        sources: Sources,
+    }
+
+    impl Shelf {
+        fn put(
+            &mut self,
+            key: Id,
+            value: &[u8],
+            ttl_s: u16,
+            source: Option<IpAddr>,
+            now: Time,
+        ) -> Result<(), ErrorCode> {
+            self.store.put(key, value, ttl_s, source, &mut self.sources, now)
+        }
+    }
+
+    impl std::ops::Deref for Shelf {
+        type Target = Store;
+        fn deref(&self) -> &Store {
+            &self.store
+        }
+    }
+
+    impl std::ops::DerefMut for Shelf {
+        fn deref_mut(&mut self) -> &mut Store {
+            &mut self.store
+        }
+    }
+
+    fn shelf(limits: StoreLimits) -> Shelf {
+        Shelf { store: Store::new(limits, 7), sources: Sources::new(7) }
+    }
+
+    fn small(bytes: usize, entries: usize) -> Shelf {
+        shelf(StoreLimits { bytes, entries, value_bytes: 100 })
     }
 
     #[test]
     fn lifetimes_are_cut_to_ten_seconds() {
         for (ttl_s, ms) in [(0, 10_000), (1, 1_000), (9, 9_000), (10, 10_000), (11, 10_000), (65_535, 10_000)] {
             assert_eq!(Store::lifetime_ms(ttl_s), ms);
-            let mut store = Store::new(StoreLimits::default(), 7);
+            let mut store = shelf(StoreLimits::default());
             store.put(key(1), b"v", ttl_s, None, T0).unwrap();
             assert!(store.get(&key(1), Time::from_ms(ms - 1)).is_some());
             assert!(store.get(&key(1), Time::from_ms(ms)).is_none(), "served only while age < lifetime");
-            store.expire(Time::from_ms(ms + 16));
+            store.store.expire(&mut store.sources, Time::from_ms(ms + 16));
             assert!(store.is_empty(), "memory is freed within a tick");
         }
     }
 
     #[test]
     fn a_clock_at_its_end_neither_wraps_nor_serves_for_ever() {
-        let mut store = Store::new(StoreLimits::default(), 7);
+        let mut store = shelf(StoreLimits::default());
         let end = Time::from_ms(u64::MAX - 5);
         store.put(key(1), b"v", 0, None, end).unwrap();
         assert!(store.get(&key(1), end).is_some());
@@ -318,7 +410,7 @@ mod tests {
 
     #[test]
     fn the_last_writer_wins_but_not_over_a_certified_value() {
-        let mut store = Store::new(StoreLimits::default(), 7);
+        let mut store = shelf(StoreLimits::default());
         store.put(key(1), b"one", 9, None, T0).unwrap();
         store.put(key(1), b"two", 1, None, T0).unwrap();
         assert_eq!(store.get(&key(1), T0), Some(&b"two"[..]));
@@ -335,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_large_value_keeps_its_checksum_until_it_is_replaced() {
-        let mut store = Store::new(StoreLimits::default(), 7);
+        let mut store = shelf(StoreLimits::default());
         let (small, large, other) = (vec![1; SEAL_KEPT_FROM - 1], vec![2; SEAL_KEPT_FROM], vec![3; SEAL_KEPT_FROM]);
         store.put(key(1), &small, 9, None, T0).unwrap();
         assert_eq!(store.get_sealed(&key(1), T0), Some((&small[..], None)));
@@ -369,27 +461,71 @@ mod tests {
         assert_eq!(small(1 << 20, 1).put(key(1), b"", 0, None, T0), Ok(()));
     }
 
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
     #[test]
     fn one_source_fills_a_quarter_and_loopback_all() {
-        let source: IpAddr = "9.9.9.9".parse().unwrap();
-        let mut store = small(40 * STORE_ENTRY_BYTES, 100);
         let flood =
-            |store: &mut Store, source| (0..40).filter(|&n| store.put(key(n), b"", 5, source, T0).is_ok()).count();
-        assert_eq!(flood(&mut store, Some(source)), 10);
-        assert!(store.put(key(99), b"", 5, Some("8.8.8.8".parse().unwrap()), T0).is_ok(), "others are served on");
+            |store: &mut Shelf, source| (0..40).filter(|&n| store.put(key(n), b"", 5, source, T0).is_ok()).count();
         let mut store = small(40 * STORE_ENTRY_BYTES, 100);
-        assert_eq!(flood(&mut store, Some("127.0.0.1".parse().unwrap())), 40);
+        assert_eq!(flood(&mut store, ip("9.9.9.9")), 10);
+        assert!(store.put(key(99), b"", 5, ip("8.8.8.8"), T0).is_ok(), "others are served on");
         let mut store = small(40 * STORE_ENTRY_BYTES, 100);
-        assert_eq!(flood(&mut store, Some("2001:db8::1".parse().unwrap())), 10);
-        let neighbour = Some("2001:db8::2".parse().unwrap());
-        assert_eq!(store.put(key(99), b"", 5, neighbour, T0), Err(ErrorCode::Full), "a /64 is one source");
+        assert_eq!(flood(&mut store, ip("127.0.0.1")), 40);
+        let mut store = small(40 * STORE_ENTRY_BYTES, 100);
+        assert_eq!(flood(&mut store, ip("2001:db8::1")), 10);
+        assert_eq!(store.put(key(99), b"", 5, ip("2001:db8::2"), T0), Err(ErrorCode::Full), "a /64 is one source");
+    }
+
+    /// A4 of the attacks: the share was one of bytes only, and small values filled all entries.
+    #[test]
+    fn one_source_fills_a_quarter_of_the_entries_too() {
+        let mut store = small(1 << 20, 40);
+        let taken = (0..40).filter(|&n| store.put(key(n), b"", 5, ip("9.9.9.9"), T0).is_ok()).count();
+        assert_eq!((taken, store.put(key(99), b"hello", 5, ip("8.8.8.8"), T0)), (10, Ok(())));
+        store.store.expire(&mut store.sources, Time::from_ms(5_016));
+        assert!((100..110).all(|n| store.put(key(n), b"", 5, ip("9.9.9.9"), Time::from_ms(5_016)).is_ok()));
+        assert_eq!((store.sources.store_entries.all(), store.sources.store_bytes.all() as usize), (10, store.bytes()));
+    }
+
+    /// Found by mutation: what a source replaces of its own counted twice.
+    #[test]
+    fn a_source_whose_share_is_full_can_renew_its_own_values() {
+        for store in [&mut small(40 * (STORE_ENTRY_BYTES + 10), 1_000), &mut small(1 << 20, 40)] {
+            let taken = (0..40).filter(|&n| store.put(key(n), &[n; 10], 5, ip("9.9.9.9"), T0).is_ok()).count();
+            for n in 0..taken as u8 {
+                assert_eq!(store.put(key(n), &[n + 1; 10], 9, ip("9.9.9.9"), T0), Ok(()), "{n} of {taken}");
+            }
+            assert_eq!(store.put(key(200), &[0; 10], 9, ip("9.9.9.9"), T0), Err(ErrorCode::Full));
+            assert_eq!(store.get(&key(3), Time::from_ms(8_999)), Some(&[4; 10][..]));
+        }
+    }
+
+    /// A1 of the attacks: each PUT of another value hashed the one that was held.
+    #[test]
+    fn whether_a_value_is_certified_is_found_out_once() {
+        let mut store = shelf(StoreLimits::default());
+        let value = vec![7; 60_000];
+        let key = Id::of(&value);
+        store.put(key, &value, 9, None, T0).unwrap();
+        let timer = store.find_living(&key, T0).unwrap();
+        assert_eq!(store.values.get(timer).unwrap().is_certified, None, "not before somebody asks");
+        assert_eq!(store.put(key, b"", 9, None, T0), Err(ErrorCode::Refused));
+        assert_eq!(store.values.get(timer).unwrap().is_certified, Some(true));
+        // As if it had never been true: no second look is taken.
+        store.values.get_mut(timer).unwrap().is_certified = Some(false);
+        store.put(key, b"", 9, None, T0).unwrap();
+        store.put(key, &value, 9, None, T0).unwrap();
+        assert_eq!(store.get_certified(&key, T0), Some(&value[..]), "what replaced it is looked at anew");
     }
 
     proptest! {
         #[test]
         fn behaves_like_a_map_with_expiry(ops in prop::collection::vec((0u8..6, 0u8..12, 0u16..12, 0u64..3_000), 1..120)) {
             let mut store = small(12 * STORE_ENTRY_BYTES, 8);
-            let mut model: BTreeMap<u8, (u16, u64)> = BTreeMap::new();
+            let mut model = std::collections::BTreeMap::<u8, (u16, u64)>::new();
             let mut now = 0;
             for (n, len, ttl_s, step) in ops {
                 now += step;

@@ -13,6 +13,7 @@ use dayfly::engine::{ConnId, Engine, EngineSettings, Listener};
 use dayfly::id::Id;
 use dayfly::kad::Parameters;
 use dayfly::kad::routing_table::{BucketPolicy, RoutingTable};
+use dayfly::sources::Sources;
 use dayfly::time::Time;
 use dayfly::wheel::Wheel;
 
@@ -100,14 +101,14 @@ fn table(contacts: u64) -> Case {
 
 fn stores() -> Vec<Case> {
     let filled = || {
-        let mut store = Store::new(StoreLimits::default(), 7);
+        let (mut store, mut sources) = (Store::new(StoreLimits::default(), 7), Sources::new(7));
         for n in 0..10_000 {
-            store.put(id(n), &[8; 64], 9, None, Time::ZERO).expect("there is room");
+            store.put(id(n), &[8; 64], 9, None, &mut sources, Time::ZERO).expect("there is room");
         }
-        store
+        (store, sources)
     };
     let keys: Vec<Id> = (0..20_000).map(id).collect();
-    let (reader, mut writer, mut renewer) = (filled(), filled(), filled());
+    let ((reader, _), (mut writer, mut of_writer), (mut renewer, mut of_renewer)) = (filled(), filled(), filled());
     let (mut reads, mut writes, mut renewals) = (0, 0u64, 0);
     let (read_keys, write_keys, renew_keys) = (keys.clone(), keys.clone(), keys);
     vec![
@@ -119,12 +120,12 @@ fn stores() -> Vec<Case> {
             // A value each millisecond, so that as many expire as come.
             writes += 1;
             let key = write_keys[(writes % 20_000) as usize];
-            let _ = black_box(writer.put(key, &[8; 64], 9, None, Time::from_ms(writes)));
+            let _ = black_box(writer.put(key, &[8; 64], 9, None, &mut of_writer, Time::from_ms(writes)));
         }),
         case("store/replace", move || {
             renewals += 1;
             let key = renew_keys[renewals % 10_000];
-            let _ = black_box(renewer.put(key, &[renewals as u8; 64], 9, None, Time::from_ms(1)));
+            let _ = black_box(renewer.put(key, &[renewals as u8; 64], 9, None, &mut of_renewer, Time::from_ms(1)));
         }),
     ]
 }
