@@ -35,12 +35,12 @@ def a4():
     go(renew); lasts(V4, 'store_entries', 'store_full')
 
 def a5(coordinators=1):
-    network(15); time.sleep(QUIET); say('attack')
+    network(15, V4, lambda i: f'10.{100 + i}.0.1:6500', '--store-bytes', '4000000'); time.sleep(QUIET); say('attack')
     def launder(to):
         def run():
             s = connect(to, '10.1.0.1'); s.setblocking(False); n = 0
             while not stop[0]:
-                for size in (60000, 3000, 0):
+                for size in (20000, 3000, 0, 0):
                     b = seal(PUT, put_body(os.urandom(32), bytes(size), 10, 20))
                     while b and not stop[0]:
                         select.select([s], [s], [], 1)
@@ -120,7 +120,7 @@ def a13():
 
 def a14():
     network(15); time.sleep(QUIET); say('attack')
-    dark = sorted((sealed.node_id(h, 6500), h) for h in (f'10.{64 + n % 32}.{n // 32 % 256}.{n // 8192 + 1}' for n in range(32000)))
+    dark = sorted((sealed.node_id(h, 6500), h) for h in (f'10.{224 + n % 32}.{n // 32 % 256}.{n // 8192 + 1}' for n in range(32000)))
     import bisect
     def near(key):
         at = bisect.bisect(dark, (key, '')); d = dark[max(0, at - 40):at + 40]

@@ -2,8 +2,8 @@
 """figures.py [NAME...]: what honest clients get before and during each attack, of the binary that DAYFLY names.
 
 Runs the attacks of ATTACKS (default ../shared/reports/attack, as they are) and those of drivers.py, each in a network
-namespace of its own, and an honest client beside each: a PING every 20 ms on a connection that it keeps, and a PUT and a
-GET every 50 ms on a new one. Prints a table and, below it, what the attacks say of themselves. Needs root, unshare, ip."""
+namespace of its own, and an honest client beside each: a PING every 20 ms on a connection that it keeps, and a PUT, a
+GET of it and a GET of what nobody has every 50 ms on new ones. Prints a table and, below it, what the attacks say of themselves. Needs root, unshare, ip."""
 import hashlib, json, os, re, socket, struct, subprocess, sys, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -14,7 +14,7 @@ SETUP = '''ip link set lo up
 ip route add local 10.0.0.0/8 dev lo
 ip -6 route add local 2001:db8::/32 dev lo
 ip link add dark type veth peer name nobody && ip link set dark arp off && ip link set nobody arp off
-ip link set dark up && ip link set nobody up && ip route add 10.64.0.0/11 dev dark table local
+ip link set dark up && ip link set nobody up && ip route add 10.224.0.0/11 dev dark table local
 cd /proc/sys/net; echo 1024 65000 > ipv4/ip_local_port_range; echo 65535 > core/somaxconn; echo 1 > ipv6/ip_nonlocal_bind
 echo 65535 > ipv4/tcp_max_syn_backlog; cd "$OLDPWD"; ulimit -n "$(ulimit -Hn)"; exec "$@"'''
 
@@ -45,7 +45,7 @@ SPECS = {
     'A15': (driver('a15'), *OWN, {'source': '10.1.0.1'}),
     'A16': (driver('a16'), *OWN, {}),
 }
-PUT, GET, SUCCESS, PING, PONG, FIND_VALUE, VALUE = 650, 651, 652, 654, 655, 657, 660
+PUT, GET, SUCCESS, FAILURE, PING, PONG, FIND_VALUE, VALUE = 650, 651, 652, 653, 654, 655, 657, 660
 
 
 def seal(kind, body=b''):
@@ -102,10 +102,13 @@ class Client:
             if self.large:
                 s.sendall(seal(FIND_VALUE, key) * 8); return all([receive(s) == (VALUE, value) for _ in range(8)])
             s.sendall(seal(GET, key)); k, b = receive(s); return k == SUCCESS and b[32:] == value
+        def miss():
+            s = connect(self.to, self.source(self.n)); s.sendall(seal(GET, os.urandom(32))); return receive(s)[0] == FAILURE
         if self.note('PUT', put): self.note('GET', get)
+        if not self.large: self.note('MISS', miss)
     def figures(self, start, end):
         row = {}
-        for what in ('PING', 'PUT', 'GET'):
+        for what in ('PING', 'PUT', 'GET', 'MISS'):
             of = [n for n in self.notes if n[1] == what and start <= n[0] < end]; ok = sorted(n[2] for n in of if n[3] is None)
             row[what] = dict(asked=len(of), ok=len(ok), p50=ok[len(ok) // 2] if ok else None, p99=ok[min(len(ok) - 1, int(len(ok) * .99))] if ok else None)
         return row
@@ -138,12 +141,12 @@ def inside(name):
 def table(results):
     ms = lambda s: '-' if s is None else f'{1000 * s:.1f}'
     part = lambda f: '-' if not f['asked'] else f'{f["ok"]}/{f["asked"]}'
-    print('| attack | PING p50 / p99 ms before | during | PINGs answered | PUTs before | during | GETs before | during |\n|---|---|---|---|---|---|---|---|')
+    print('| attack | PING p50 / p99 ms before | during | PINGs answered | PUTs before | during | GETs before | during | of nothing |\n|---|---|---|---|---|---|---|---|---|')
     for r in results:
         b, d = r['row'].get('before'), r['row'].get('during')
-        if not d: print(f'| {r["name"]} | - | see below | | | | | |'); continue
+        if not d: print(f'| {r["name"]} | - | see below | | | | | | |'); continue
         pings = lambda f: f'{ms(f["PING"]["p50"])} / {ms(f["PING"]["p99"])}'
-        print(f'| {r["name"]} | {pings(b)} | {pings(d)} | {part(d["PING"])} | {part(b["PUT"])} | {part(d["PUT"])} | {part(b["GET"])} | {part(d["GET"])} |')
+        print(f'| {r["name"]} | {pings(b)} | {pings(d)} | {part(d["PING"])} | {part(b["PUT"])} | {part(d["PUT"])} | {part(b["GET"])} | {part(d["GET"])} | {part(d["MISS"])} |')
     for r in results: print(f'\n{r["name"]}:', *r['says'], sep='\n    ')
 
 
