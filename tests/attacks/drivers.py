@@ -40,16 +40,16 @@ def a5(coordinators=1):
         def run():
             s = connect(to, '10.1.0.1'); s.setblocking(False); n = 0
             while not stop[0]:
-                for size in (20000, 3000, 0, 0):
+                for size in (8000, 3000, 0, 0):
                     b = seal(PUT, put_body(os.urandom(32), bytes(size), 10, 20))
                     while b and not stop[0]:
                         select.select([s], [s], [], 1)
                         try: drain(s); b = b[s.send(b):]
                         except BlockingIOError: pass
                         except OSError: return
-                time.sleep(0.02)
+                time.sleep(0.004)
         return run
-    go(*(launder(V4 if i == 0 else f'10.{100 + i}.0.1:6500') for i in range(coordinators)))
+    go(*(launder(V4 if i == 0 else f'10.{100 + i}.0.1:6500') for i in range(coordinators) for _ in range(4 if coordinators == 1 else 1)))
     time.sleep(8); lasts(V4, 'store_bytes', 'store_full', 'store_entries')
 
 def a10(conflicts=True):

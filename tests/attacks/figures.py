@@ -29,8 +29,8 @@ SPECS = {
     'A3 v4': (script('polite_flood'), '^before', 'connections opened', '^after', {'env': {'HOLD': '8'}}),
     'A3 v6': (script('polite_flood', 'v6'), '^before', 'connections opened', '^after', {'env': {'HOLD': '8'}, 'to': V6}),
     'A4': (driver('a4'), *OWN, {}),
-    'A5': (driver('a5'), *OWN, {'get_at': '10.105.0.1:6500'}),
-    'A5 all': (driver('a5all'), *OWN, {'get_at': '10.105.0.1:6500'}),
+    'A5': (driver('a5'), *OWN, {'get_at': '10.105.0.1:6500', 'size': 12000}),
+    'A5 all': (driver('a5all'), *OWN, {'get_at': '10.105.0.1:6500', 'size': 12000}),
     'A6': (script('candidate_starvation'), None, '^probes_failed', '^60 s', {}),
     'A7': (script('unconfirmed_flood', '50'), None, None, None, {}),
     'A8': (script('reflection'), None, None, None, {}),
@@ -73,8 +73,8 @@ def connect(to, source):
 
 class Client:
     """Notes of each request when it was sent, what it was, how long it took or why it failed."""
-    def __init__(self, to=V4, get_at=None, source=None, large=False, **_):
-        self.to, self.get_at, self.large, self.notes, self.quit, self.n = to, get_at or to, large, [], False, 0
+    def __init__(self, to=V4, get_at=None, source=None, large=False, size=20, **_):
+        self.to, self.get_at, self.large, self.notes, self.quit, self.n, self.size = to, get_at or to, large, [], False, 0, 60000 if large else size
         v6 = '[' in to
         self.source = lambda n: source or (f'2001:db8:e{n % 250:03x}::1' if v6 else f'10.9.8.{n % 250 + 1}')
         self.threads = [threading.Thread(target=self.every, args=a, daemon=True) for a in ((0.02, self.ping), (0.05, self.put_and_get))]
@@ -94,7 +94,7 @@ class Client:
         if not self.note('PING', do): self.kept = None
     def put_and_get(self):
         self.n += 1
-        value = os.urandom(60000 if self.large else 20); key = hashlib.sha256(value).digest()
+        value = os.urandom(self.size); key = hashlib.sha256(value).digest()
         def put():
             s = connect(self.to, self.source(self.n)); s.sendall(seal(PUT, struct.pack('>HBB', 10, 3, 0) + key + value)); return receive(s)[0] == SUCCESS
         def get():
