@@ -1,7 +1,7 @@
 # Each target is a line or two that calls cargo or scripts/.
 
 .PHONY: demo test test-armv7 size check check-targets bench bench-network bench-hyperdht bench-micro bench-check figures
-.PHONY: sim fuzz run build clean
+.PHONY: sim fuzz soak run build clean
 
 # Five nodes, one value, its life and end: what to run first.
 demo:
@@ -56,6 +56,11 @@ sim:
 # Coverage-guided fuzzing; the bounded form of it is part of `make test`. TARGET=engine RUNS=1000000 for one target.
 fuzz:
 	@scripts/fuzz $(TARGET) $(RUNS)
+
+# Thirty node processes, twenty of them killed, stopped and started again at random, while values are put and got: nothing
+# leaks, nothing is stale, what a living node holds is found. Ten minutes; MINUTES=3 for less.
+soak:
+	@scripts/soak $(MINUTES)
 
 # Format, lints and docs, warnings as errors, with every feature and without any.
 check:

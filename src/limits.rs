@@ -52,6 +52,8 @@ pub const UNDIVIDED_BUCKETS: usize = 4;
 pub const NETWORK_PER_BUCKET: usize = 2;
 /// Contacts of one /24 (IPv6: /64) in the whole routing table.
 pub const NETWORK_PER_TABLE: usize = 10;
+/// Entries for which a bucket allocates memory at a time. Most buckets of a table are full or empty.
+pub const BUCKET_ENTRIES_AT_ONCE: usize = 10;
 /// Failures in a row after which a contact leaves the table even if no other contact waits for its place.
 pub const CONTACT_FAILURES: u8 = 2;
 /// A bucket is refreshed if no lookup has ended in it for this long. Values live for 10 s, so a refresh only keeps
@@ -413,6 +415,13 @@ pub const BUFFER_LARGE: usize = 80 * 1024;
 /// beyond this is freed.
 pub const POOLED_BYTES: usize = 320 * 1024;
 
+// ---- Timers ----
+
+/// Width of a slot of the timer wheel. Timers fire at most this late.
+pub const WHEEL_TICK_MS: u64 = 16;
+/// Slots of the timer wheel. One turn of it (16.4 s) is longer than any lifetime or timeout except the idle timeouts.
+pub const WHEEL_SLOTS: usize = 1024;
+
 // ---- Logging and status ----
 
 /// Log lines per window for one kind of fault. The rest is counted and summarized in one line.
@@ -423,6 +432,8 @@ pub const FAULT_WINDOW_MS: u64 = 10_000;
 pub const STATUS_READERS: usize = 8_192;
 /// Largest status report that a reader accepts, in bytes; a report has about 2 KB.
 pub const REPORT_BYTES: u64 = 64 * 1024;
+/// How long a command waits for the node that it asks (`--timeout`): a little longer than a job may take.
+pub const COMMAND_TIMEOUT_MS: u64 = 5_000;
 /// Largest configuration file that is read, in bytes.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
 
@@ -440,7 +451,7 @@ const _: () = assert!(OUTBOX_SOFT_BYTES > FRAME_MAX && OUTBOX_SOFT_BYTES + ASKED
 const _: () = assert!(OWED_BYTES > ASKED_BYTES + FRAME_MAX && OWED_ANSWERS > ASKED && ASKED_BYTES > FRAME_MAX);
 const _: () = assert!(BUFFERED_BYTES >= 16 * OUTBOX_HARD_BYTES);
 const _: () = assert!(SHORT_TIMEOUT_MIN_MS < LONG_TIMEOUT_MS && LONG_TIMEOUT_MS < DIAL_TIMEOUT_MS);
-const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS);
+const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS && JOB_MS < COMMAND_TIMEOUT_MS);
 const _: () = assert!(BOOTSTRAP_RETRY_MS << BOOTSTRAP_DOUBLINGS >= BOOTSTRAP_RETRY_MAX_MS);
 const _: () = assert!(LOOKUP_BUDGET >= 2 * K && LOOKUP_BUDGET_ALL_PATHS >= PATHS_MAX * PATH_HORIZON);
 const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_BYTES >= VALUE_MAX);

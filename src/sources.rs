@@ -24,7 +24,7 @@ use crate::time::Time;
 
 /// The levels at which a source is counted: the address (IPv4 /32, IPv6 /64), its network (/24, /56), its wider network
 /// (/16, /48).
-pub const LEVELS: usize = 3;
+pub const LEVELS: usize = SOURCE_DIVISORS.len();
 
 /// Where the counters of a source are. Computed once per address by [`Sources::of`].
 #[derive(Copy, Clone, Debug)]

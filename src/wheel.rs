@@ -6,13 +6,10 @@ use std::num::NonZeroU32;
 use slab::Slab;
 
 use crate::arena::can_allocate;
+use crate::limits::{WHEEL_SLOTS as SLOTS, WHEEL_TICK_MS as TICK_MS};
 use crate::time::Time;
 
-/// Width of a slot in milliseconds. Timers fire at most this late.
-const TICK_MS: u64 = 16;
-/// Number of slots. One turn of the wheel (16.4 s) is longer than any lifetime or timeout except the idle timeouts.
-const SLOTS: usize = 1024;
-const WORDS: usize = SLOTS / 64;
+const WORDS: usize = SLOTS / u64::BITS as usize;
 const NONE: u32 = u32::MAX;
 
 /// A set of timers, each with an item of type `T`.

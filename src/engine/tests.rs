@@ -14,12 +14,13 @@ use crate::dialect::sealed::operation::{Operation, Reply};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::service::{Outgoing, Requester, Service};
 use crate::dialect::sealed::session::PendingRequest;
+use crate::dialect::sealed::store::StoreLimits;
 use crate::dialect::stream::{To, Via};
 use crate::id::Id;
 use crate::limits::{
     BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_LEAST_MS, DIAL_TIMEOUT_MS, DIALS, EVICT_IDLE_MS, FIRST_FRAME_MS,
-    FRAME_MS, IDLE_MS, IDLE_SEARCH_MS, NODE_CONNECTIONS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS,
-    PROBATION_MS, STALL_MS,
+    FRAME_MS, IDLE_MS, IDLE_SEARCH_MS, LONG_TIMEOUT_MS, NODE_CONNECTIONS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES,
+    OWED_ANSWERS, OWED_JOBS, PROBATION_MS, STALL_MS,
 };
 
 /// One engine with one node, driven by hand.
@@ -539,6 +540,38 @@ fn the_time_of_a_frame_that_is_not_read_stands_still() {
     assert!(bench.closed.contains(&id) && bench.count(Counter::FrameTimeouts) == 1);
 }
 
+/// Nobody noticed when the cap on buffered bytes was off. When it was on, it closed the honest reader, whose connection
+/// is the largest (docs/faults.md, row 26).
+#[test]
+fn buffers_beyond_the_cap_cost_those_who_fill_them_and_nobody_else() {
+    let one_address = |n: usize| format!("8.8.8.8:{}", n + 1);
+    let six_addresses = |n: usize| format!("{}.8.8.8:{}", 20 + n / 10, n + 1);
+    let one_slash_56 = |n: usize| format!("[2001:db8:0:{n:x}::1]:1");
+    let attackers: [(&str, &dyn Fn(usize) -> String); 3] =
+        [("9.9.9.9:6500", &one_address), ("9.9.9.9:6500", &six_addresses), ("[2001:db8:9::9]:6500", &one_slash_56)];
+    for (own, address) in attackers {
+        let buffered_bytes = 1_000_000;
+        let mut bench = Bench::new(own, EngineSettings { buffered_bytes, ..EngineSettings::default() });
+        let reader = bench.accept(if own.starts_with('[') { "[2001:db8:7::7]:1" } else { "7.7.7.7:1" }).unwrap();
+        let value = vec![7; 60_000];
+        let put = Message::Put { ttl_s: 10, replication: 1, key: target(1), value: &value };
+        bench.feed(reader, &frame(&put), usize::MAX);
+        bench.take(reader);
+        let ask = frame(&Message::FindValue { key: target(1) });
+        bench.feed(reader, &ask.repeat(2), usize::MAX);
+        let begun = &frame(&put)[..50_000];
+        for n in 0..60 {
+            let id = bench.accept(&address(n)).unwrap();
+            bench.feed(id, begun, usize::MAX);
+            assert!(bench.engine.buffered_bytes() <= buffered_bytes, "{} held", bench.engine.buffered_bytes());
+            assert!(!bench.closed.contains(&reader), "closed for the {n}th of {}", address(n));
+        }
+        assert_eq!(bench.take(reader).len(), 2 * 60_036);
+        assert_eq!(bench.count(Counter::MemoryLimit), bench.closed.len() as u64);
+        assert!(bench.closed.len() >= 60 - buffered_bytes / begun.len(), "{} closed", bench.closed.len());
+    }
+}
+
 #[test]
 fn a_turn_is_bounded_and_what_is_left_over_is_handled_in_the_next() {
     let mut bench = bench("127.0.0.1:6500");
@@ -852,6 +885,48 @@ fn a_request_on_a_reused_connection_that_dies_is_sent_once_more() {
     bench.engine.eof(fresh, bench.now);
     bench.settle();
     assert_eq!((bench.dials.len(), bench.replies.as_slice()), (1, &[Reply::Unreachable][..]), "but not twice");
+}
+
+/// Nobody noticed when whatever was asked on a dead connection was sent again, however old it was.
+#[test]
+fn a_request_that_has_timed_out_is_not_sent_again_when_its_connection_dies() {
+    for (age_ms, is_sent_again) in [(LONG_TIMEOUT_MS - 1, true), (LONG_TIMEOUT_MS, false), (60_000, false)] {
+        let mut bench = bench("127.0.0.1:6500");
+        let theirs = bench.accept("127.0.0.1:7000").unwrap();
+        bench.feed(theirs, &ping(1), usize::MAX);
+        bench.call("127.0.0.1:7000".parse().unwrap(), Request::Ping(5));
+        bench.settle();
+        assert_eq!(bench.take(theirs), [pong(1), ping(5)].concat());
+        bench.pass(age_ms);
+        bench.engine.broken(theirs, bench.now);
+        bench.settle();
+        assert_eq!((bench.dials.len() == 1, bench.replies.is_empty()), (is_sent_again, is_sent_again), "{age_ms} ms");
+        assert_eq!(bench.count(Counter::RequestsResent), u64::from(is_sent_again));
+    }
+}
+
+/// Nobody noticed when a share counted a new value beside the one that it replaces.
+#[test]
+fn a_source_whose_share_is_nearly_full_renews_its_own_values() {
+    let mut settings = EngineSettings::default();
+    settings.dialects.sealed.store = StoreLimits { bytes: 100_000, entries: 100_000, value_bytes: 1_000 };
+    let mut bench = Bench::new("9.9.9.9:6500", settings);
+    let id = bench.accept("8.8.8.8:1").unwrap();
+    let mut put = |n: u64, value: &[u8]| {
+        let put = Message::Put { ttl_s: 10, replication: 1, key: target(n), value };
+        bench.feed(id, &frame(&put), usize::MAX);
+        match Sealed::decode(&bench.take(id)) {
+            Ok(Message::Success { .. }) => true,
+            Ok(Message::Error { code, .. }) if code == ErrorCode::Full.code() => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    let stored = (0..1_000).take_while(|n| put(*n, &[1; 900])).count() as u64;
+    assert!((10..1_000).contains(&stored), "{stored} values are the share, whatever it is");
+    for round in 2..5 {
+        assert!((0..stored).all(|n| put(n, &[round; 900])), "round {round}: replacing takes no room");
+        assert!(!put(stored, &[1; 900]), "and makes none");
+    }
 }
 
 #[test]

@@ -3,11 +3,8 @@
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
-use crate::limits::{CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
+use crate::limits::{BUCKET_ENTRIES_AT_ONCE, CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
 use crate::time::Time;
-
-/// Entries for which a bucket allocates memory at a time.
-const ENTRIES_AT_ONCE: usize = 10;
 
 /// A contact and what is known of its health.
 #[derive(Copy, Clone, Debug)]
@@ -150,7 +147,7 @@ impl<I: Metric> Bucket<I> {
     fn push(&mut self, entry: Entry<I>, k: usize) {
         if self.entries.len() == self.entries.capacity() {
             // Not doubled, as buckets are often full and never grow beyond k.
-            self.entries.reserve_exact(ENTRIES_AT_ONCE.min(k - self.entries.len()));
+            self.entries.reserve_exact(BUCKET_ENTRIES_AT_ONCE.min(k - self.entries.len()));
         }
         self.entries.push(entry);
     }

@@ -15,8 +15,7 @@ use dayfly::dialect::sealed::session::Wire;
 use dayfly::engine::{CallId, ConnId, DialError, Engine, EngineSettings, Listener, Output};
 use dayfly::guard::Counter;
 use dayfly::limits::{
-    BUFFER_LARGE, BUFFER_SMALL, BUFFERED_BYTES, CONNECTIONS_PER_ADDRESS, JOB_MS, JOBS, LINGER_MS, NODE_CONNECTIONS,
-    OUTBOX_HARD_BYTES,
+    BUFFER_LARGE, BUFFER_SMALL, CONNECTIONS_PER_ADDRESS, JOB_MS, JOBS, LINGER_MS, NODE_CONNECTIONS, OUTBOX_HARD_BYTES,
 };
 use dayfly::time::Time;
 
@@ -487,7 +486,7 @@ impl Bench {
         let accepted = self.peers.iter().filter(|peer| peer.is_accepted).count();
         let most = connections.min(NODE_CONNECTIONS + accepted);
         assert!(links <= most, "{links} of {connections} connections are to nodes");
-        assert!(self.engine.buffered_bytes() <= BUFFERED_BYTES);
+        assert!(self.engine.buffered_bytes() <= self.settings.buffered_bytes);
         assert!(self.engine.service::<Service>().nodes().iter().all(|node| node.jobs() <= JOBS));
         for peer in &self.peers {
             let unwritten = self.engine.to_write(peer.id).len();

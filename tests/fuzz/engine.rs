@@ -302,7 +302,9 @@ fn settings(how: u8) -> EngineSettings {
     let (replication, quorum) = (1 + usize::from(how / 16 % 2) * 2, 1 + usize::from(how / 32 % 2));
     let node = Settings { kademlia, replication, quorum, ..Settings::default() };
     let max_connections = if how < 64 { 6 } else { 300 };
-    let mut settings = EngineSettings { max_connections, ..EngineSettings::default() };
+    // Room for the answers that one connection may be owed, and little more.
+    let buffered_bytes = if how / 64 == 3 { 400_000 } else { EngineSettings::default().buffered_bytes };
+    let mut settings = EngineSettings { max_connections, buffered_bytes, ..EngineSettings::default() };
     settings.dialects.sealed = ServiceSettings { node, store };
     settings
 }

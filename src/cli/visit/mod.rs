@@ -14,6 +14,7 @@ use super::{Stop, duration_ms, exit, parse};
 use crate::contact::Contact;
 use crate::dialect::Dialect;
 use crate::id::Id;
+use crate::limits::COMMAND_TIMEOUT_MS;
 
 /// What can be asked in every dialect. The node is asked by name; `None` for the one on this host at the default port.
 struct Visitor {
@@ -32,9 +33,6 @@ const DIALECTS: &[Visitor] = &[
     #[cfg(feature = "hyperdht")]
     hyperdht::VISITOR,
 ];
-
-/// A little longer than a node takes for the longest job.
-const DEFAULT_TIMEOUT_MS: u64 = 5_000;
 
 /// The options and arguments of a command that asks nodes.
 pub(super) struct Client {
@@ -105,7 +103,7 @@ impl Client {
             return Ok(None);
         };
         let timeout_ms =
-            matches.opt_str("timeout").map_or(Ok(DEFAULT_TIMEOUT_MS), |text| duration_ms("timeout", &text))?;
+            matches.opt_str("timeout").map_or(Ok(COMMAND_TIMEOUT_MS), |text| duration_ms("timeout", &text))?;
         Ok(Some(Client { json: matches.opt_present("json"), timeout_ms, matches }))
     }
 
