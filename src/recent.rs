@@ -133,6 +133,14 @@ mod tests {
     }
 
     #[test]
+    fn what_would_be_forgotten_sooner_gives_way() {
+        let mut recent = Recent::new(16);
+        recent.set(hash(1), 1, Time::from_ms(10_000), Time::ZERO);
+        (2..1_000).for_each(|n| recent.set(hash(n), n, Time::from_ms(100), Time::ZERO));
+        assert_eq!(recent.get(hash(1), Time::ZERO), Some(1));
+    }
+
+    #[test]
     fn it_grows_with_what_it_remembers_and_not_with_what_it_has_forgotten() {
         let mut recent = Recent::new(1_024);
         assert_eq!(recent.slots.capacity(), 0);

@@ -737,13 +737,12 @@ proptest! {
             };
             victim.request(from, &command, with, LATER)
         };
-        let mut total = 0;
-        for _ in 0..300 {
+        for n in 0..300 {
             let (asked, answer) = request(&mut victim);
             let len = answer.expect("an answer").1;
-            prop_assert!(len <= ANSWER_BYTES);
-            total += len.saturating_sub(3 * asked);
+            // By then, answers that are longer have used up the budget.
+            let most = if n < 200 { ANSWER_BYTES } else { ANSWER_BYTES.min(3 * asked) };
+            prop_assert!(len <= most, "{len} bytes for {asked}");
         }
-        prop_assert!(total <= ANSWER_BYTES_OF_SOURCE_PER_S as usize, "{} bytes beyond", total);
     }
 }
