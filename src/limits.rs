@@ -202,6 +202,9 @@ pub const STORE_ENTRY_BYTES: usize = 136;
 pub const SEAL_KEPT_FROM: usize = 1_024;
 /// Memory of such a checksum.
 pub const SEAL_KEPT_BYTES: usize = 48;
+/// Where the memory of the process is limited, the store, and the buffers of connections, take by default at most this
+/// fraction each: 1/4.
+pub const MEMORY_SHARE: usize = 4;
 /// A value is stored only if this much memory is left besides, for the buffers of those who want to read ...
 pub const MEMORY_HEADROOM_BYTES: usize = 1024 * 1024;
 /// ... which is looked at each time that this much was stored.
@@ -326,6 +329,11 @@ pub const COORDINATED_SHARE: u64 = 4;
 /// Connections that carry our requests to other nodes. The least recently used one is closed first
 /// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;
+/// Dials under way at the same time: half of those, so that dials that lead nowhere leave room for connections that
+/// stand. If there are more, the oldest one gives way ...
+pub const DIALS: usize = NODE_CONNECTIONS / 2;
+/// ... but not before it had this much time: a round trip to the other side of the world.
+pub const DIAL_LEAST_MS: u64 = 300;
 /// The fraction of all connections, 1/4 but at most [`NODE_CONNECTIONS`], that is reserved for connections that we
 /// dial.
 pub const DIALLED_SHARE: usize = 4;

@@ -109,9 +109,12 @@ impl Share {
     /// How heavily `source` weighs: what it holds, as a multiple of the fraction that it may hold. Of two sources, the
     /// heavier one pays when the resource is short.
     pub fn weight(&self, source: Source) -> u64 {
-        let weights = self.held(source).into_iter().zip(SOURCE_DIVISORS).map(|(held, divisor)| held * divisor);
-        // Loopback weighs like a wide network.
-        if source.is_exempt { weights.last() } else { weights.max() }.unwrap_or(0)
+        let held = self.held(source);
+        if source.is_exempt {
+            // Loopback weighs like a wide network.
+            return held[LEVELS - 1];
+        }
+        held.into_iter().zip(SOURCE_DIVISORS).map(|(held, divisor)| held * divisor).max().unwrap_or(0)
     }
 
     fn clear(&mut self) {

@@ -8,7 +8,7 @@ use crate::engine::conn::Conn;
 use crate::engine::dialects::StreamDialect;
 use crate::engine::{ConnId, DialError, Engine, Output};
 use crate::guard::Counter;
-use crate::limits::{NODE_CONNECTIONS, REDIAL_MS};
+use crate::limits::{DIAL_LEAST_MS, DIALS, NODE_CONNECTIONS, REDIAL_MS};
 use crate::time::Time;
 
 impl Engine {
@@ -73,7 +73,7 @@ impl Engine {
             Via::Fresh => self.conns.get(*id).is_some_and(|conn| conn.info.state == State::Dialling),
             Via::Single => false,
         });
-        if usable.is_some() || !self.make_room(now) {
+        if usable.is_some() || !self.make_room_for_dial(now) || !self.make_room(now) {
             return usable;
         }
         let origin = match via {
@@ -83,6 +83,7 @@ impl Engine {
         };
         let session = D::wrap(D::service_mut(&mut self.services).dialled());
         let id = self.conns.insert(Conn::new(addr, listener, origin, session, now));
+        self.dials.push_back(id);
         if let Some(listener) = listener.filter(|_| via != Via::Single) {
             self.share(listener, addr, id, now);
         }
@@ -98,6 +99,29 @@ impl Engine {
             let is_stopgap = conn.info.origin == Origin::Fallback && now.since(conn.since) >= REDIAL_MS;
             conn.info.may_ask() && !is_stopgap
         })
+    }
+
+    /// Makes room among the dials that are under way: if there are too many, the oldest gives way, unless it is so young
+    /// that its peer may just be far away. So dials that lead nowhere, which others may name to us, keep no place from
+    /// those that are answered, nor from connections that stand. Returns whether there is room.
+    fn make_room_for_dial(&mut self, now: Time) -> bool {
+        while let Some(oldest) = self.dials.front().copied() {
+            let dialling = self.conns.get(oldest).filter(|conn| conn.info.state == State::Dialling);
+            let Some(since) = dialling.map(|conn| conn.since) else {
+                self.dials.pop_front();
+                continue;
+            };
+            if self.dials.len() < DIALS {
+                return true;
+            }
+            if now.since(since) < DIAL_LEAST_MS {
+                // Those behind it that have ended make room too, but are rarely many.
+                self.dials.retain(|id| self.conns.get(*id).is_some_and(|conn| conn.info.state == State::Dialling));
+                return self.dials.len() < DIALS;
+            }
+            self.close(oldest, CloseReason::Shortage, now);
+        }
+        true
     }
 
     /// Makes room for a connection that we dial. If there are too many connections to nodes, closes the least recently

@@ -111,6 +111,8 @@ pub struct Engine {
     ready: VecDeque<ConnId>,
     closed: Vec<ConnId>,
     buffered_bytes: usize,
+    /// Connections that are being dialled, oldest first, and some that no longer are.
+    dials: VecDeque<ConnId>,
     /// When all connections may be searched again for the idlest one of an address.
     address_search_at: Time,
     /// When to search for idle connections again, and the slot to begin with.
@@ -138,6 +140,7 @@ impl Engine {
             ready: VecDeque::new(),
             closed: Vec::new(),
             buffered_bytes: 0,
+            dials: VecDeque::new(),
             address_search_at: Time::ZERO,
             idle_search_at: Time::ZERO,
             idle_searched: 0,

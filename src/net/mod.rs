@@ -8,6 +8,7 @@
 pub mod clock;
 #[cfg(feature = "bench")]
 pub mod load;
+pub mod memory;
 pub mod names;
 #[cfg(feature = "bench")]
 pub mod process;

@@ -9,6 +9,7 @@ mod bytes;
 mod fake;
 mod frames;
 mod load;
+mod memory;
 mod process;
 mod row;
 mod slow;

@@ -18,11 +18,11 @@ use crate::engine::Listener;
 use crate::engine::dialects::Settings;
 use crate::kad::Parameters;
 use crate::limits::{
-    ALPHA, ALPHA_MAX, BOOTSTRAPS, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX, STORE_BYTES,
-    STORE_BYTES_MAX, STORE_ENTRIES, VALUE_MAX,
+    ALPHA, ALPHA_MAX, BOOTSTRAPS, GET_TRIES, K, K_MAX, MEMORY_SHARE, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
+    STORE_BYTES, STORE_BYTES_MAX, STORE_ENTRIES, VALUE_MAX,
 };
-use crate::net::Net;
 use crate::net::socket::{listen, seed};
+use crate::net::{Net, memory};
 
 pub(super) const LISTENERS: Kind =
     Kind { add_options, read: |matches, config| Ok(Box::new(Plan::read(matches, config)?)) };
@@ -55,7 +55,11 @@ fn add_options(o: &mut Options) {
             "N",
         ),
         ("quorum", "holders that must agree on a value whose key is not its hash, 1 to 20 (default 1)".into(), "N"),
-        ("store-bytes", format!("memory for values (default {STORE_BYTES})"), "BYTES"),
+        (
+            "store-bytes",
+            format!("memory for values (default {STORE_BYTES}; at most a quarter of what the process may have)"),
+            "BYTES",
+        ),
         ("store-entries", format!("most values to hold (default {STORE_ENTRIES})"), "N"),
         ("max-value-bytes", format!("largest value to accept, up to {VALUE_MAX} (default {VALUE_MAX})"), "BYTES"),
     ];
@@ -141,6 +145,11 @@ impl DialectPlan for Plan {
     }
 }
 
+/// The default of `--store-bytes`: less where the process may not have much memory.
+fn default_store_bytes() -> usize {
+    STORE_BYTES.min(memory::limit() / MEMORY_SHARE)
+}
+
 fn settings(matches: &Matches) -> Result<ServiceSettings, Stop> {
     Ok(ServiceSettings {
         node: NodeSettings {
@@ -157,7 +166,7 @@ fn settings(matches: &Matches) -> Result<ServiceSettings, Stop> {
             quorum: number(matches, "quorum", 1, 1, 20)?,
         },
         store: StoreLimits {
-            bytes: number(matches, "store-bytes", STORE_BYTES, 0, STORE_BYTES_MAX)?,
+            bytes: number(matches, "store-bytes", default_store_bytes(), 0, STORE_BYTES_MAX)?,
             entries: number(matches, "store-entries", STORE_ENTRIES, 0, 100_000_000)?,
             value_bytes: number(matches, "max-value-bytes", VALUE_MAX, 0, VALUE_MAX)?,
         },

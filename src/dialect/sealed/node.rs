@@ -434,7 +434,13 @@ mod tests {
         let mut listed: Vec<Contact> = node.overlay.table().entries().map(|entry| entry.contact).collect();
         listed.sort_unstable_by(|a, b| key.compare(&a.id, &b.id));
         let ticket = Ticket { waiter: Key::from_bits(0), since: Time::ZERO };
-        let answer = node.on_request(addr(asker), &Message::FindNode { key }, &mut store, ticket, Time::ZERO);
+        let answer = node.on_request(
+            addr(asker),
+            &Message::FindNode { key },
+            (&mut store, &mut Sources::default()),
+            ticket,
+            Time::ZERO,
+        );
         let Answer::Now(Message::Node(nodes)) = answer else {
             panic!("{answer:?}");
         };

@@ -31,9 +31,8 @@ impl Service {
             return Verdict::Close(Close::Now);
         }
         self.note_candidate(session, cx, message, now);
-        if cx.is_held_back() || session.must_wait(message) {
-            session.defer(message, frame, now);
-        } else if self.must_queue(session.wire(), message, cx, now) && self.enqueue(session, cx.id) {
+        let must_wait = cx.is_held_back() || session.must_wait(message);
+        if must_wait || (self.must_queue(session.wire(), message, cx, now) && self.enqueue(session, cx.id)) {
             session.defer(message, frame, now);
         } else {
             self.serve(session, cx, Incoming { place: None, since: now }, message, now);
