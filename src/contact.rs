@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU64;
 
 use crate::id::Id;
 
@@ -79,18 +80,19 @@ pub fn admissible(own: IpAddr, other: SocketAddr) -> bool {
     }
 }
 
-/// A network that is likely to have one owner: an IPv4 /24 or an IPv6 /64. Limits on diversity count contacts by it.
+/// A network that is likely to have one owner: an IPv4 /24, or an IPv6 /48. A home gets a /56 and a company a /48, so a
+/// limit on the wider one bounds both. Limits on diversity count contacts by it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Network([u8; 8]);
+pub struct Network(NonZeroU64);
 
 /// The network of `ip`, or `None` for loopback, where all programs of a host share one address.
 pub fn network(ip: IpAddr) -> Option<Network> {
-    let mut prefix = [0; 8];
-    match ip {
-        IpAddr::V4(v4) => prefix[..3].copy_from_slice(&v4.octets()[..3]),
-        IpAddr::V6(v6) => prefix.copy_from_slice(&v6.octets()[..8]),
-    }
-    (scope(ip) != Some(Scope::Loopback)).then_some(Network(prefix))
+    // A bit above the prefix keeps the two families apart.
+    let bits = match ip {
+        IpAddr::V4(v4) => 1 << 24 | u64::from(u32::from(v4) >> 8),
+        IpAddr::V6(v6) => 1 << 48 | (u128::from(v6) >> 80) as u64,
+    };
+    NonZeroU64::new(bits).filter(|_| scope(ip) != Some(Scope::Loopback)).map(Network)
 }
 
 /// The source of `ip`, as limits per stranger count it: an IPv4 address, or the /64 of an IPv6 address. `None` for
@@ -155,12 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_slash_24_and_slash_64_without_loopback() {
+    fn networks_are_slash_24_and_slash_48_without_loopback() {
         assert_eq!(network(ip("8.8.8.8")), network(ip("8.8.8.200")));
         assert_ne!(network(ip("8.8.8.8")), network(ip("8.8.9.8")));
-        assert_eq!(network(ip("2001:db8::1")), network(ip("2001:db8::2:0:0:1")));
-        assert_ne!(network(ip("2001:db8::1")), network(ip("2001:db8:0:1::1")));
+        assert_eq!(network(ip("2001:db8:1:ff00::1")), network(ip("2001:db8:1:2:3:4:5:6")));
+        assert_ne!(network(ip("2001:db8::1")), network(ip("2001:db8:1::1")));
+        assert_ne!(network(ip("0:8:808::1")), network(ip("8.8.8.8")), "a prefix of one family is none of the other");
         assert_eq!(network(ip("127.0.0.1")), None);
+        assert_eq!(network(ip("::1")), None);
     }
 
     #[test]

@@ -115,6 +115,8 @@ counters! {
         WrongSources = "wrong_sources",
         /// Updates with an invalid or expired token.
         BadTokens = "bad_tokens",
+        /// Answers kept short because the address that asked has not proved itself (row 30).
+        AnswersShrunk = "answers_shrunk",
         /// Forwards refused because of the limit per source or in total.
         ForwardsRefused = "forwards_refused",
         /// Announcements refused because there was no room (row 16).

@@ -5,7 +5,8 @@
 //!
 //! * `hash`, `id`, `time`, `limits`, `arena`: SHA-256, ids and XOR distance, time as a number, every bound with its
 //!   reason, a slab with safe keys.
-//! * `contact`, `wheel`, `buffer`: an id at an address, the timer wheel, a connection's inbox and outbox.
+//! * `contact`, `wheel`, `buffer`, `recent`: an id at an address, the timer wheel, a connection's inbox and outbox, what
+//!   is remembered for a while.
 //! * `guard`, `sources`: a counter for every kind of fault, and how much each source uses.
 //! * `kad`: Kademlia: k-buckets, routing table, lookups, pending requests, and the overlay that joins them.
 //! * `dialect`: the protocols. `dialect::stream` is the interface between a byte-stream protocol and the engine.
@@ -38,6 +39,8 @@ pub mod limits;
 #[doc(hidden)]
 pub mod load;
 pub mod net;
+#[doc(hidden)]
+pub mod recent;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[doc(hidden)]

@@ -48,9 +48,10 @@ pub const CANDIDATE_MS: u64 = 5_000;
 pub const BUCKET_PARTS_BITS: usize = 3;
 /// The last buckets, which are not divided: their ranges hold so few nodes that each one counts.
 pub const UNDIVIDED_BUCKETS: usize = 4;
-/// Contacts of one /24 (IPv6: /64) in a bucket, and on one path of a lookup, so that one owner can't fill either.
+/// Contacts of one /24 (IPv6: /48, and so of a /56) in a bucket, and on one path of a lookup, so that one owner can't
+/// fill either.
 pub const NETWORK_PER_BUCKET: usize = 2;
-/// Contacts of one /24 (IPv6: /64) in the whole routing table.
+/// Contacts of one /24 (IPv6: /48) in the whole routing table.
 pub const NETWORK_PER_TABLE: usize = 10;
 /// Entries for which a bucket allocates memory at a time. Most buckets of a table are full or empty.
 pub const BUCKET_ENTRIES_AT_ONCE: usize = 10;
@@ -85,14 +86,17 @@ pub const BOOTSTRAP_RETRY_MAX_MS: u64 = 60_000;
 pub const BOOTSTRAP_DOUBLINGS: u32 = 6;
 /// Bootstrap addresses that are used; others are ignored.
 pub const BOOTSTRAPS: usize = 64;
-/// An unconfirmed contact, one that has only contacted us, stays in the table for this long before it is probed; a
-/// lookup usually asks it sooner (docs/protocol-hyperdht.md, section 7).
-pub const CONFIRM_MS: u64 = 5_000;
-/// Unconfirmed contacts in the whole table: as many as can be probed within two such periods.
+/// Unconfirmed contacts, which have only contacted us, that wait for a probe: as many as can be probed within two such
+/// periods if none answers. A further one takes the place of one chosen at random, so that a flood keeps out nobody for
+/// good, and no longer than it lasts.
 pub const UNCONFIRMED: usize = 64;
+/// ... and those that have proved their address. They are probed first, and nobody takes their places.
+pub const UNCONFIRMED_PROVED: usize = 32;
 /// Entries of a full bucket that are probed when a new contact is heard of (docs/protocol-hyperdht.md, section 7).
 pub const CHALLENGED: usize = 3;
-/// ... if they have been silent for this long. (The npm peer waits 15 s, the Go port 15 s or 30 s:
+/// ... but each of them at most once in this time,
+pub const CHALLENGE_MS: u64 = 5_000;
+/// ... and if they have been silent for this long. (The npm peer waits 15 s, the Go port 15 s or 30 s:
 /// docs/protocol-hyperdht.md, section 7. That would cost an idle node 3 more packets per second.)
 pub const CHALLENGE_AFTER_MS: u64 = CONTACT_STALE_MS;
 /// Delay before the first self-reachability check from an anonymous port; doubles up to five times.
@@ -101,11 +105,18 @@ pub const REACHABILITY_CHECK_MS: u64 = 300;
 pub const REACHABILITY_DOUBLINGS: usize = 5;
 /// Contacts used for that check, round-robin.
 pub const REACHABILITY_CONTACTS: usize = 3;
-/// Candidates probed at the same time (docs/protocol-sealed.md, "Who is who").
+/// Contacts probed at the same time (docs/protocol-sealed.md, "Who is who").
 pub const PROBES: usize = 32;
+/// ... and further ones that have proved their address.
+pub const PROBES_OF_PROVED: usize = 8;
+/// Contacts of one network that are probed or wait for a probe, so that one owner can't take all places.
+pub const PROBES_PER_NETWORK: usize = 2;
+/// Ports of one address whose probe failed after which no other port of it is probed, either.
+pub const PROBE_FAILURES: usize = 2;
 /// How long a failed probe is remembered (docs/protocol-sealed.md, "Who is who").
 pub const PROBE_MEMORY_MS: u64 = 60_000;
-/// Failed probes that are remembered. The oldest is forgotten first.
+/// Addresses whose failed probes are remembered, and entries whose challenge is. A flood of failures makes us forget
+/// early, and costs no more probes than [`PROBES`] at a time.
 pub const PROBE_MEMORY: usize = 1_024;
 
 // ---- Requests ----
@@ -213,6 +224,25 @@ pub const DATAGRAM_BYTES: usize = 8_192;
 /// Largest answer that we send, so that it fits one packet on every path (1,500 bytes of Ethernet minus what tunnels
 /// take).
 pub const ANSWER_BYTES: usize = 1_400;
+/// An answer to an address that has not proved that it receives there has at most this many times the bytes of its
+/// request (as QUIC: RFC 9000, section 8.1), or more while these budgets last:
+pub const ANSWER_FACTOR: usize = 3;
+/// bytes of such longer answers per second and address (IPv6: /64): twenty answers, enough for the first request of
+/// each of the programs behind one NAT;
+pub const ANSWER_BYTES_OF_SOURCE_PER_S: u64 = 16 * 1024;
+/// and to all such addresses together: what a home's uplink has.
+pub const ANSWER_BYTES_PER_S: u64 = 1024 * 1024;
+/// Half-life of the count of such bytes, so that what a second allows may come at once.
+pub const ANSWER_BYTES_HALF_LIFE_MS: u64 = 500;
+/// An address that has proved itself a while ago has this many times as much, and no part in the second budget, for
+/// requests that do not prove it again: those may be forged. Enough for 150 lookups per second that ask us.
+pub const PROVED_FACTOR: u64 = 8;
+/// How long an address that has proved itself counts as such: as long as the token with which it does.
+pub const PROVED_MS: u64 = 2 * TOKEN_ROTATION_MS;
+/// Addresses that are remembered as such. One that is forgotten early proves itself again.
+pub const PROVED_SOURCES: usize = 4_096;
+/// Tokens of contacts that a node remembers to prove itself with: those of the contacts that one lookup asks.
+pub const TOKENS: usize = 128;
 /// Requests that one node has in flight; more wait. Other implementations stop at 16; a burst of this many still fits
 /// the kernel's buffers.
 pub const DATAGRAM_REQUESTS: usize = 128;
@@ -233,9 +263,7 @@ pub const RECORDS: usize = 65_536;
 /// Records of one key, a sixteenth of all: an answer shows about a hundred of them, and an announcement searches all of
 /// them.
 pub const RECORDS_PER_KEY: usize = 4_096;
-/// Records of one address (IPv6: /64) other than loopback: a sixteenth, so that one host can't fill the store.
-pub const RECORDS_OF_SOURCE: usize = 4_096;
-/// Records of such an address under one key.
+/// Records of one address (IPv6: /64) other than loopback under one key.
 pub const RECORDS_OF_SOURCE_PER_KEY: usize = 64;
 /// We announce a record again after at least this long ...
 pub const ANNOUNCE_AGAIN_MS: u64 = 240_000;
@@ -248,9 +276,9 @@ pub const FORWARDS_OF_SOURCE_AT_ONCE: u64 = 40;
 /// Such datagrams per second in total: less than 40 KB/s of reflection.
 pub const FORWARDS_PER_S: u64 = 500;
 /// ... and in one burst.
-pub const FORWARDS_AT_ONCE: u64 = 1_000;
-/// Addresses whose forwards are counted. While this many have used them recently, no other address is served.
-pub const FORWARD_SOURCES: usize = 4_096;
+pub const FORWARDS_AT_ONCE: u64 = 2_000;
+/// Half-life of the count of forwards: half of a burst is allowed again after this time.
+pub const FORWARDS_HALF_LIFE_MS: u64 = 500 * FORWARDS_AT_ONCE / FORWARDS_PER_S;
 /// Datagrams read from one listener per turn: about a millisecond of work, so that the other listeners do not wait
 /// long.
 pub const DATAGRAMS_PER_TURN: usize = 256;
@@ -460,6 +488,8 @@ const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX
 const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);
 const _: () = assert!(NODE_CONNECTIONS < CONNECTIONS && CONNECTIONS <= connections_max(32));
 const _: () = assert!(STORE_BYTES + TALLY_BYTES + BUFFERED_BYTES < 1 << 30, "the defaults fit a 32-bit host");
+const _: () = assert!(500 * FORWARDS_OF_SOURCE_AT_ONCE / FORWARDS_OF_SOURCE_PER_S == FORWARDS_HALF_LIFE_MS);
+const _: () = assert!(ANSWER_BYTES_OF_SOURCE_PER_S > ANSWER_BYTES as u64, "one answer fits");
 const _: () = assert!(ANSWER_BYTES < DATAGRAM_BYTES && DATAGRAM_BYTES < DATAGRAM_OUTBOX_BYTES);
 const _: () = assert!(DATAGRAM_ALPHA <= LOOKUP_IN_FLIGHT && LOOKUP_IN_FLIGHT <= DATAGRAM_REQUESTS);
 const _: () = assert!(ANNOUNCE_AGAIN_MAX_MS < RECORD_AGE_MS && DATAGRAM_REQUESTS < 1 << 14);

@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use crate::contact::{Scope, scope};
 use crate::hash::seeded;
 use crate::limits::{
-    LIFETIME_MAX_MS, LONG_TURN_WORK, OFFENDERS, PROBATION_AFTER, PROBATION_MS, SOURCE_DIVISORS, SOURCE_RATE_FACTORS,
-    SOURCE_ROWS, SOURCE_SLOTS, TURN_WORK,
+    ANSWER_BYTES_HALF_LIFE_MS, FORWARDS_HALF_LIFE_MS, LIFETIME_MAX_MS, LONG_TURN_WORK, OFFENDERS, PROBATION_AFTER,
+    PROBATION_MS, SOURCE_DIVISORS, SOURCE_RATE_FACTORS, SOURCE_ROWS, SOURCE_SLOTS, TURN_WORK,
 };
 use crate::time::Time;
 
@@ -171,14 +171,19 @@ impl Rate {
     /// ([`SOURCE_RATE_FACTORS`]), and all sources within `of_all`. Returns whether it did. Loopback is only limited by
     /// `of_all`.
     pub fn take(&mut self, source: Source, n: u64, of_source: u64, of_all: u64, now: Time) -> bool {
+        let is_taken = self.has_room(source, n, of_source, of_all, now);
+        if is_taken {
+            self.used.charge(source, n);
+        }
+        is_taken
+    }
+
+    /// Whether [`Rate::take`] would use `n`.
+    pub fn has_room(&mut self, source: Source, n: u64, of_source: u64, of_all: u64, now: Time) -> bool {
         let used = self.used(now);
         let is_within = |(held, factor): (u64, u64)| held.saturating_add(n) <= of_source.saturating_mul(factor);
         let may = source.is_exempt || used.held(source).into_iter().zip(SOURCE_RATE_FACTORS).all(is_within);
-        let is_taken = may && used.all.saturating_add(n) <= of_all;
-        if is_taken {
-            used.charge(source, n);
-        }
-        is_taken
+        may && used.all.saturating_add(n) <= of_all
     }
 }
 
@@ -235,6 +240,13 @@ pub struct Sources {
     pub coordinated_bytes: Rate,
     /// The number of such values, in thousandths for each holder.
     pub coordinated_entries: Rate,
+    /// Records that nodes keep for others.
+    pub records: Share,
+    /// Datagrams sent lately to addresses that strangers chose.
+    pub forwards: Rate,
+    /// Bytes of answers sent lately to addresses that had not proved that they receive there, beyond those that anybody
+    /// may have.
+    pub unproved_bytes: Rate,
     /// The current turn of the loop.
     pub turn: Turn,
     /// By hash, empty until the first offence.
@@ -319,8 +331,9 @@ impl Sources {
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        let held = [&self.connections, &self.store_bytes, &self.store_entries, &self.jobs];
-        let used = [&self.coordinated_bytes, &self.coordinated_entries].map(|rate| &rate.used);
+        let held = [&self.connections, &self.store_bytes, &self.store_entries, &self.jobs, &self.records];
+        let used = [&self.coordinated_bytes, &self.coordinated_entries, &self.forwards, &self.unproved_bytes];
+        let used = used.map(|rate| &rate.used);
         let held = held.into_iter().chain([&self.turn.by_source]);
         let shares: usize = held.chain(used).map(Share::bytes).sum();
         shares + self.offenders.capacity() * size_of::<Offender>() + size_of::<Sources>()
@@ -337,6 +350,9 @@ impl Default for Sources {
             jobs: Share::default(),
             coordinated_bytes: Rate::new(LIFETIME_MAX_MS / 2),
             coordinated_entries: Rate::new(LIFETIME_MAX_MS / 2),
+            records: Share::default(),
+            forwards: Rate::new(FORWARDS_HALF_LIFE_MS),
+            unproved_bytes: Rate::new(ANSWER_BYTES_HALF_LIFE_MS),
             turn: Turn::default(),
             offenders: Vec::new(),
         }
@@ -562,14 +578,16 @@ mod tests {
         for n in 0..100_000u32 {
             let peer = Attackers::Many(60_000).address(n);
             let source = sources.of(peer);
-            let Sources { connections, store_bytes, store_entries, jobs, .. } = &mut sources;
-            [connections, store_bytes, store_entries, jobs].into_iter().for_each(|share| share.charge(source, 1));
-            sources.coordinated_bytes.used(Time::ZERO).charge(source, 1);
-            sources.coordinated_entries.used(Time::ZERO).charge(source, 1);
+            let Sources { connections, store_bytes, store_entries, jobs, records, .. } = &mut sources;
+            let shares = [connections, store_bytes, store_entries, jobs, records];
+            shares.into_iter().for_each(|share| share.charge(source, 1));
+            let Sources { coordinated_bytes, coordinated_entries, forwards, unproved_bytes, .. } = &mut sources;
+            let rates = [coordinated_bytes, coordinated_entries, forwards, unproved_bytes];
+            rates.into_iter().for_each(|rate| rate.used(Time::ZERO).charge(source, 1));
             sources.offence(peer, Time::ZERO);
             sources.charge_turn(peer, 1);
         }
-        assert!(sources.bytes() < 1_000_000, "{} bytes", sources.bytes());
+        assert!(sources.bytes() < 1 << 20, "{} bytes", sources.bytes());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use dayfly::dialect::hyperdht::operation::{Event, Operation, Outcome};
 use dayfly::dialect::hyperdht::settings::Settings;
 use dayfly::id::Id;
 use dayfly::sim::nat::{Kind, Nat};
+use dayfly::sources::Sources;
 use dayfly::time::Time;
 use npm::{Call, Npm, Options};
 
@@ -43,6 +44,7 @@ struct Host {
     nat: Nat,
     public: SocketAddr,
     body: Body,
+    sources: Sources,
     /// How operations of a dayfly node ended.
     ended: BTreeMap<u64, Outcome>,
 }
@@ -105,7 +107,8 @@ impl World {
             }
         };
         let nat = Nat::new(kind, public(number));
-        self.hosts.push(Host { nat, public: public(number), body, ended: BTreeMap::new() });
+        let (sources, ended) = (Sources::default(), BTreeMap::new());
+        self.hosts.push(Host { nat, public: public(number), body, sources, ended });
         number
     }
 
@@ -141,7 +144,7 @@ impl World {
             }
             Body::Dayfly(node) => {
                 let datagram = Datagram::decode(bytes).unwrap();
-                let breach = node.on_datagram(source, &datagram, now);
+                let breach = node.on_datagram(source, &datagram, &mut host.sources, now);
                 assert_eq!(breach, None, "from {source}");
             }
         }
@@ -155,7 +158,7 @@ impl World {
             for (number, host) in self.hosts.iter_mut().enumerate() {
                 let Body::Dayfly(node) = &mut host.body else { continue };
                 if node.next_deadline() <= now {
-                    node.on_timeout(now);
+                    node.on_timeout(&mut host.sources, now);
                 }
                 while let Some(output) = node.poll_output(now) {
                     match output {

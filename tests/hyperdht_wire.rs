@@ -494,11 +494,13 @@ fn an_answer_repeats_the_transaction_id_without_the_request_bit() {
 }
 
 #[test]
-fn an_asker_with_an_id_finds_itself_in_the_answer() {
+fn an_asker_with_an_id_is_pinged_and_finds_itself_in_answers_once_it_has_answered() {
     let listener = Listener::start(&[]);
     let asker = Raw::node([0x11; 32]);
     let answer = asker.ask(&listener, &find_node([0x22; 32]).with(ID, [0x11; 32]));
-    assert_eq!(answer.nodes(), [([0x11; 32], asker.addr)]);
+    assert_eq!(answer.nodes(), []);
+    asker.wait("it is pinged", |seen| seen.asks_for("_ping"));
+    eventually("it is listed", || asker.listed(&listener, KEY) == [([0x11; 32], asker.addr)]);
     let answer = asker.ask(&listener, &request("anything").with(TARGET, KEY));
     assert_eq!(answer.nodes(), [([0x11; 32], asker.addr)], "to every command that has a target");
 }
@@ -536,8 +538,8 @@ fn an_ephemeral_node_has_no_id_on_the_wire() {
     let asker = Raw::node([0x11; 32]);
     let pong = asker.ask(&listener, &ping().with(ID, [0x11; 32]));
     assert_eq!((pong.id, pong.value), (None, Some(compact(asker.addr))));
-    let answer = asker.ask(&listener, &find_node(KEY));
-    assert!(answer.id.is_none() && !answer.nodes().is_empty(), "{answer:?}");
+    eventually("it is listed", || !asker.listed(&listener, KEY).is_empty());
+    assert!(asker.ask(&listener, &find_node(KEY)).id.is_none());
     assert!(asker.announce(&listener, KEY, None, None).id.is_none());
     assert_eq!(Raw::new().lookup(&listener, KEY).peers(), set([asker.addr]), "it stores like any other");
     let asked = boot.wait("it asks its bootstrap node", |seen| seen.asks_for("_find_node"));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["hash"],
     &["id", "time", "limits", "arena"],
-    &["contact", "wheel", "buffer"],
+    &["contact", "wheel", "buffer", "recent"],
     &["guard"],
     &["sources"],
     &["kad"],

@@ -47,7 +47,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::hyperdht::codec::{Body, Datagram, Request, Tid};
+    use crate::dialect::hyperdht::codec::{Body, Datagram, Request, Response, Tid};
     use crate::dialect::hyperdht::identity::Identity;
     use crate::dialect::hyperdht::node::Node;
     use crate::dialect::hyperdht::settings::Settings;
@@ -72,6 +72,20 @@ mod tests {
         bytes
     }
 
+    /// Answers the pings that the node sends, as the node `id`.
+    fn answer_pings(engine: &mut Engine, id: Id) {
+        while let Some((to, bytes)) = engine.next_datagram(0) {
+            let Ok(Datagram { tid, body }) = Datagram::decode(bytes) else { panic!() };
+            engine.datagram_sent(0, false);
+            if let Body::Request(_) = body {
+                let body = Body::Response(Response { id: Some(id.0.to_vec()), ..Response::default() });
+                let mut bytes = Vec::new();
+                Datagram { tid, body }.encode(&mut bytes);
+                engine.datagram(0, to, &bytes, Time::ZERO);
+            }
+        }
+    }
+
     /// Regression: a hyperdht node took the setting of the sealed nodes.
     #[test]
     fn a_hyperdht_node_counts_networks_by_its_own_settings() {
@@ -79,6 +93,7 @@ mod tests {
             let mut engine = engine(counts, sealed_counts);
             for n in 1..=2 * NETWORK_PER_TABLE as u8 {
                 engine.datagram(0, ([9, 9, 9, n], 5).into(), &ping_from(Id::of(&[n])), Time::ZERO);
+                answer_pings(&mut engine, Id::of(&[n]));
             }
             engine.service::<Service>().nodes().map(|node| node.overlay().table().len()).sum::<usize>()
         };

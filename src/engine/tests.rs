@@ -784,6 +784,10 @@ fn a_candidate_that_accepts_and_says_nothing_is_let_go() {
     }
     bench.play_peers(|_, _| None);
     assert_eq!(bench.engine.connections(), 40 + crate::limits::PROBES);
+    // The others have waited meanwhile.
+    bench.pass(2_100);
+    assert_eq!(bench.engine.connections(), 40 + 8);
+    bench.play_peers(|_, _| None);
     bench.pass(2_100);
     assert_eq!(bench.engine.connections(), 40);
 }

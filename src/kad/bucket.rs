@@ -1,33 +1,40 @@
-//! One k-bucket: contacts that have responded (and, in dialects that list senders eagerly, contacts that have only
-//! contacted us), plus a small replacement cache. Never displaces a contact that is known good.
+//! One k-bucket: contacts that have responded, plus a small replacement cache of others that have. Never displaces a
+//! contact that is known good.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
 use crate::limits::{BUCKET_ENTRIES_AT_ONCE, CONTACT_FAILURES, NETWORK_PER_BUCKET, REPLACEMENT_CACHE};
 use crate::time::Time;
 
-/// A contact and what is known of its health.
+/// A contact that has responded, and what is known of its health.
 #[derive(Copy, Clone, Debug)]
 pub struct Entry<I = Id> {
     /// The contact.
     pub contact: Contact<I>,
-    /// When it last answered; if it never did, when it contacted us.
+    /// When it last answered.
     pub answered_at: Time,
     /// Requests in a row that it has not answered.
     pub failures: u8,
-    /// Whether it has ever answered. Nothing that an unconfirmed contact says is believed.
-    pub is_confirmed: bool,
 }
 
 /// What [`Bucket::add`] did with a contact that answered.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Insert {
-    /// It is an entry now.
-    Added,
+pub enum Insert<I = Id> {
+    /// It is an entry now, in the place of this contact if there is one.
+    Added(Option<Contact<I>>),
     /// The bucket is full of others; it waits in the replacement cache.
     Cached,
-    /// It was turned away: the bucket has enough contacts of its network (/24 or /64).
+    /// It was turned away: the bucket has enough contacts of its network.
     TooManyOfNetwork,
+}
+
+/// The contact that left the entries of a bucket, and the one that took its place.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Left<I = Id> {
+    /// The contact that left.
+    pub contact: Contact<I>,
+    /// The contact of the replacement cache that is an entry instead.
+    pub successor: Option<Contact<I>>,
 }
 
 /// At most k entries, and at most [`REPLACEMENT_CACHE`] contacts that wait for the place of one that fails.
@@ -78,64 +85,38 @@ impl<I: Metric> Bucket<I> {
     }
 
     /// Whether `net` has all the places that one network gets here, cache included; never for loopback (`None`).
-    /// Unconfirmed entries count only against other unconfirmed entries: that is what `among_unconfirmed` asks for.
-    pub fn has_enough_of(&self, net: Option<Network>, among_unconfirmed: bool) -> bool {
-        let all = self.entries.iter().chain(&self.cache).filter(|e| e.is_confirmed || among_unconfirmed);
+    pub fn has_enough_of(&self, net: Option<Network>) -> bool {
+        let all = self.entries.iter().chain(&self.cache);
         net.is_some() && all.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_BUCKET
     }
 
-    /// If `contact` is an entry, records that it answered at `now`. Returns whether it is one. A confirmed entry keeps
-    /// the address at which it answered first, and ignores answers from others.
+    /// If `contact` is an entry, records that it answered at `now`. Returns whether it is one. An entry keeps the
+    /// address at which it answered first, and ignores answers from others.
     pub fn refresh(&mut self, contact: &Contact<I>, now: Time) -> bool {
         let Some(entry) = self.entries.iter_mut().find(|e| e.contact.id == contact.id) else {
             return false;
         };
-        if entry.contact.addr == contact.addr || !entry.is_confirmed {
-            *entry = Entry { contact: *contact, answered_at: now, failures: 0, is_confirmed: true };
+        if entry.contact.addr == contact.addr {
+            (entry.answered_at, entry.failures) = (now, 0);
         }
         true
     }
 
-    /// Adds a contact that is no entry and has only contacted us: as an entry if there is room, or else to the cache if
-    /// there is room there. Returns whether it is an entry now. `net` is its network, or `None` if those are not
-    /// counted.
-    pub fn add_unconfirmed(&mut self, contact: Contact<I>, net: Option<Network>, k: usize, now: Time) -> bool {
-        let is_waiting = self.cache.iter().any(|e| e.contact.id == contact.id);
-        if is_waiting || self.has_enough_of(net, true) {
-            return false;
-        }
-        let entry = Entry { contact, answered_at: now, failures: 0, is_confirmed: false };
-        if !self.is_full(k) {
-            self.push(entry, k);
-            return true;
-        }
-        if self.cache.len() < REPLACEMENT_CACHE {
-            self.cache.push(entry);
-        }
-        false
-    }
-
     /// Adds a contact that is no entry and answered at `now`. `net` is its network, or `None` if those are not counted.
     /// One that is `barred` goes to the cache even if there is room among the entries.
-    pub fn add(&mut self, contact: Contact<I>, net: Option<Network>, barred: bool, k: usize, now: Time) -> Insert {
+    pub fn add(&mut self, contact: Contact<I>, net: Option<Network>, barred: bool, k: usize, now: Time) -> Insert<I> {
         self.cache.retain(|e| e.contact.id != contact.id);
-        if self.has_enough_of(net, false) {
+        if self.has_enough_of(net) {
             return Insert::TooManyOfNetwork;
         }
-        if self.has_enough_of(net, true) {
-            // It takes the places of the unconfirmed contacts of its network.
-            let gives_way = |e: &Entry<I>| !e.is_confirmed && network(e.contact.addr.ip()) == net;
-            self.entries.retain(|e| !gives_way(e));
-            self.cache.retain(|e| !gives_way(e));
-        }
-        let fresh = Entry { contact, answered_at: now, failures: 0, is_confirmed: true };
+        let fresh = Entry { contact, answered_at: now, failures: 0 };
         if !barred && !self.is_full(k) {
             self.push(fresh, k);
-            return Insert::Added;
+            return Insert::Added(None);
         }
         if let Some(worst) = self.displaceable().filter(|_| !barred) {
-            self.entries[worst] = fresh;
-            return Insert::Added;
+            let displaced = std::mem::replace(&mut self.entries[worst], fresh);
+            return Insert::Added(Some(displaced.contact));
         }
         if self.cache.len() == REPLACEMENT_CACHE {
             self.cache.remove(0);
@@ -152,28 +133,26 @@ impl<I: Metric> Bucket<I> {
         self.entries.push(entry);
     }
 
-    /// Records that the entry of `id` did not answer. It leaves if a confirmed contact of the cache that `admit`
-    /// accepts can take its place. It also leaves at its second failure in a row, or at the first if it is unconfirmed.
-    /// Returns whether it left.
-    pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> bool {
+    /// Records that the entry of `id` did not answer. It leaves if a contact of the cache that `admit` accepts can take
+    /// its place. It also leaves at its second failure in a row. Returns what changed among the entries.
+    pub fn failed(&mut self, id: &I, admit: impl Fn(&Contact<I>) -> bool) -> Option<Left<I>> {
         self.cache.retain(|e| e.contact.id != *id);
-        let Some(at) = self.entries.iter().position(|e| e.contact.id == *id) else {
-            return false;
-        };
+        let at = self.entries.iter().position(|e| e.contact.id == *id)?;
         self.entries[at].failures = self.entries[at].failures.saturating_add(1);
-        let left = self.entries[at];
-        let leaves = left.failures >= CONTACT_FAILURES || !left.is_confirmed;
-        let may_follow = |e: &Entry<I>| (e.is_confirmed || leaves) && admit(&e.contact);
-        // The newest that is confirmed, or else the newest.
-        let waiting = self.cache.iter().enumerate().filter(|(_, e)| may_follow(e));
-        match waiting.max_by_key(|(at, e)| (e.is_confirmed, *at)).map(|(at, _)| at) {
-            Some(newest) => self.entries[at] = self.cache.remove(newest),
-            None if leaves => {
-                self.entries.swap_remove(at);
+        let contact = self.entries[at].contact;
+        // The newest: it is the likeliest to be alive.
+        let successor = match self.cache.iter().rposition(|e| admit(&e.contact)) {
+            Some(newest) => {
+                self.entries[at] = self.cache.remove(newest);
+                Some(self.entries[at].contact)
             }
-            None => return false,
-        }
-        true
+            None if self.entries[at].failures >= CONTACT_FAILURES => {
+                self.entries.swap_remove(at);
+                None
+            }
+            None => return None,
+        };
+        Some(Left { contact, successor })
     }
 
     /// Whether a contact that answers would become an entry at once: there is room, or an entry that gives way.
@@ -181,10 +160,9 @@ impl<I: Metric> Bucket<I> {
         !self.is_full(k) || self.displaceable().is_some()
     }
 
-    /// The entry that gives way to a contact that answers, if any: the one with the most failures, or else an
-    /// unconfirmed one.
+    /// The entry that gives way to a contact that answers, if any: the one with the most failures.
     fn displaceable(&self) -> Option<usize> {
-        let weak = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0 || !e.is_confirmed);
+        let weak = self.entries.iter().enumerate().filter(|(_, e)| e.failures > 0);
         weak.max_by_key(|(_, e)| e.failures).map(|(i, _)| i)
     }
 }
@@ -207,7 +185,7 @@ mod tests {
     fn full() -> Bucket {
         let mut bucket = Bucket::default();
         for n in 0..K as u8 {
-            assert_eq!(answer(&mut bucket, contact(n, [127, 0, 0, 1]), Time::ZERO), Some(Insert::Added));
+            assert_eq!(answer(&mut bucket, contact(n, [127, 0, 0, 1]), Time::ZERO), Some(Insert::Added(None)));
         }
         bucket
     }
@@ -217,7 +195,10 @@ mod tests {
         let mut bucket = full();
         assert_eq!(answer(&mut bucket, contact(9, [127, 0, 0, 1]), Time::from_ms(5)), Some(Insert::Cached));
         assert!(bucket.get(&Id([9; 32])).is_none());
-        assert!(bucket.failed(&Id([1; 32]), |_| true), "a waiting contact takes the place of the one that failed");
+        assert!(
+            bucket.failed(&Id([1; 32]), |_| true).is_some(),
+            "a waiting contact takes the place of the one that failed"
+        );
         assert!(bucket.get(&Id([9; 32])).is_some());
     }
 
@@ -234,43 +215,21 @@ mod tests {
     #[test]
     fn one_failure_is_forgiven_two_are_not() {
         let mut bucket = full();
-        assert!(!bucket.failed(&Id([2; 32]), |_| true));
+        assert_eq!(bucket.failed(&Id([2; 32]), |_| true), None);
         answer(&mut bucket, contact(2, [127, 0, 0, 1]), Time::from_ms(1));
-        assert!(!bucket.failed(&Id([2; 32]), |_| true));
-        assert!(bucket.failed(&Id([2; 32]), |_| true));
+        assert_eq!(bucket.failed(&Id([2; 32]), |_| true), None);
+        let left = Left { contact: contact(2, [127, 0, 0, 1]), successor: None };
+        assert_eq!(bucket.failed(&Id([2; 32]), |_| true), Some(left));
         assert_eq!(bucket.entries().len(), K - 1);
     }
 
     #[test]
     fn a_network_gets_two_places_and_loopback_all() {
         let mut bucket = Bucket::default();
-        assert_eq!(answer(&mut bucket, contact(1, [9, 9, 9, 1]), Time::ZERO), Some(Insert::Added));
-        assert_eq!(answer(&mut bucket, contact(2, [9, 9, 9, 2]), Time::ZERO), Some(Insert::Added));
+        assert_eq!(answer(&mut bucket, contact(1, [9, 9, 9, 1]), Time::ZERO), Some(Insert::Added(None)));
+        assert_eq!(answer(&mut bucket, contact(2, [9, 9, 9, 2]), Time::ZERO), Some(Insert::Added(None)));
         assert_eq!(answer(&mut bucket, contact(3, [9, 9, 9, 3]), Time::ZERO), Some(Insert::TooManyOfNetwork));
-        assert_eq!(answer(&mut bucket, contact(4, [9, 9, 8, 3]), Time::ZERO), Some(Insert::Added));
-    }
-
-    #[test]
-    fn spoofed_contacts_of_a_network_keep_out_none_that_answers() {
-        let mut bucket = Bucket::default();
-        let flood = (10..14)
-            .filter(|n| {
-                bucket.add_unconfirmed(contact(*n, [9, 9, 9, *n]), network([9, 9, 9, *n].into()), K, Time::ZERO)
-            })
-            .count();
-        assert_eq!(flood, 2, "of one network");
-        assert_eq!(answer(&mut bucket, contact(1, [9, 9, 9, 1]), Time::ZERO), Some(Insert::Added));
-        assert_eq!(answer(&mut bucket, contact(2, [9, 9, 9, 2]), Time::ZERO), Some(Insert::Added));
-        assert!(bucket.entries().iter().all(|e| e.is_confirmed));
-    }
-
-    #[test]
-    fn one_failure_gives_no_place_to_an_unconfirmed_contact() {
-        let mut bucket = full();
-        bucket.add_unconfirmed(contact(9, [127, 0, 0, 1]), None, K, Time::ZERO);
-        assert!(!bucket.failed(&Id([1; 32]), |_| true));
-        assert!(bucket.failed(&Id([1; 32]), |_| true));
-        assert!(bucket.get(&Id([9; 32])).is_some(), "the second does");
+        assert_eq!(answer(&mut bucket, contact(4, [9, 9, 8, 3]), Time::ZERO), Some(Insert::Added(None)));
     }
 
     #[test]

@@ -550,6 +550,23 @@ mod tests {
         assert_eq!((ask_all(&mut lookup).len(), lookup.crowded_out()), (NETWORK_PER_BUCKET, 3));
     }
 
+    /// A13 of the attacks report: each /64 counted as an owner of its own.
+    #[test]
+    fn of_one_v6_owner_two_are_followed() {
+        for host_bits in [64, 72, 80] {
+            let sybils = (1..=250).map(|n| {
+                let ip = 0x2001_0db8_0bad_u128 << 80 | u128::from(n) << (host_bits - 8);
+                Contact { addr: (std::net::Ipv6Addr::from(ip), 1).into(), ..near(n) }
+            });
+            let sybils: Vec<Contact> = sybils.collect();
+            let liar = near(0xff);
+            let mut lookup = Lookup::new(Id::default(), Goal::Everything, parameters(20, 16), 1, &[liar], &[]);
+            ask_all(&mut lookup);
+            lookup.answered(&liar, &sybils, |_| true);
+            assert_eq!(ask_all(&mut lookup), sybils[..NETWORK_PER_BUCKET], "of one /{}", 128 - host_bits);
+        }
+    }
+
     #[test]
     fn one_that_failed_is_tried_at_another_address_that_is_named() {
         let mut lookup = Lookup::new(Id::default(), Goal::Everything, parameters(5, 3), 1, &[near(1), near(2)], &[]);

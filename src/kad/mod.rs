@@ -25,7 +25,7 @@ pub struct Parameters {
     pub alpha: usize,
     /// Disjoint paths of the first lookup for a value: 1 to [`crate::limits::PATHS_MAX`].
     pub paths: usize,
-    /// Whether the number of contacts of one network (/24 or /64) in a table and a lookup is limited. It should be,
+    /// Whether the number of contacts of one network (/24 or /48) in a table and a lookup is limited. It should be,
     /// unless all nodes are in one network.
     pub counts_networks: bool,
 }

@@ -1,11 +1,10 @@
 //! The routing table: k-buckets along the own id (Kademlia paper, section 2.4), for ids of any length. Holds contacts
-//! that have responded and, in dialects that list senders eagerly, contacts that have only contacted us; the caller
-//! says which. Never holds the own id, and never asks a contact anything.
+//! that have responded. Never holds the own id, and never asks a contact anything.
 
 use crate::contact::{Contact, Network, network};
 use crate::id::{Id, Metric};
 use crate::kad::Parameters;
-use crate::kad::bucket::{Bucket, Entry, Insert};
+use crate::kad::bucket::{Bucket, Entry, Insert, Left};
 use crate::limits::{BUCKET_PARTS_BITS, NETWORK_PER_TABLE, UNDIVIDED_BUCKETS};
 use crate::time::Time;
 
@@ -67,6 +66,9 @@ pub struct RoutingTable<I = Id> {
     counts_networks: bool,
     policy: BucketPolicy,
     buckets: Vec<Bucket<I>>,
+    /// The networks of the entries, sorted, one for each entry: as a stranger can have us count them at each request,
+    /// they are not counted in the buckets.
+    networks: Vec<Network>,
 }
 
 /// Which contacts get the places of a bucket.
@@ -78,22 +80,11 @@ pub enum BucketPolicy {
     FirstCome,
 }
 
-/// What [`RoutingTable::add_unconfirmed`] did with a contact.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Listed {
-    /// Nothing: it is an entry already, or it may not be one.
-    Nothing,
-    /// It is an entry now, until it answers a request or fails to.
-    Added,
-    /// Its bucket is full; it may wait in the cache.
-    Full,
-}
-
 impl<I: Metric> RoutingTable<I> {
     /// An empty table around the id `own`. Of the `parameters`, `k` (at least 1) and `counts_networks` are used.
     pub fn new(own: I, parameters: Parameters, policy: BucketPolicy) -> RoutingTable<I> {
         let Parameters { k, counts_networks, .. } = parameters;
-        RoutingTable { own, k, counts_networks, policy, buckets: vec![Bucket::default()] }
+        RoutingTable { own, k, counts_networks, policy, buckets: vec![Bucket::default()], networks: Vec::new() }
     }
 
     /// The number of contacts in the table, not counting those in replacement caches.
@@ -104,11 +95,6 @@ impl<I: Metric> RoutingTable<I> {
     /// Whether no contact is in the table.
     pub fn is_empty(&self) -> bool {
         self.buckets.iter().all(|b| b.entries().is_empty())
-    }
-
-    /// Whether any contact in the table has answered.
-    pub fn has_confirmed(&self) -> bool {
-        self.entries().any(|e| e.is_confirmed)
     }
 
     /// The number of buckets: 1 to the number of bits of an id.
@@ -142,35 +128,16 @@ impl<I: Metric> RoutingTable<I> {
         }
         // A contact that goes to the cache is held against the limit on its network when it leaves that for a place.
         let may_enter = self.bucket(index).has_place(self.k) || self.splits(&contact.id);
-        if may_enter && self.has_enough_of_network(&contact, false) {
+        if may_enter && self.has_enough_of_network(&contact) {
             return Added::TooManyOfNetwork;
         }
         self.split_for(&contact.id);
         let barred = may_enter && self.is_crowded(&contact.id);
         let (k, net) = (self.k, self.network(&contact));
         let insert = self.home_of(&contact.id).add(contact, net, barred, k, now);
+        self.note_insert(contact, insert);
         self.debug_check();
         if insert == Insert::TooManyOfNetwork { Added::TooManyOfNetwork } else { Added::Kept }
-    }
-
-    /// Adds `contact`, which has only contacted us. As that proves nothing, it displaces no other entry, and gives way
-    /// to any contact that answers.
-    pub fn add_unconfirmed(&mut self, contact: Contact<I>, now: Time) -> Listed {
-        let is_known = contact.id == self.own || self.get(&contact.id).is_some();
-        if is_known || self.has_enough_of_network(&contact, true) || self.is_crowded(&contact.id) {
-            return Listed::Nothing;
-        }
-        self.split_for(&contact.id);
-        let (k, net) = (self.k, self.network(&contact));
-        let bucket = self.home_of(&contact.id);
-        let was_full = bucket.is_full(k);
-        let added = bucket.add_unconfirmed(contact, net, k, now);
-        self.debug_check();
-        match (added, was_full) {
-            (true, _) => Listed::Added,
-            (false, true) => Listed::Full,
-            (false, false) => Listed::Nothing,
-        }
     }
 
     /// The `n` entries of the bucket of `id` that have been silent longest (all of them if there are fewer), longest
@@ -181,23 +148,21 @@ impl<I: Metric> RoutingTable<I> {
         entries.into_iter().take(n).map(|e| e.contact).collect()
     }
 
-    /// The unconfirmed entries that contacted us at `since` or before.
-    pub fn unconfirmed_since(&self, since: Time) -> impl Iterator<Item = Contact<I>> {
-        self.entries().filter(move |e| !e.is_confirmed && e.answered_at <= since).map(|e| e.contact)
-    }
-
     /// Records that the contact `id` did not answer a request. Returns whether it left the table.
     pub fn failed(&mut self, id: &I) -> bool {
         let index = self.bucket_of(id);
         // The contacts in the cache are within the limit on their network in the bucket, but were not yet held against
         // the one in the table, nor against the share of their part of the bucket's range.
         let waiting = self.bucket(index).cache().iter().map(|e| e.contact);
-        let is_barred =
-            |contact: &Contact<I>| self.has_enough_of_network(contact, true) || self.is_crowded(&contact.id);
+        let is_barred = |contact: &Contact<I>| self.has_enough_of_network(contact) || self.is_crowded(&contact.id);
         let barred: Vec<Contact<I>> = waiting.filter(is_barred).collect();
         let left = self.bucket_mut(index).failed(id, |contact| !barred.contains(contact));
+        if let Some(Left { contact, successor }) = left {
+            self.uncount(contact);
+            successor.into_iter().for_each(|successor| self.count(successor));
+        }
         self.debug_check();
-        left
+        left.is_some()
     }
 
     /// Whether `contact` is new to the table and would get a place in it if it answered.
@@ -207,9 +172,17 @@ impl<I: Metric> RoutingTable<I> {
         contact.id != self.own
             && bucket.get(&contact.id).is_none()
             && (bucket.has_place(self.k) || self.splits(&contact.id))
-            && !bucket.has_enough_of(net, true)
+            && !self.has_enough_of_network(contact)
+            && !bucket.has_enough_of(net)
             && !self.is_crowded(&contact.id)
-            && !self.has_enough_of_network(contact, true)
+    }
+
+    /// Whether `contact` could enter the table if only its bucket had a place.
+    pub fn is_full_for(&self, contact: &Contact<I>) -> bool {
+        let bucket = self.bucket(self.bucket_of(&contact.id));
+        let has_place = bucket.has_place(self.k) || self.splits(&contact.id);
+        let has_enough = || self.has_enough_of_network(contact) || bucket.has_enough_of(self.network(contact));
+        contact.id != self.own && !has_place && !has_enough()
     }
 
     /// Appends to `out` the `n` entries nearest to `target` that `admit` accepts (fewer if there are no more), nearest
@@ -234,7 +207,7 @@ impl<I: Metric> RoutingTable<I> {
         }
     }
 
-    /// The entries that last answered (or, if unconfirmed, contacted us) before `since`, the longest silent first.
+    /// The entries that last answered before `since`, the longest silent first.
     pub fn silent_since(&self, since: Time) -> Vec<Contact<I>> {
         let mut silent: Vec<&Entry<I>> = self.entries().filter(|e| e.answered_at < since).collect();
         silent.sort_unstable_by_key(|e| (e.answered_at, e.contact.id));
@@ -310,10 +283,35 @@ impl<I: Metric> RoutingTable<I> {
         network(contact.addr.ip()).filter(|_| self.counts_networks)
     }
 
-    fn has_enough_of_network(&self, contact: &Contact<I>, among_unconfirmed: bool) -> bool {
-        let net = self.network(contact);
-        let counted = self.entries().filter(|e| e.is_confirmed || among_unconfirmed);
-        net.is_some() && counted.filter(|e| network(e.contact.addr.ip()) == net).count() >= NETWORK_PER_TABLE
+    /// Whether the network of `contact` has all the places that one gets in the table.
+    fn has_enough_of_network(&self, contact: &Contact<I>) -> bool {
+        self.network(contact).is_some_and(|net| {
+            let first = self.networks.partition_point(|known| *known < net);
+            self.networks.get(first + NETWORK_PER_TABLE - 1) == Some(&net)
+        })
+    }
+
+    /// `contact` has become an entry.
+    fn count(&mut self, contact: Contact<I>) {
+        if let Some(net) = self.network(&contact) {
+            let at = self.networks.partition_point(|known| *known < net);
+            self.networks.insert(at, net);
+        }
+    }
+
+    /// `contact` is an entry no longer.
+    fn uncount(&mut self, contact: Contact<I>) {
+        if let Some(at) = self.network(&contact).and_then(|net| self.networks.binary_search(&net).ok()) {
+            self.networks.remove(at);
+        }
+    }
+
+    /// [`Bucket::add`] did this with `contact`.
+    fn note_insert(&mut self, contact: Contact<I>, insert: Insert<I>) {
+        if let Insert::Added(displaced) = insert {
+            displaced.into_iter().for_each(|displaced| self.uncount(displaced));
+            self.count(contact);
+        }
     }
 
     /// Splits the last bucket until `id` has room or falls into a bucket that does not split.
@@ -332,14 +330,11 @@ impl<I: Metric> RoutingTable<I> {
             for entry in entries {
                 self.home_of(&entry.contact.id).put_back(entry);
             }
-            for Entry { contact, answered_at, is_confirmed, .. } in waiting {
+            for Entry { contact, answered_at, .. } in waiting {
                 let (k, net) = (self.k, self.network(&contact));
-                let home = self.home_of(&contact.id);
-                if is_confirmed {
-                    home.add(contact, net, false, k, answered_at);
-                } else {
-                    home.add_unconfirmed(contact, net, k, answered_at);
-                }
+                let barred = self.has_enough_of_network(&contact);
+                let insert = self.home_of(&contact.id).add(contact, net, barred, k, answered_at);
+                self.note_insert(contact, insert);
             }
         }
     }
@@ -353,6 +348,9 @@ impl<I: Metric> RoutingTable<I> {
     /// Panics unless every contact is in its bucket, once, and no list is above its bound. Called after each change in
     /// debug builds.
     pub fn check_invariants(&self) {
+        let mut networks: Vec<Network> = self.entries().filter_map(|e| self.network(&e.contact)).collect();
+        networks.sort_unstable();
+        assert_eq!(networks, self.networks);
         for (index, bucket) in self.buckets.iter().enumerate() {
             assert!(bucket.entries().len() <= self.k);
             assert!(bucket.cache().len() <= crate::limits::REPLACEMENT_CACHE);
@@ -402,17 +400,35 @@ mod tests {
         assert!(table.len() <= NETWORK_PER_TABLE, "{} of one /24", table.len());
     }
 
+    /// Regression (A13 of the attacks report): each /64 counted as an owner of its own, so one home got 51 places.
+    #[test]
+    fn a_flood_from_one_v6_owner_gets_ten_places_whatever_it_owns() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for host_bits in [64, 72, 80] {
+            let mut table = RoutingTable::new(Id::default(), Parameters::default(), BucketPolicy::FirstCome);
+            for seed in 0..512 {
+                let ip = 0x2001_0db8_0bad_u128 << 80 | (random.u128(..) >> (128 - host_bits));
+                let addr = (std::net::Ipv6Addr::from(ip), 1).into();
+                table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
+            }
+            assert!(table.len() <= NETWORK_PER_TABLE, "{} of one /{}", table.len(), 128 - host_bits);
+            let per_bucket = |b: &Bucket| b.entries().len() + b.cache().len() <= crate::limits::NETWORK_PER_BUCKET;
+            assert!(table.buckets.iter().all(per_bucket));
+            (512..540).for_each(|seed| {
+                let addr = (std::net::Ipv6Addr::from(u128::from(0x2001_0db8_0000 + seed) << 80 | 1), 1).into();
+                table.answered(Contact { addr, ..contact(seed) }, Time::ZERO);
+            });
+            assert!(table.len() >= NETWORK_PER_TABLE + 20, "others have their places: {}", table.len());
+        }
+    }
+
     #[test]
     fn where_networks_are_not_counted_one_may_fill_the_table() {
         let parameters = Parameters { counts_networks: false, ..Parameters::default() };
         let mut table = RoutingTable::new(Id::default(), parameters, BucketPolicy::FirstCome);
         for seed in 0..200 {
             let contact = Contact { addr: ([192, 168, 1, 1 + seed as u8], 1).into(), ..contact(seed) };
-            if seed % 2 == 0 {
-                table.answered(contact, Time::ZERO);
-            } else {
-                table.add_unconfirmed(contact, Time::ZERO);
-            }
+            table.answered(contact, Time::ZERO);
         }
         assert!(table.len() > 3 * K, "{}", table.len());
     }
@@ -492,16 +508,12 @@ mod tests {
         }
     }
 
-    /// All of the table's behaviour for ids of `N` bytes, which learns of `ids` that answer or only contact it.
+    /// All of the table's behaviour for ids of `N` bytes, which learns of `ids`.
     fn holds_ids_of<const N: usize>(own: Short<N>, ids: &[[u8; N]], target: Short<N>) {
         let mut table = RoutingTable::new(own, Parameters { k: 4, ..Parameters::default() }, BucketPolicy::FirstCome);
         for (id, n) in ids.iter().zip(1u16..) {
             let contact = Contact { id: Short(*id), addr: ([127, 0, 0, 1], n).into() };
-            if n % 3 == 0 {
-                table.add_unconfirmed(contact, Time::from_ms(u64::from(n)));
-            } else {
-                table.answered(contact, Time::from_ms(u64::from(n)));
-            }
+            table.answered(contact, Time::from_ms(u64::from(n)));
             if n % 7 == 0 {
                 table.failed(&Short(ids[usize::from(n) / 2]));
             }
@@ -533,7 +545,9 @@ mod tests {
         let mut challenges = Vec::new();
         for n in 0..120 {
             let contact = Contact { id: id(n), addr: ([127, 0, 0, 1], 1 + n as u16).into() };
-            if table.add_unconfirmed(contact, Time::from_ms(n)) == Listed::Full {
+            table.answered(contact, Time::from_ms(n));
+            if table.get(&contact.id).is_none() {
+                assert!(table.is_full_for(&contact) && !table.wants(&contact));
                 let oldest = table.oldest_beside(&contact.id, crate::limits::CHALLENGED);
                 challenges.push((n, oldest.iter().map(|c| u64::from(c.addr.port()) - 1).collect::<Vec<_>>()));
             }
@@ -555,34 +569,6 @@ mod tests {
         table.closest(&Id::of(b"target"), 20, |_| true, &mut closest);
         let closest: Vec<u64> = closest.iter().map(|c| u64::from(c.addr.port()) - 1).collect();
         assert_eq!(closest, numbers(&vector["closest20"]));
-    }
-
-    #[test]
-    fn an_unconfirmed_contact_gives_way_to_one_that_answers_and_displaces_none() {
-        let far = |n: u64| {
-            let mut id = [0; 32];
-            (id[0], id[31]) = (128, n as u8);
-            Contact { id: Id(id), ..contact(n) }
-        };
-        let mut table = filled(2_000);
-        let emptied: Vec<Id> = table.entries().map(|e| e.contact.id).filter(|id| id.0[0] >> 7 == 1).collect();
-        emptied.iter().chain(&emptied).for_each(|id| {
-            table.failed(id);
-        });
-        table.policy = BucketPolicy::FirstCome;
-        let room = K - table.buckets[0].entries().len();
-        let heard = (0..K as u64).filter(|n| table.add_unconfirmed(far(*n), Time::ZERO) == Listed::Added).count();
-        assert_eq!(heard, room);
-        assert_eq!(table.add_unconfirmed(far(99), Time::ZERO), Listed::Full);
-        table.answered(far(100), Time::from_ms(1));
-        assert!(
-            table.get(&far(100).id).is_some_and(|e| e.is_confirmed),
-            "one that answers takes the place of one that did not"
-        );
-        let unheard = table.unconfirmed_since(Time::ZERO).next().unwrap();
-        table.failed(&unheard.id);
-        assert!(table.get(&unheard.id).is_none(), "one failure is enough");
-        table.check_invariants();
     }
 
     #[test]
@@ -611,6 +597,24 @@ mod tests {
         ) {
             holds_ids_of(Short([own[0], own[1]]), &short, Short([target[0], target[1]]));
             holds_ids_of(Short(own), &long, Short(target));
+        }
+
+        /// The count of networks, which the invariants compare, follows every change.
+        #[test]
+        fn networks_are_counted_whatever_happens(steps in prop::collection::vec((0u64..300, 0u8..4, any::<bool>()), 1..400)) {
+            let parameters = Parameters { k: 4, ..Parameters::default() };
+            let mut table = RoutingTable::new(Id::default(), parameters, BucketPolicy::FirstCome);
+            for (n, net, answers) in steps {
+                let contact = Contact { addr: ([9, 9, net, n as u8], 1 + n as u16).into(), ..contact(n) };
+                if answers {
+                    table.answered(contact, Time::from_ms(n));
+                } else {
+                    table.failed(&contact.id);
+                }
+                table.check_invariants();
+                let of_net = table.entries().filter(|e| network(e.contact.addr.ip()) == network(contact.addr.ip()));
+                prop_assert!(of_net.count() <= NETWORK_PER_TABLE);
+            }
         }
 
         #[test]

@@ -13,6 +13,7 @@ use crate::sim::address::{address_of, host_of};
 use crate::sim::delay::Delays;
 use crate::sim::nat::{Kind, Nat};
 use crate::sim::schedule::{Schedule, Trace};
+use crate::sources::Sources;
 use crate::time::Time;
 
 /// What happens to packets. Shares are chances per packet, from 0 to 1.
@@ -45,6 +46,8 @@ pub struct Host {
     /// The translator between the host and the world.
     pub nat: Nat,
     wake_at: Option<Time>,
+    /// Counts nothing by source: a world of many thousand hosts would need too much memory for it.
+    sources: Sources,
 }
 
 #[derive(Debug)]
@@ -115,7 +118,8 @@ impl Packets {
         let secrets = [(); 2].map(|()| std::array::from_fn(|_| self.random.u8(..)));
         let node =
             Node::new(Identity { id, addr, is_ephemeral }, Settings::default(), secrets, self.random.u64(..), self.now);
-        self.hosts.push(Host { node: Some(Box::new(node)), id, nat: Nat::new(kind, public), wake_at: None });
+        let (node, nat, sources) = (Some(Box::new(node)), Nat::new(kind, public), Sources::default());
+        self.hosts.push(Host { node, sources, id, nat, wake_at: None });
         self.settle(number);
         number
     }
@@ -173,7 +177,7 @@ impl Packets {
         let now = self.now;
         if let Some(node) = host.node.as_mut().filter(|_| host.nat.inbound(to.port(), from, now)) {
             self.trace.note(&[now.as_ms(), number as u64, u64::from(from.port())]);
-            node.on_datagram(from, datagram, now);
+            node.on_datagram(from, datagram, &mut host.sources, now);
             self.settle(number);
         }
     }
@@ -186,7 +190,7 @@ impl Packets {
         host.wake_at = None;
         host.nat.sweep(now);
         if node.next_deadline() <= now {
-            node.on_timeout(now);
+            node.on_timeout(&mut host.sources, now);
             assert!(node.next_deadline() > now, "a node that was woken has something ahead of it");
         }
         self.settle(number);

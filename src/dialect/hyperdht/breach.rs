@@ -18,6 +18,9 @@ pub enum Breach {
     LongList,
     /// A request with a token that is not valid, or no longer. It is answered as a query.
     BadToken,
+    /// A request from an address that has not proved that it receives there, and has had its share of long answers. It
+    /// is answered briefly.
+    Unproved,
     /// A request to forward more than its source may have forwarded.
     TooManyForwards,
     /// An announcement for which there is no room. It is answered nevertheless.
@@ -44,6 +47,7 @@ impl From<Breach> for Counter {
             Breach::BadToken => Counter::BadTokens,
             Breach::TooManyForwards => Counter::ForwardsRefused,
             Breach::RecordsFull => Counter::RecordsFull,
+            Breach::Unproved => Counter::AnswersShrunk,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::limits::DATAGRAM_BYTES;
 /// Bit 15 of the header: set in requests.
 const REQUEST_BIT: u16 = 0x8000;
 /// Bytes of the header.
-const HEADER_LEN: usize = 2;
+pub const HEADER_LEN: usize = 2;
 
 /// A transaction id of 15 bits. The requester chooses it and the response repeats it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -161,6 +161,15 @@ impl Datagram {
             Body::Response(Response::decode(body).map_err(|_| Fault::Malformed)?)
         };
         Ok(Datagram { tid: Tid::new(header), body })
+    }
+
+    /// How many bytes it has when it is encoded.
+    pub fn encoded_len(&self) -> usize {
+        HEADER_LEN
+            + match &self.body {
+                Body::Request(request) => request.encoded_len(),
+                Body::Response(response) => response.encoded_len(),
+            }
     }
 
     /// Appends its bytes to `out`.

@@ -3,9 +3,9 @@
 //! connections: a session is the request layer of one socket. It takes no part in the values of the sealed dialect.
 
 pub mod address;
+mod allowance;
 pub mod breach;
 pub mod codec;
-pub mod forwards;
 pub mod identity;
 pub mod node;
 pub mod operation;

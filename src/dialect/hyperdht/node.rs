@@ -2,6 +2,7 @@
 //! local user. Works on decoded datagrams. In: datagrams, operations, the time. Out: [`Output`]s, drained until there
 //! are none. Never sees a socket, bytes or a clock.
 
+use std::hash::Hash;
 use std::net::SocketAddr;
 
 use crate::contact::Contact;
@@ -16,13 +17,16 @@ use crate::dialect::hyperdht::records::Records;
 use crate::dialect::hyperdht::serve::{Handler, Server};
 use crate::dialect::hyperdht::session::{Call, Session, Source, Unasked};
 use crate::dialect::hyperdht::settings::Settings;
+use crate::hash::seeded;
 use crate::id::Id;
 use crate::kad::OverlayPolicy;
 use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ask, LookupId, Overlay};
 use crate::kad::requests::Overdue;
 use crate::kad::routing_table::BucketPolicy;
-use crate::limits::{JOBS, NODE_ENTRIES, NODE_ENTRIES_STRIKE};
+use crate::limits::{JOBS, NODE_ENTRIES, NODE_ENTRIES_STRIKE, TOKEN_ROTATION_MS, TOKENS};
+use crate::recent::Recent;
+use crate::sources::Sources;
 use crate::time::Time;
 
 const POLICY: OverlayPolicy = OverlayPolicy { bucket_policy: BucketPolicy::FirstCome, probes_own_reachability: false };
@@ -81,6 +85,11 @@ pub struct Node {
     session: Session<Purpose>,
     server: Server,
     jobs: Jobs,
+    /// Tokens of contacts that we asked about our own id. The next time we prove our address with them: a contact that
+    /// is flooded with requests listens to those first that come with one.
+    tokens: Recent<[u8; 32]>,
+    /// Seeds the hashes of what is remembered.
+    seed: u64,
     /// The contacts of the response being read; kept to save its allocation.
     named: Vec<Contact>,
 }
@@ -92,8 +101,10 @@ impl Node {
         let own = Contact { id: identity.id, addr: identity.addr };
         let mut overlay = Overlay::new(own, settings.parameters(), POLICY, seed, now);
         let session = Session::new(overlay.random().u64(..));
-        let (server, jobs) = (Server::new(identity, secrets, now), Jobs::new(identity.family()));
-        Node { identity, overlay, session, server, jobs, named: Vec::new() }
+        let server = Server::new(identity, secrets, overlay.random().u64(..), now);
+        let jobs = Jobs::new(identity.family());
+        let (tokens, seed) = (Recent::new(TOKENS), overlay.random().u64(..));
+        Node { identity, overlay, session, server, jobs, tokens, seed, named: Vec::new() }
     }
 
     /// The routing table, the lookups and their counts.
@@ -134,9 +145,19 @@ impl Node {
     }
 
     /// Handles a datagram from `from`; returns what was wrong with it, if anything was.
-    pub fn on_datagram(&mut self, from: SocketAddr, datagram: &Datagram, now: Time) -> Option<Breach> {
+    ///
+    /// `sources` says what each source uses, and must be the same in all calls.
+    pub fn on_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &Datagram,
+        sources: &mut Sources,
+        now: Time,
+    ) -> Option<Breach> {
         match &datagram.body {
-            Body::Request(request) => self.server.on_request(&mut self.overlay, from, datagram.tid, request, now),
+            Body::Request(request) => {
+                self.server.on_request(&mut self.overlay, from, datagram.tid, request, sources, now)
+            }
             Body::Response(response) => self.on_response(from, datagram.tid, response, now),
         }
     }
@@ -148,8 +169,8 @@ impl Node {
     }
 
     /// Does what is due at `now`.
-    pub fn on_timeout(&mut self, now: Time) {
-        self.server.on_timeout(now);
+    pub fn on_timeout(&mut self, sources: &mut Sources, now: Time) {
+        self.server.on_timeout(sources, now);
         for overdue in self.session.expire(now) {
             match overdue {
                 Overdue::Slow(contact, Purpose::Find { lookup, id }) => {
@@ -157,7 +178,7 @@ impl Node {
                     self.punch(lookup, contact, now);
                 }
                 Overdue::Slow(..) => {}
-                Overdue::Failed(contact, purpose) => self.fail(contact, purpose),
+                Overdue::Failed(contact, purpose) => self.fail(contact, purpose, now),
             }
         }
         self.overlay.on_timeout(now);
@@ -278,7 +299,7 @@ impl Node {
     fn ask(&mut self, ask: Ask, now: Time) {
         match ask {
             Ask::Find { lookup, contact, target, .. } => {
-                let request = self.find(lookup, &target);
+                let request = self.find(lookup, &target, contact.addr, now);
                 let purpose = Purpose::Find { lookup, id: contact.id };
                 if !self.send(contact, request, Source::Asked, purpose, now) {
                     self.overlay.passed_over(lookup, contact);
@@ -287,7 +308,7 @@ impl Node {
             Ask::Probe { contact, verify } => {
                 let purpose = Purpose::Probe { verify };
                 if !self.send(contact, self.identity.ping(), Source::Asked, purpose, now) && verify {
-                    self.overlay.probe_ended(contact, false);
+                    self.overlay.probe_ended(contact, false, now);
                 }
             }
             // Responses of this dialect name the requester among the nodes, so there is nothing to find out.
@@ -295,19 +316,28 @@ impl Node {
         }
     }
 
-    /// What a lookup asks each candidate: what its job wants to know, or else nodes only.
-    fn find(&self, lookup: LookupId, target: &Id) -> Request {
+    /// What a lookup asks the candidate at `addr`: what its job wants to know, or else nodes only.
+    fn find(&self, lookup: LookupId, target: &Id, addr: SocketAddr, now: Time) -> Request {
         match self.overlay.owner(lookup).and_then(|job| self.jobs.request(job)) {
             Some(request) => Request { id: self.identity.id_field(), ..request },
-            None => self.identity.about(FIND_NODE, target),
+            None => {
+                let token = self.tokens.get(self.token_key(addr), now).filter(|_| *target == self.identity.id);
+                let roundtrip_token = token.map(|token| token.to_vec());
+                Request { roundtrip_token, ..self.identity.about(FIND_NODE, target) }
+            }
         }
+    }
+
+    /// The name under which the token of the contact at `addr` is remembered.
+    fn token_key(&self, addr: SocketAddr) -> u64 {
+        seeded(self.seed, |hasher| addr.hash(hasher))
     }
 
     /// Sends a request; returns `false` if too many are waiting already.
     fn send(&mut self, contact: Contact, request: Request, source: Source, purpose: Purpose, now: Time) -> bool {
         // An update with a user's command may have an effect each time it arrives.
         let is_update = request.roundtrip_token.is_some();
-        let repeats = !is_update || request.command.as_deref() == Some(PEERS);
+        let repeats = !is_update || matches!(request.command.as_deref(), Some(PEERS | FIND_NODE));
         self.session.ask(Call { contact, request, source, repeats, purpose }, now)
     }
 
@@ -332,7 +362,7 @@ impl Node {
         let Some(target) = self.overlay.target(lookup).filter(|_| was_awaited) else {
             return;
         };
-        let request = self.find(lookup, &target);
+        let request = self.find(lookup, &target, real.addr, now);
         let purpose = Purpose::FindPunched { lookup, id: real.id };
         if !self.send(real, request, Source::Asked, purpose, now) {
             self.overlay.passed_over(lookup, real);
@@ -348,6 +378,7 @@ impl Node {
             Err(Unasked::Late) => return None,
             Err(Unasked::WrongSource) => return Some(Breach::WrongSource),
         };
+        self.server.prove(from.ip(), now);
         let id = response.id.as_deref().and_then(Id::from_slice).filter(|id| *id != self.identity.id);
         let real = id.map(|id| Contact { id, addr: from });
         match purpose {
@@ -366,7 +397,9 @@ impl Node {
                 }
                 real.into_iter().for_each(|real| self.overlay.alive(real, now));
                 if verify {
-                    self.overlay.probe_ended(contact, is_same);
+                    // Who answers under another id is listed under that one. It is no failure of its address: anybody
+                    // may have made the first id up.
+                    self.overlay.probe_ended(contact, true, now);
                 }
             }
             Purpose::Commit(job) | Purpose::Call(job) => {
@@ -385,6 +418,10 @@ impl Node {
         self.named.clear();
         let nodes = response.nodes.as_deref().unwrap_or_default();
         self.named.extend(self.identity.family().decode_nodes(nodes).take(NODE_ENTRIES));
+        let token = response.roundtrip_token.as_deref().and_then(|token| <[u8; 32]>::try_from(token).ok());
+        if let Some(token) = token.filter(|_| self.overlay.target(lookup) == Some(self.identity.id)) {
+            self.tokens.set(self.token_key(asked.addr), token, now.after(TOKEN_ROTATION_MS), now);
+        }
         let job = self.overlay.owner(lookup);
         match real.filter(|real| real.id == asked.id) {
             Some(real) => {
@@ -399,7 +436,7 @@ impl Node {
         }
     }
 
-    fn fail(&mut self, contact: Contact, purpose: Purpose) {
+    fn fail(&mut self, contact: Contact, purpose: Purpose, now: Time) {
         match purpose {
             Purpose::Find { lookup, id } | Purpose::FindPunched { lookup, id } => {
                 self.overlay.failed(lookup, Contact { id, ..contact });
@@ -409,7 +446,7 @@ impl Node {
             Purpose::Probe { verify } => {
                 self.overlay.dead(contact);
                 if verify {
-                    self.overlay.probe_ended(contact, false);
+                    self.overlay.probe_ended(contact, false, now);
                 }
             }
             Purpose::Commit(job) => {

@@ -2,21 +2,25 @@
 //! (docs/protocol-hyperdht.md). Sends no request of its own.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use prost::Message as _;
 
 use crate::contact::{Contact, admissible};
 use crate::dialect::hyperdht::address::{ID_LEN, LOCAL_LEN, LOCAL_SHORT_LEN};
+use crate::dialect::hyperdht::allowance::Allowance;
 use crate::dialect::hyperdht::breach::Breach;
 use crate::dialect::hyperdht::codec::{
-    ANNOUNCE, Body, Datagram, FIND_NODE, PEERS, PING, PeersRequest, PeersResponse, Request, Response, Tid, UNANNOUNCE,
+    ANNOUNCE, Body, Datagram, FIND_NODE, HEADER_LEN, PEERS, PING, PeersRequest, PeersResponse, Request, Response, Tid,
+    UNANNOUNCE,
 };
-use crate::dialect::hyperdht::forwards::Forwards;
 use crate::dialect::hyperdht::identity::Identity;
 use crate::dialect::hyperdht::records::Records;
 use crate::dialect::hyperdht::tokens::Tokens;
 use crate::id::Id;
 use crate::kad::overlay::Overlay;
-use crate::limits::{ANSWER_BYTES, K};
+use crate::limits::{ANSWER_BYTES, FORWARDS_AT_ONCE, FORWARDS_OF_SOURCE_AT_ONCE, K};
+use crate::sources::Sources;
 use crate::time::Time;
 
 /// A request with a user's command, for a [`Handler`].
@@ -44,12 +48,22 @@ pub enum Handled {
 /// Answers one user's command.
 pub type Handler = fn(&Question<'_>) -> Handled;
 
-/// Bytes of an answer besides its ids and lists: headers of fields, and of the value within.
+/// Bytes of an answer besides its id, its token and its lists: the header, headers of fields, and of the value within.
 const FIELDS_LEN: usize = 24;
+/// Bytes of an id or a token, with the header of its field.
+const CREDENTIAL_LEN: usize = 2 + ID_LEN;
+/// Bytes of a pong besides its id, its token and the address in it: the header, and that of the value.
+const FIELDS_LEN_OF_PONG: usize = 4;
 
-/// Bytes left for the value of an answer that holds `nodes_len` bytes of nodes.
-fn room_beside(nodes_len: usize) -> usize {
-    ANSWER_BYTES.saturating_sub(2 * (2 + ID_LEN) + FIELDS_LEN + nodes_len)
+/// Who sent a request, and what its answer may be.
+#[derive(Copy, Clone, Debug)]
+struct Asker {
+    from: SocketAddr,
+    tid: Tid,
+    /// The request carries a valid token.
+    is_update: bool,
+    /// Bytes that the answer may have.
+    room: usize,
 }
 
 /// Answers requests. The routing table belongs to the node, which passes it in.
@@ -58,7 +72,7 @@ pub struct Server {
     identity: Identity,
     tokens: Tokens,
     records: Records,
-    forwards: Forwards,
+    allowance: Allowance,
     handlers: Vec<(String, Handler)>,
     /// Answers and forwarded requests to be sent.
     outputs: VecDeque<(SocketAddr, Datagram)>,
@@ -67,14 +81,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without records. `secrets` make its tokens: the current and the previous one.
-    pub fn new(identity: Identity, secrets: [[u8; 32]; 2], now: Time) -> Server {
+    /// A server without records. `secrets` make its tokens: the current and the previous one. `seed` must be secret too.
+    pub fn new(identity: Identity, secrets: [[u8; 32]; 2], seed: u64, now: Time) -> Server {
         let [current, previous] = secrets;
         Server {
             identity,
             tokens: Tokens::new(current, previous, now),
             records: Records::default(),
-            forwards: Forwards::new(now),
+            allowance: Allowance::new(seed),
             handlers: Vec::new(),
             outputs: VecDeque::new(),
             nearest: Vec::new(),
@@ -99,14 +113,19 @@ impl Server {
     }
 
     /// Does what is due at `now`.
-    pub fn on_timeout(&mut self, now: Time) {
+    pub fn on_timeout(&mut self, sources: &mut Sources, now: Time) {
         self.tokens.rotate(now);
-        self.records.expire(now);
+        self.records.expire(sources, now);
     }
 
     /// The next datagram to send, and its destination; call until `None`.
     pub fn poll_send(&mut self) -> Option<(SocketAddr, Datagram)> {
         self.outputs.pop_front()
+    }
+
+    /// `host` answered a request of ours, which shows that it receives what is sent to it.
+    pub fn prove(&mut self, host: IpAddr, now: Time) {
+        self.allowance.prove(host, now);
     }
 
     /// Handles a request; returns what was wrong with it, if anything was.
@@ -116,37 +135,73 @@ impl Server {
         from: SocketAddr,
         tid: Tid,
         request: &Request,
+        sources: &mut Sources,
         now: Time,
     ) -> Option<Breach> {
         if request.forward_response.is_some() && request.forward_request.is_none() {
             // The sender is a relay and the id is the requester's, so the sender's address must not be listed with it.
-            return self.on_forwarded(from, tid, request, now);
+            return self.on_forwarded(from, tid, request, sources, now);
+        }
+        let token = request.roundtrip_token.as_deref();
+        let is_update = token.is_some_and(|token| self.tokens.accept(from.ip(), token));
+        if is_update {
+            self.allowance.prove(from.ip(), now);
         }
         if let Some(id) = request.id.as_deref().and_then(Id::from_slice) {
-            overlay.add_unconfirmed(Contact { id, addr: from }, now);
+            overlay.unconfirmed(Contact { id, addr: from }, is_update, now);
         }
         if let Some(to) = &request.forward_request {
-            return self.forward(from, tid, request, to, now);
+            return self.forward(from, tid, request, to, sources, now);
         }
-        let command = request.command.as_deref().unwrap_or_default();
-        if command == PING {
-            self.pong(from, tid);
-            return None;
+        // Without the fields that are not in the schema: nobody buys a longer answer with bytes that mean nothing.
+        let len = HEADER_LEN + request.encoded_len();
+        let source = sources.of(from.ip());
+        let grant = self.allowance.of(from.ip(), source, is_update, len, &mut sources.unproved_bytes, now);
+        let asker = Asker { from, tid, is_update, room: grant.room };
+        let before = self.outputs.len();
+        let breach = match request.command.as_deref().unwrap_or_default() {
+            PING => {
+                self.pong(from, tid, grant.room);
+                None
+            }
+            command => self.answer_about(&asker, command, request, overlay, sources, now),
+        };
+        if let Some((_, answer)) = self.outputs.get(before) {
+            grant.spend(source, answer.encoded_len(), &mut sources.unproved_bytes, now);
         }
+        let is_token_bad = token.is_some() && !is_update;
+        breach.or(is_token_bad.then_some(Breach::BadToken)).or(grant.is_short().then_some(Breach::Unproved))
+    }
+
+    /// Handles a request that needs a target.
+    fn answer_about(
+        &mut self,
+        asker: &Asker,
+        command: &str,
+        request: &Request,
+        overlay: &mut Overlay,
+        sources: &mut Sources,
+        now: Time,
+    ) -> Option<Breach> {
         let Some(target) = request.target.as_deref().and_then(Id::from_slice) else {
             return Some(Breach::Malformed);
         };
-        let token = request.roundtrip_token.as_deref();
-        let is_update = token.is_some_and(|token| self.tokens.accept(from.ip(), token));
-        let mut breach = (token.is_some() && !is_update).then_some(Breach::BadToken);
-        let nodes = self.nearest(overlay, &target);
-        let room = room_beside(nodes.len());
+        let Asker { from, tid, is_update, .. } = *asker;
+        let mut left = asker.room.saturating_sub(FIELDS_LEN);
+        let (id, roundtrip_token) = self.credentials(from, &mut left);
+        self.nearest.clear();
+        overlay.table().closest(&target, K, |entry| entry.failures == 0, &mut self.nearest);
+        let nodes = self.nodes_within(left, command != FIND_NODE);
+        let room = left.saturating_sub(nodes * self.entry_len());
+        let mut breach = None;
         let value = match command {
             FIND_NODE => None,
             PEERS => {
                 let request = request.value.as_deref().and_then(PeersRequest::read);
-                let full = request.as_ref().is_some_and(|r| is_update && !self.store(&target, from, r, now));
-                breach = if full { Some(Breach::RecordsFull) } else { breach };
+                let full = request
+                    .as_ref()
+                    .is_some_and(|r| is_update && !self.store(&target, from, r, overlay.random(), sources, now));
+                breach = full.then_some(Breach::RecordsFull);
                 let request = request.filter(|request| !is_update || request.kind != Some(UNANNOUNCE));
                 request.and_then(|request| self.peers(&target, from, &request, room, overlay.random(), now))
             }
@@ -155,24 +210,53 @@ impl Server {
                 match self.handlers.iter().find(|(name, _)| name == command).map(|(_, handler)| handler(&question)) {
                     None => None,
                     Some(Handled::Value(value)) => value.filter(|value| value.len() <= room),
-                    Some(Handled::Refused) => return breach,
+                    Some(Handled::Refused) => return None,
                 }
             }
         };
-        let (id, roundtrip_token) = (self.identity.id_field(), Some(self.tokens.give(from.ip())));
-        self.answer(from, tid, Response { id, nodes: Some(nodes), value, roundtrip_token });
+        // What the value leaves of its room is for further nodes.
+        let spare = left.saturating_sub(value.as_ref().map_or(0, Vec::len)) / self.entry_len();
+        self.nearest.truncate(nodes.max(spare));
+        let nodes = Some(self.identity.family().encode_nodes(&self.nearest));
+        self.answer(from, tid, Response { id, nodes, value, roundtrip_token });
         breach
+    }
+
+    /// Our id and a token for `to`, as far as they fit `left` bytes, of which they are taken.
+    fn credentials(&self, to: SocketAddr, left: &mut usize) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let mut fits = || match left.checked_sub(CREDENTIAL_LEN) {
+            Some(rest) => {
+                *left = rest;
+                true
+            }
+            None => false,
+        };
+        let id = self.identity.id_field().filter(|_| fits());
+        (id, fits().then(|| self.tokens.give(to.ip())))
+    }
+
+    /// How many of the nearest nodes have a place in an answer with `left` bytes for them and for a value, if there may
+    /// be one: all, or else half of what fits beside it, but at least one.
+    fn nodes_within(&self, left: usize, may_have_value: bool) -> usize {
+        let fit = left / self.entry_len();
+        if may_have_value && fit < self.nearest.len() { fit.div_ceil(2) } else { fit.min(self.nearest.len()) }
+    }
+
+    /// Bytes of a node in an answer.
+    fn entry_len(&self) -> usize {
+        ID_LEN + self.identity.family().address_len()
     }
 
     /// What this node itself would answer to `request` about `key`; `None` if it holds no peers.
     pub fn own_answer(
-        &mut self,
+        &self,
         key: &Id,
         request: &PeersRequest,
         random: &mut fastrand::Rng,
         now: Time,
     ) -> Option<Response> {
-        let value = self.peers(key, self.identity.addr, request, room_beside(0), random, now);
+        let room = ANSWER_BYTES - FIELDS_LEN;
+        let value = self.peers(key, self.identity.addr, request, room, random, now);
         value.map(|value| Response { value: Some(value), ..Response::default() })
     }
 
@@ -180,22 +264,25 @@ impl Server {
         self.outputs.push_back((to, Datagram { tid, body: Body::Response(response) }));
     }
 
-    /// Tells `to` that we are here, and which address we see it at.
-    fn pong(&mut self, to: SocketAddr, tid: Tid) {
-        let (value, roundtrip_token) = (Some(self.identity.family().encode(to)), Some(self.tokens.give(to.ip())));
-        self.answer(to, tid, Response { id: self.identity.id_field(), nodes: None, value, roundtrip_token });
-    }
-
-    /// The entries of the nodes closest to `target`; the requester may be among them.
-    fn nearest(&mut self, overlay: &Overlay, target: &Id) -> Vec<u8> {
-        self.nearest.clear();
-        overlay.table().closest(target, K, |entry| entry.failures == 0, &mut self.nearest);
-        self.identity.family().encode_nodes(&self.nearest)
+    /// Tells `to` that we are here, and which address we see it at, in at most `room` bytes.
+    fn pong(&mut self, to: SocketAddr, tid: Tid, room: usize) {
+        let value = self.identity.family().encode(to);
+        let mut left = room.saturating_sub(FIELDS_LEN_OF_PONG + value.len());
+        let (id, roundtrip_token) = self.credentials(to, &mut left);
+        self.answer(to, tid, Response { id, nodes: None, value: Some(value), roundtrip_token });
     }
 
     /// Forwards a ping to the address it names, whose pong opens that node's NAT for the requester.
-    fn forward(&mut self, from: SocketAddr, tid: Tid, request: &Request, to: &[u8], now: Time) -> Option<Breach> {
-        let to = match self.forward_address(from, request, Some(to), now) {
+    fn forward(
+        &mut self,
+        from: SocketAddr,
+        tid: Tid,
+        request: &Request,
+        to: &[u8],
+        sources: &mut Sources,
+        now: Time,
+    ) -> Option<Breach> {
+        let to = match self.forward_address(from, request, Some(to), sources, now) {
             Ok(to) => to,
             Err(breach) => return Some(breach),
         };
@@ -208,10 +295,18 @@ impl Server {
     }
 
     /// `relay` forwards a ping whose sender wants us to answer it directly.
-    fn on_forwarded(&mut self, relay: SocketAddr, tid: Tid, request: &Request, now: Time) -> Option<Breach> {
-        match self.forward_address(relay, request, request.forward_response.as_deref(), now) {
+    fn on_forwarded(
+        &mut self,
+        relay: SocketAddr,
+        tid: Tid,
+        request: &Request,
+        sources: &mut Sources,
+        now: Time,
+    ) -> Option<Breach> {
+        match self.forward_address(relay, request, request.forward_response.as_deref(), sources, now) {
             Ok(asker) => {
-                self.pong(asker, tid);
+                // The limit on forwards bounds these.
+                self.pong(asker, tid, ANSWER_BYTES);
                 None
             }
             Err(breach) => Some(breach),
@@ -221,16 +316,19 @@ impl Server {
     /// The address that `from` has us send a datagram to by naming `addr` in `request`, if that is allowed: only for
     /// pings, and only so often. The forward counts as made.
     fn forward_address(
-        &mut self,
+        &self,
         from: SocketAddr,
         request: &Request,
         addr: Option<&[u8]>,
+        sources: &mut Sources,
         now: Time,
     ) -> Result<SocketAddr, Breach> {
         let addr = addr.and_then(|addr| self.identity.family().decode(addr));
         let addr = addr.filter(|addr| self.is_reachable(*addr) && request.command.as_deref() == Some(PING));
         let addr = addr.ok_or(Breach::Malformed)?;
-        if self.forwards.admit(from.ip(), now) { Ok(addr) } else { Err(Breach::TooManyForwards) }
+        let source = sources.of(from.ip());
+        let is_admitted = sources.forwards.take(source, 1, FORWARDS_OF_SOURCE_AT_ONCE, FORWARDS_AT_ONCE, now);
+        if is_admitted { Ok(addr) } else { Err(Breach::TooManyForwards) }
     }
 
     fn is_reachable(&self, addr: SocketAddr) -> bool {
@@ -247,7 +345,15 @@ impl Server {
     }
 
     /// Stores or removes a record, as an update asks. Returns `false` if there was no room.
-    fn store(&mut self, key: &Id, from: SocketAddr, request: &PeersRequest, now: Time) -> bool {
+    fn store(
+        &mut self,
+        key: &Id,
+        from: SocketAddr,
+        request: &PeersRequest,
+        random: &mut fastrand::Rng,
+        sources: &mut Sources,
+        now: Time,
+    ) -> bool {
         let Some(addr) = Server::record_addr(from, request) else {
             return true;
         };
@@ -256,11 +362,11 @@ impl Server {
                 let local = request.local_address.as_deref().and_then(|local| <[u8; LOCAL_LEN]>::try_from(local).ok());
                 let local = local.filter(|local| local[LOCAL_SHORT_LEN..] != [0, 0]);
                 log::debug!("announced key={key} address={addr}");
-                self.records.put(*key, addr, local, now).is_ok()
+                self.records.put(*key, addr, local, random, sources, now).is_ok()
             }
             Some(UNANNOUNCE) => {
                 log::debug!("unannounced key={key} address={addr}");
-                self.records.remove(key, addr);
+                self.records.remove(key, addr, sources);
                 true
             }
             Some(_) | None => true,
@@ -270,7 +376,7 @@ impl Server {
     /// The value that answers a request about `key`: peers in random order, without the requester itself, as many as fit
     /// `room` bytes. `None` if there are none.
     fn peers(
-        &mut self,
+        &self,
         key: &Id,
         from: SocketAddr,
         request: &PeersRequest,
@@ -302,6 +408,6 @@ impl Server {
             return None;
         }
         let local_peers = (!locals.is_empty()).then_some(locals);
-        Some(prost::Message::encode_to_vec(&PeersResponse { peers: Some(peers), local_peers }))
+        Some(PeersResponse { peers: Some(peers), local_peers }.encode_to_vec())
     }
 }

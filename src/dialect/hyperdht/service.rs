@@ -92,7 +92,7 @@ impl Service {
 
     /// Handles a datagram from `from`.
     pub fn on_datagram(&mut self, listener: u16, from: SocketAddr, bytes: &[u8], shared: &mut Shared, now: Time) {
-        let guard = &mut shared.guard;
+        let Shared { guard, sources, .. } = shared;
         guard.count(Counter::DatagramsRead);
         let Some(Listener { node, .. }) = self.listeners.get_mut(usize::from(listener)) else {
             return;
@@ -103,7 +103,7 @@ impl Service {
                     Body::Request(_) => Counter::Requests,
                     Body::Response(_) => Counter::Answers,
                 });
-                node.on_datagram(from, &datagram, now)
+                node.on_datagram(from, &datagram, sources, now)
             }
             Err(fault) => Some(fault.into()),
         };
@@ -169,7 +169,7 @@ impl Service {
         for number in 0..self.listeners.len() {
             let listener = &mut self.listeners[number];
             if listener.due <= now {
-                listener.node.on_timeout(now);
+                listener.node.on_timeout(&mut shared.sources, now);
                 self.settle(number as u16, shared, now);
             }
         }
@@ -302,7 +302,7 @@ mod tests {
             assert!(service.start(Some(listener), call, operation, &mut Shared::default(), Time::ZERO));
         }
         settle(&mut service, Time::ZERO);
-        for (call, at_least, from) in [(4, 2, None), (1, 1, Some(addr(3))), (3, 1, Some(addr(4))), (2, 2, None)] {
+        for (call, at_least, from) in [(4, 2, None), (1, 1, Some(addr(3))), (3, 1, Some(addr(4))), (2, 1, None)] {
             let events = events(&mut service, call);
             let Some((Event::Done(outcome), before)) = events.split_last() else { panic!("{call}: {events:?}") };
             assert_eq!(*outcome, Outcome::Done { answers: before.len(), commits: 0 }, "{call}");

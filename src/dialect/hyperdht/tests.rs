@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use proptest::prelude::*;
 use prost::Message as _;
 use serde_json::Value;
 
 use super::address::Family;
 use super::breach::Breach;
-use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response};
+use super::codec::{Body, Datagram, PeersRequest, PeersResponse, Request, Response, Tid};
 use super::identity::Identity;
 use super::node::{Node, Output};
 use super::operation::{Advertisement, Answer, Event, Operation, Outcome};
@@ -16,7 +17,11 @@ use super::serve::Handled;
 use super::settings::Settings;
 use super::tokens::Tokens;
 use crate::id::{Id, from_hex, to_hex};
-use crate::limits::{CONFIRM_MS, LONG_TIMEOUT_MS, RECORDS_OF_SOURCE_PER_KEY};
+use crate::limits::{
+    ANSWER_BYTES, ANSWER_BYTES_OF_SOURCE_PER_S, ANSWER_BYTES_PER_S, LONG_TIMEOUT_MS, PROVED_MS,
+    RECORDS_OF_SOURCE_PER_KEY,
+};
+use crate::sources::Sources;
 use crate::time::Time;
 
 fn vectors() -> Vec<Value> {
@@ -178,18 +183,20 @@ fn every_replayed_request_is_answered_to_the_byte() {
                 tid: Datagram::decode(&[0x80, 0x14, 0x0a, 0]).unwrap().tid,
                 body: Body::Request(unannounce),
             };
-            node.on_datagram(asker, &left_out, Time::ZERO);
+            node.on_datagram(asker, &left_out, &mut Sources::default(), Time::ZERO);
             sent(&mut node, Time::ZERO);
         }
         if let Ok(datagram) = Datagram::decode(&bytes) {
-            node.on_datagram(asker, &datagram, Time::ZERO);
+            node.on_datagram(asker, &datagram, &mut Sources::default(), Time::ZERO);
         }
         let in_order = |bytes: &[u8]| sorted_peers(Datagram::decode(bytes).unwrap());
-        let got: Vec<_> =
-            sent(&mut node, Time::ZERO).iter().map(|(to, b)| (u64::from(to.port()), in_order(b))).collect();
         let want = vector["expect"].as_array().unwrap();
         let want: Vec<_> =
             want.iter().map(|e| (e["arrives_at_port"].as_u64().unwrap(), in_order(&bytes_of(&e["hex"])))).collect();
+        let got = sent(&mut node, Time::ZERO);
+        let got = got.iter().map(|(to, b)| (u64::from(to.port()), in_order(b)));
+        // What the node asks on its own account is its own business.
+        let got: Vec<_> = got.filter(|sent| matches!(sent.1.body, Body::Response(_)) || want.contains(sent)).collect();
         assert_eq!(got, want, "{name}");
         replayed += 1;
     }
@@ -231,7 +238,7 @@ impl Room {
         loop {
             for n in 0..self.nodes.len() {
                 if self.nodes[n].next_deadline() <= self.now {
-                    self.nodes[n].on_timeout(self.now);
+                    self.nodes[n].on_timeout(&mut Sources::default(), self.now);
                 }
                 while let Some(output) = self.nodes[n].poll_output(self.now) {
                     match output {
@@ -245,7 +252,7 @@ impl Room {
             };
             self.seen.push((from, to, datagram.clone()));
             if to < self.nodes.len() && !self.walls.contains(&(to, from)) {
-                self.nodes[to].on_datagram(loopback(from as u16 + 1), &datagram, self.now);
+                self.nodes[to].on_datagram(loopback(from as u16 + 1), &datagram, &mut Sources::default(), self.now);
             }
         }
     }
@@ -373,7 +380,7 @@ fn a_candidate_behind_a_nat_is_punched_by_way_of_who_named_it() {
     }
     room.walls.clear();
     room.run(LONG_TIMEOUT_MS);
-    assert!(room.nodes[0].overlay().table().get(&Id([2; 32])).is_some_and(|e| e.is_confirmed));
+    assert!(room.nodes[0].overlay().table().get(&Id([2; 32])).is_some());
     let forward = |(_, _, d): &(usize, usize, Datagram)| match &d.body {
         Body::Request(r) if r.forward_request.is_some() => Some(r.id.clone()),
         Body::Request(_) | Body::Response(_) => None,
@@ -395,7 +402,7 @@ fn a_punched_peer_that_answers_pings_and_nothing_else_is_given_up() {
     room.nodes[0].start(1, Operation::Lookup(KEY, Advertisement::default()), room.now);
     for _ in 0..2_000 {
         room.now = room.now.after(10);
-        room.nodes[0].on_timeout(room.now);
+        room.nodes[0].on_timeout(&mut Sources::default(), room.now);
         for (to, bytes) in sent(&mut room.nodes[0], room.now) {
             let datagram = Datagram::decode(&bytes).unwrap();
             forwarded += usize::from(matches!(&datagram.body, Body::Request(r) if r.forward_request.is_some()));
@@ -404,14 +411,19 @@ fn a_punched_peer_that_answers_pings_and_nothing_else_is_given_up() {
                 continue;
             }
             let now = room.now;
-            room.nodes[to].on_datagram(loopback(1), &datagram, now);
+            room.nodes[to].on_datagram(loopback(1), &datagram, &mut Sources::default(), now);
             for (target, bytes) in sent(&mut room.nodes[to], now) {
                 let datagram = Datagram::decode(&bytes).unwrap();
                 let at = usize::from(target.port()) - 1;
-                room.nodes[at].on_datagram(loopback(to as u16 + 1), &datagram, now);
+                room.nodes[at].on_datagram(loopback(to as u16 + 1), &datagram, &mut Sources::default(), now);
                 for (back, bytes) in sent(&mut room.nodes[at], now) {
                     assert_eq!(back, loopback(1));
-                    room.nodes[0].on_datagram(loopback(2), &Datagram::decode(&bytes).unwrap(), now);
+                    room.nodes[0].on_datagram(
+                        loopback(2),
+                        &Datagram::decode(&bytes).unwrap(),
+                        &mut Sources::default(),
+                        now,
+                    );
                 }
             }
         }
@@ -440,11 +452,21 @@ fn an_answer_from_elsewhere_or_to_nothing_changes_nothing() {
     let forged = Response { id: Some(vec![66; 32]), nodes: Some(vec![]), ..Response::default() };
     let forged = Datagram { tid: request.tid, body: Body::Response(forged) };
     let now = room.now;
-    assert_eq!(room.nodes[0].on_datagram(loopback(66), &forged, now), Some(Breach::WrongSource));
-    assert_eq!(room.nodes[0].on_datagram(loopback(2), &forged, now), None);
-    assert_eq!(room.nodes[0].on_datagram(loopback(2), &forged, now), None, "the same again is no fault");
+    assert_eq!(
+        room.nodes[0].on_datagram(loopback(66), &forged, &mut Sources::default(), now),
+        Some(Breach::WrongSource)
+    );
+    assert_eq!(room.nodes[0].on_datagram(loopback(2), &forged, &mut Sources::default(), now), None);
+    assert_eq!(
+        room.nodes[0].on_datagram(loopback(2), &forged, &mut Sources::default(), now),
+        None,
+        "the same again is no fault"
+    );
     let elsewhere = addr("127.0.0.9:2");
-    assert_eq!(room.nodes[0].on_datagram(elsewhere, &forged, now), Some(Breach::UnaskedAnswer));
+    assert_eq!(
+        room.nodes[0].on_datagram(elsewhere, &forged, &mut Sources::default(), now),
+        Some(Breach::UnaskedAnswer)
+    );
     let table = room.nodes[0].overlay().table();
     assert_eq!(table.entries().map(|e| e.contact.addr).collect::<Vec<_>>(), [loopback(2)]);
 }
@@ -462,7 +484,9 @@ fn an_announcement_beyond_its_sources_share_is_answered_and_not_stored() {
         let request =
             Request { command, target, roundtrip_token: Some(token.clone()), value: Some(value), ..Request::default() };
         let datagram = Datagram { tid: request_of("ping.req.node").tid, body: Body::Request(request) };
-        full += usize::from(node.on_datagram(asker, &datagram, Time::ZERO) == Some(Breach::RecordsFull));
+        full += usize::from(
+            node.on_datagram(asker, &datagram, &mut Sources::default(), Time::ZERO) == Some(Breach::RecordsFull),
+        );
         assert_eq!(sent(&mut node, Time::ZERO).len(), 1);
     }
     assert_eq!((full, node.records().len()), (100 - RECORDS_OF_SOURCE_PER_KEY, RECORDS_OF_SOURCE_PER_KEY));
@@ -484,7 +508,7 @@ fn a_cancelled_operation_leaves_nothing_behind() {
         room.nodes[2].cancel(ticket, now);
     }
     room.walls.clear();
-    room.run(CONFIRM_MS);
+    room.run(5_000);
     assert!(room.told.is_empty(), "{:?}", room.told);
     assert_eq!((room.nodes[2].jobs(), room.nodes[2].overlay().lookups_in_flight()), (0, 0));
 }
@@ -501,4 +525,224 @@ fn many_operations_at_once_all_come_to_an_end() {
     room.run(10);
     let ends = room.told.iter().filter(|(_, event)| matches!(event, Event::Done(Outcome::Done { answers: 20.., .. })));
     assert_eq!((ends.count(), room.nodes[7].jobs()), (64, 0));
+}
+
+/// A node at an address that anybody may forge, which knows thirty others, and what counts by source there.
+struct Victim {
+    node: Node,
+    sources: Sources,
+    /// Its requests.
+    asks: Vec<(SocketAddr, Datagram)>,
+}
+
+impl Victim {
+    fn new() -> Victim {
+        let identity = Identity { id: Id([0x55; 32]), addr: addr("30.0.0.1:9"), is_ephemeral: false };
+        let node = Node::new(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO);
+        let mut victim = Victim { node, sources: Sources::new(7), asks: Vec::new() };
+        for n in 1..=30 {
+            let from = SocketAddr::from(([40, n, 0, 1], 9));
+            let id = Id::of(&[n]);
+            victim.request(from, "_ping", |request| request.id = Some(id.0.to_vec()), Time::ZERO);
+            victim.answer_pings(id, Time::ZERO);
+        }
+        assert!(victim.node.overlay().table().len() > 20);
+        // What those were sent is long forgotten.
+        victim.node.on_timeout(&mut victim.sources, Time::from_ms(1_000_000));
+        victim
+    }
+
+    /// Sends it a request; the length of that, and the answer with its length.
+    fn request(
+        &mut self,
+        from: SocketAddr,
+        command: &str,
+        with: impl FnOnce(&mut Request),
+        now: Time,
+    ) -> (usize, Option<(Response, usize)>) {
+        let mut request = Request { command: Some(command.into()), ..Request::default() };
+        with(&mut request);
+        let datagram = Datagram { tid: Tid::new(1), body: Body::Request(request) };
+        self.node.on_datagram(from, &datagram, &mut self.sources, now);
+        let mut answer = None;
+        while let Some(Output::Send { to, datagram }) = self.node.poll_output(now) {
+            let len = datagram.encoded_len();
+            match datagram.body {
+                Body::Response(response) if to == from => answer = Some((response, len)),
+                Body::Response(_) => {}
+                Body::Request(_) => self.asks.push((to, datagram)),
+            }
+        }
+        (datagram.encoded_len(), answer)
+    }
+
+    fn find(&mut self, from: SocketAddr, token: Option<Vec<u8>>, now: Time) -> (usize, Response, usize) {
+        let with = |request: &mut Request| {
+            (request.target, request.roundtrip_token) = (Some(KEY.0.to_vec()), token);
+        };
+        let (asked, answer) = self.request(from, "_find_node", with, now);
+        let (response, answered) = answer.expect("it is always answered");
+        (asked, response, answered)
+    }
+
+    /// Answers its pings as the node `id`.
+    fn answer_pings(&mut self, id: Id, now: Time) {
+        for (to, Datagram { tid, .. }) in std::mem::take(&mut self.asks) {
+            let body = Body::Response(Response { id: Some(id.0.to_vec()), ..Response::default() });
+            self.node.on_datagram(to, &Datagram { tid, body }, &mut self.sources, now);
+        }
+    }
+}
+
+fn entries(response: &Response) -> usize {
+    Family::V4.node_count(response.nodes.as_deref().unwrap_or_default())
+}
+
+const LATER: Time = Time::from_ms(2_000_000);
+
+/// A8 of the attacks report: 24 MB/s to a victim whose address was forged, 17 times what was sent.
+#[test]
+fn an_unproved_address_is_sent_three_times_its_own_bytes_beyond_its_budget() {
+    let mut victim = Victim::new();
+    let forged = addr("50.1.1.1:7");
+    let (mut asked, mut answered, mut short) = (0, 0, 0);
+    for n in 0..10_000 {
+        // Five seconds.
+        let (request, response, len) = victim.find(forged, None, LATER.after(n / 2));
+        asked += request;
+        answered += len;
+        assert!(response.id.is_some() && response.roundtrip_token.is_some(), "it can go on");
+        assert!(entries(&response) >= 1);
+        short += usize::from(entries(&response) < 20);
+    }
+    let budget = 6 * ANSWER_BYTES_OF_SOURCE_PER_S as usize;
+    assert!(answered <= 3 * asked + budget, "{answered} bytes for {asked}");
+    assert!((9_800..10_000).contains(&short), "{short}");
+    // Others are answered in full.
+    assert_eq!(entries(&victim.find(addr("60.1.1.1:7"), None, LATER).1), 20);
+}
+
+#[test]
+fn all_unproved_addresses_together_have_a_budget_and_it_is_no_weapon() {
+    let mut victim = Victim::new();
+    let (mut asked, mut answered) = (0, 0);
+    for n in 0..20_000_u32 {
+        let [_, a, b, c] = (n * 2_999).to_be_bytes();
+        let (request, _, len) = victim.find(SocketAddr::from(([60 + a % 90, b, c, 1], 7)), None, LATER);
+        asked += request;
+        answered += len;
+    }
+    assert!(answered <= 3 * asked + ANSWER_BYTES_PER_S as usize, "{answered} bytes for {asked}");
+    let newcomer = addr("7.7.7.7:7");
+    let (_, response, _) = victim.find(newcomer, None, LATER);
+    assert_eq!(entries(&response), 1, "it learns of one at least, and how to prove itself");
+    let (_, response, _) = victim.find(newcomer, response.roundtrip_token, LATER);
+    assert_eq!(entries(&response), 20);
+    assert_eq!(entries(&victim.find(newcomer, None, LATER).1), 20, "which is remembered,");
+    let many = (0..1_000).filter(|_| entries(&victim.find(newcomer, None, LATER).1) == 20).count();
+    assert!((100..300).contains(&many), "{many}: within bounds, as it may be forged now");
+    let forgotten = LATER.after(PROVED_MS + 10_000);
+    let again = (0..1_000).filter(|_| entries(&victim.find(newcomer, None, forgotten).1) == 20).count();
+    assert!((10..30).contains(&again), "{again}: for a while");
+}
+
+#[test]
+fn who_answered_a_request_of_ours_has_proved_its_address() {
+    let mut victim = Victim::new();
+    let full = |victim: &mut Victim, from| {
+        (0..500).filter(|_| entries(&victim.find(from, None, Time::from_ms(2_000)).1) == 20).count()
+    };
+    let (known, stranger) = (full(&mut victim, addr("40.3.0.1:9")), full(&mut victim, addr("41.3.0.1:9")));
+    assert!(known > 5 * stranger, "{known} and {stranger}");
+    assert_eq!(full(&mut victim, loopback(7)), 500, "nobody forges loopback");
+}
+
+/// A7 of the attacks report: every entry of a lonely node's answers was made up.
+#[test]
+fn unconfirmed_contacts_are_named_in_no_answer() {
+    let identity = Identity { id: Id([0x55; 32]), addr: addr("30.0.0.1:9"), is_ephemeral: false };
+    let node = Node::new(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO);
+    let mut victim = Victim { node, sources: Sources::new(7), asks: Vec::new() };
+    for n in 0..200 {
+        let from = SocketAddr::from(([60, n, 0, 1], 9));
+        victim.request(from, "_ping", |request| request.id = Some(Id::of(&[n]).0.to_vec()), Time::ZERO);
+        assert_eq!(entries(&victim.find(addr("50.0.0.1:7"), None, Time::ZERO).1), 0);
+    }
+    let honest = addr("7.7.7.7:7");
+    let id = Id([0x77; 32]);
+    let (_, first, _) = victim.find(honest, None, Time::ZERO);
+    let pings = |victim: &mut Victim, token: Option<Vec<u8>>| {
+        let with = |request: &mut Request| {
+            (request.id, request.roundtrip_token) = (Some(id.0.to_vec()), token);
+        };
+        victim.request(honest, "_ping", with, Time::ZERO);
+        victim.asks.iter().filter(|(to, _)| *to == honest).count()
+    };
+    assert_eq!(pings(&mut victim, None), 0, "it waits among the forged");
+    assert_eq!(pings(&mut victim, first.roundtrip_token), 1, "with a token it passes them");
+}
+
+#[test]
+fn a_node_that_asks_about_itself_again_proves_its_address() {
+    let mut room = Room::new(3);
+    room.join(1, 0);
+    room.run(10_000);
+    let asked = room.seen.iter().filter_map(|(from, _, datagram)| match &datagram.body {
+        Body::Request(request) if *from == 1 && request.command.as_deref() == Some("_find_node") => Some(request),
+        Body::Request(_) | Body::Response(_) => None,
+    });
+    let own = Some(Id([2; 32]).0.to_vec());
+    let asked: Vec<&Request> = asked.collect();
+    assert!(asked[0].roundtrip_token.is_none(), "it has none yet");
+    let about_itself: Vec<_> = asked[1..].iter().filter(|request| request.target == own).collect();
+    assert!(about_itself.len() >= 2 && about_itself.iter().all(|request| request.roundtrip_token.is_some()));
+    assert!(asked.iter().all(|request| request.target == own || request.roundtrip_token.is_none()));
+    let bad = room.seen.iter().filter(|(_, to, _)| *to == 0).count();
+    assert!(bad > 0 && room.nodes[0].overlay().table().get(&Id([2; 32])).is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However short the request and whatever it asks: beyond its budget, an answer has at most three times its bytes.
+    #[test]
+    fn a_short_answer_fits_whatever_was_asked(
+        command in "_ping|_find_node|peers|[a-z]{0,40}",
+        id: bool,
+        value in prop::option::of(prop::collection::vec(any::<u8>(), 0..200)),
+        kind in 0u32..3,
+        v6: bool,
+    ) {
+        let mut victim = Victim::new();
+        let from = addr(if v6 { "[2001:db8::7]:7" } else { "50.1.1.1:7" });
+        if v6 {
+            let identity = Identity { id: Id([0x55; 32]), addr: addr("[2001:db8::1]:9"), is_ephemeral: false };
+            victim.node = Node::new(identity, Settings::default(), [[0x5a; 32], [0xa5; 32]], 1, Time::ZERO);
+        }
+        let announcer = if v6 { addr("[2001:db8:9::7]:7") } else { addr("70.0.0.1:5") };
+        let token = Tokens::new([0x5a; 32], [0xa5; 32], Time::ZERO).give(announcer.ip());
+        for port in 1..=60 {
+            let value = PeersRequest { kind: Some(1), port: Some(port), local_address: None }.encode_to_vec();
+            let with = |request: &mut Request| {
+                (request.target, request.value) = (Some(KEY.0.to_vec()), Some(value));
+                request.roundtrip_token = Some(token.clone());
+            };
+            victim.request(announcer, "peers", with, LATER);
+        }
+        let value = value.unwrap_or_else(|| PeersRequest { kind: Some(kind), ..PeersRequest::default() }.encode_to_vec());
+        let request = |victim: &mut Victim| {
+            let with = |request: &mut Request| {
+                (request.target, request.value) = (Some(KEY.0.to_vec()), Some(value.clone()));
+                request.id = id.then(|| vec![3; 32]);
+            };
+            victim.request(from, &command, with, LATER)
+        };
+        for n in 0..300 {
+            let (asked, answer) = request(&mut victim);
+            let len = answer.expect("an answer").1;
+            // By then, answers that are longer have used up the budget.
+            let most = if n < 200 { ANSWER_BYTES } else { ANSWER_BYTES.min(3 * asked) };
+            prop_assert!(len <= most, "{len} bytes for {asked}");
+        }
+    }
 }

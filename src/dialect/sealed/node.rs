@@ -255,7 +255,7 @@ impl Node {
                 if is_pong || !verify {
                     self.overlay.alive(contact, now);
                 }
-                self.end_probe(contact, nonce, verify, is_pong);
+                self.end_probe(contact, nonce, verify, is_pong, now);
             }
         }
     }
@@ -355,10 +355,10 @@ impl Node {
     }
 
     /// A probe has ended. `answered` matters only if the probe had to verify a candidate.
-    fn end_probe(&mut self, contact: Contact, nonce: u32, verify: bool, answered: bool) {
+    fn end_probe(&mut self, contact: Contact, nonce: u32, verify: bool, answered: bool, now: Time) {
         self.nonces.retain(|in_flight| *in_flight != nonce);
         if verify {
-            self.overlay.probe_ended(contact, answered);
+            self.overlay.probe_ended(contact, answered, now);
         }
     }
 
@@ -377,7 +377,7 @@ impl Node {
                 if !verify && why == Failure::Contact {
                     self.overlay.dead(contact);
                 }
-                self.end_probe(contact, nonce, verify, false);
+                self.end_probe(contact, nonce, verify, false, now);
             }
             (Purpose::Store(job), why) => {
                 if why == Failure::Contact {

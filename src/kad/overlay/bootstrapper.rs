@@ -142,7 +142,7 @@ impl Bootstrapper {
     /// If no contact in the table has responded, plans a join for `now`, unless one `is_running`. Otherwise returns the
     /// bucket to refresh: the one that has gone longest without a lookup, if that is long enough.
     pub fn on_upkeep(&mut self, table: &RoutingTable, is_running: bool, now: Time) -> Option<BucketIndex> {
-        if !table.has_confirmed() {
+        if table.is_empty() {
             if !is_running && !self.bootstraps.is_empty() {
                 self.join_at.get_or_insert(now);
             }

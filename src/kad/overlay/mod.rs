@@ -2,7 +2,7 @@
 //! says *ask this contact about this target*; which message asks that is the dialect's business, and so are requests,
 //! their timeouts and the values found. Pure: sends nothing, holds no message, and panics on nothing it is given.
 //!
-//! Three parts own the state of what the overlay does of its own accord, each with its deadline:
+//! Three parts own the state of what the overlay does of its own accord:
 //!
 //! * `bootstrapper`: when to join a network, meet the neighbours again and refresh buckets;
 //! * `prober`: which contacts to ask whether they are alive;
@@ -28,9 +28,9 @@ use crate::arena::Key;
 use crate::contact::{Contact, admissible};
 use crate::id::Id;
 use crate::kad::lookup::{Goal, Lookup};
-use crate::kad::routing_table::{Added, BucketIndex, Listed, RoutingTable};
+use crate::kad::routing_table::{Added, BucketIndex, RoutingTable};
 use crate::kad::{OverlayPolicy, Parameters};
-use crate::limits::{REACHABILITY_CONTACTS, REFRESHES, UNCONFIRMED, UPKEEP_MS};
+use crate::limits::{REACHABILITY_CONTACTS, REFRESHES, UPKEEP_MS};
 use crate::time::Time;
 
 /// The overlay of one node. It is driven by reports of what contacts did, and drained by [`Overlay::poll_ask`] and
@@ -87,6 +87,7 @@ impl Overlay {
     /// An overlay around `own`. `seed` decides every random choice it will make.
     pub fn new(own: Contact, parameters: Parameters, policy: OverlayPolicy, seed: u64, now: Time) -> Overlay {
         let mut random = fastrand::Rng::with_seed(seed);
+        let upkeep_at = now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS));
         Overlay {
             own,
             parameters,
@@ -94,9 +95,9 @@ impl Overlay {
             lookups: Lookups::default(),
             ended: VecDeque::new(),
             bootstrapper: Bootstrapper::default(),
-            prober: Prober::default(),
+            prober: Prober::new(parameters.counts_networks, random.u64(..)),
             reachability: Reachability::new(policy.probes_own_reachability),
-            upkeep_at: now.after(random.u64(UPKEEP_MS / 2..UPKEEP_MS)),
+            upkeep_at,
             random,
             tallies: Tallies::default(),
         }
@@ -138,12 +139,12 @@ impl Overlay {
     /// Returns `false` only if there is no room for it beside [`BOOTSTRAPS`](crate::limits::BOOTSTRAPS) others. Our own
     /// id is ignored, and needs no room.
     pub fn add_bootstrap(&mut self, contact: Contact, now: Time) -> bool {
-        contact.id == self.own.id || self.bootstrapper.add(Bootstrap::Contact(contact), self.table.has_confirmed(), now)
+        contact.id == self.own.id || self.bootstrapper.add(Bootstrap::Contact(contact), !self.table.is_empty(), now)
     }
 
     /// Does the same with an address at which a node of unknown id listens.
     pub fn add_bootstrap_at(&mut self, addr: SocketAddr, now: Time) -> bool {
-        addr == self.own.addr || self.bootstrapper.add(Bootstrap::Address(addr), self.table.has_confirmed(), now)
+        addr == self.own.addr || self.bootstrapper.add(Bootstrap::Address(addr), !self.table.is_empty(), now)
     }
 
     /// Adds an address at which lookups begin while no contact has responded, but does not join through it.
@@ -303,8 +304,8 @@ impl Overlay {
 
     /// A probe with `verify` has ended. Report an answer by [`Overlay::alive`] as well; a failure is no failure of an
     /// entry of the table.
-    pub fn probe_ended(&mut self, contact: Contact, answered: bool) {
-        self.prober.on_end(contact, answered);
+    pub fn probe_ended(&mut self, contact: Contact, answered: bool, now: Time) {
+        self.prober.on_end(contact, answered, now);
         self.tallies.probes_failed += u64::from(!answered);
     }
 
@@ -326,13 +327,13 @@ impl Overlay {
             self.tallies.martians += 1;
             return;
         }
-        self.prober.on_candidate(contact, now);
+        self.prober.on_candidate(contact, false, &mut self.random, now);
     }
 
-    /// `contact` sent a request that tells its id. It enters the table as unconfirmed and is probed before long. If its
-    /// bucket is full, the entries of it that have been silent longest are probed instead, and those that do not answer
-    /// make room.
-    pub fn add_unconfirmed(&mut self, contact: Contact, now: Time) {
+    /// `contact` sent a request that tells its id, and `has_proved` that it receives at its address. It is probed if the
+    /// table has a place for it, and enters the table if it answers. If its bucket is full, the entries of it that have
+    /// been silent longest are probed too, and those that do not answer make room.
+    pub fn unconfirmed(&mut self, contact: Contact, has_proved: bool, now: Time) {
         if !admissible(self.own.addr.ip(), contact.addr) {
             self.tallies.martians += 1;
             return;
@@ -343,13 +344,10 @@ impl Overlay {
             }
             return;
         }
-        if self.table.unconfirmed_since(now).take(UNCONFIRMED).count() == UNCONFIRMED {
-            return;
-        }
-        match self.table.add_unconfirmed(contact, now) {
-            Listed::Nothing => {}
-            Listed::Added => self.prober.on_unconfirmed(now),
-            Listed::Full => self.prober.on_full_bucket(&self.table, &contact.id, now),
+        if self.table.wants(&contact)
+            || (self.table.is_full_for(&contact) && self.prober.on_full_bucket(&self.table, &contact.id, now))
+        {
+            self.prober.on_candidate(contact, has_proved, &mut self.random, now);
         }
     }
 
@@ -357,7 +355,7 @@ impl Overlay {
 
     /// When [`Overlay::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Time {
-        let parts = [self.bootstrapper.deadline(), self.reachability.deadline(), self.prober.deadline()];
+        let parts = [self.bootstrapper.deadline(), self.reachability.deadline()];
         parts.into_iter().flatten().fold(self.upkeep_at, Time::min)
     }
 
@@ -381,14 +379,13 @@ impl Overlay {
             nearest
         };
         self.reachability.on_timeout(nearest, now);
-        self.prober.on_timeout(&self.table, now);
     }
 
     // ---- What comes out ----
 
     /// The next request to send. Call until `None` after anything was reported.
     pub fn poll_ask(&mut self, now: Time) -> Option<Ask> {
-        if let Some(Probe { contact, verify }) = self.prober.poll_probe() {
+        if let Some(Probe { contact, verify }) = self.prober.poll_probe(&mut self.random, now) {
             return Some(Ask::Probe { contact, verify });
         }
         if let Some(contact) = self.reachability.poll_check() {
@@ -441,7 +438,7 @@ impl Overlay {
             let missing = k - seeds.len();
             self.table.closest(&target, missing, |e| e.failures > 0 && !avoided.contains(&e.contact), &mut seeds);
         }
-        if owner == Owner::Overlay(Upkeep::Join) || !self.table.has_confirmed() {
+        if owner == Owner::Overlay(Upkeep::Join) || self.table.is_empty() {
             seeds.extend(self.bootstrapper.seeds(&target));
         } else if owner == Owner::Overlay(Upkeep::Neighbours) {
             seeds.extend(self.bootstrapper.island_seed(&target, seeds.len() < k, &mut self.random));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kad::routing_table::BucketPolicy;
-use crate::limits::{CHALLENGE_AFTER_MS, CONFIRM_MS};
+use crate::limits::CHALLENGE_AFTER_MS;
 
 fn contact(n: u16) -> Contact {
     Contact { id: Id::hash_of(&[&n.to_be_bytes()]), addr: ([127, 0, 0, 1], n).into() }
@@ -154,23 +154,20 @@ fn a_node_checks_its_reachability_until_another_has_named_it() {
 }
 
 #[test]
-fn an_unconfirmed_contact_is_listed_probed_and_dropped_if_silent() {
+fn an_unconfirmed_contact_is_probed_and_listed_once_it_answers() {
     let mut overlay = named_overlay();
-    overlay.add_unconfirmed(contact(2), Time::ZERO);
-    overlay.add_unconfirmed(contact(3), Time::ZERO);
-    assert_eq!(overlay.table().len(), 2);
-    overlay.alive(contact(3), Time::from_ms(9));
-    let now = overlay.next_deadline();
-    assert_eq!(now, Time::from_ms(CONFIRM_MS));
-    overlay.on_timeout(now);
-    let probe = Ask::Probe { contact: contact(2), verify: true };
-    assert_eq!(asks(&mut overlay, now), [probe], "one that answered anything meanwhile is not asked");
-    overlay.dead(contact(2));
-    overlay.probe_ended(contact(2), false);
-    assert_eq!((overlay.table().len(), overlay.tallies().contacts_lost), (1, 1));
-    overlay.on_timeout(now.after(CONFIRM_MS));
-    let asked = asks(&mut overlay, now.after(CONFIRM_MS));
-    assert!(!asked.contains(&probe), "no unconfirmed contact is left: {asked:?}");
+    overlay.unconfirmed(contact(2), false, Time::ZERO);
+    overlay.unconfirmed(contact(3), true, Time::ZERO);
+    let probe = |n| Ask::Probe { contact: contact(n), verify: true };
+    assert_eq!(asks(&mut overlay, Time::ZERO), [probe(3), probe(2)], "first who has proved its address");
+    assert_eq!(overlay.table().len(), 0, "nothing is named that has not answered");
+    overlay.alive(contact(2), Time::from_ms(1));
+    overlay.probe_ended(contact(2), true, Time::from_ms(1));
+    overlay.probe_ended(contact(3), false, Time::from_ms(2_000));
+    assert_eq!((overlay.table().len(), overlay.tallies().probes_failed), (1, 1));
+    overlay.unconfirmed(contact(2), false, Time::from_ms(3_000));
+    overlay.unconfirmed(contact(3), false, Time::from_ms(3_000));
+    assert_eq!(asks(&mut overlay, Time::from_ms(3_000)), [], "one is listed, the other has failed");
 }
 
 #[test]
@@ -185,14 +182,16 @@ fn a_full_bucket_asks_its_oldest_and_those_that_are_silent_make_room() {
     let known: Vec<Contact> = overlay.table().oldest_beside(&far[0].id, 3);
     assert_eq!(known, far[..3]);
     let newcomer = far[20];
-    overlay.add_unconfirmed(newcomer, old.after(CHALLENGE_AFTER_MS));
+    overlay.unconfirmed(newcomer, false, Time::from_ms(CHALLENGE_AFTER_MS - 1));
+    assert_eq!(asks(&mut overlay, old), [], "none has been silent for long");
+    overlay.unconfirmed(newcomer, false, old.after(CHALLENGE_AFTER_MS));
     let asked: Vec<Ask> = asks(&mut overlay, old);
-    assert_eq!(asked.len(), 3);
+    assert_eq!(asked.len(), 4);
+    assert!(asked.contains(&Ask::Probe { contact: newcomer, verify: true }));
+    overlay.alive(newcomer, old.after(CHALLENGE_AFTER_MS));
     assert!(overlay.table().get(&newcomer.id).is_none(), "all may be alive");
     overlay.dead(known[0]);
-    assert!(overlay.table().get(&newcomer.id).is_none(), "one packet may be lost");
-    overlay.dead(known[0]);
-    assert!(overlay.table().get(&newcomer.id).is_some());
+    assert!(overlay.table().get(&newcomer.id).is_some(), "it waited in the cache");
 }
 
 #[test]
@@ -220,7 +219,7 @@ fn an_address_is_asked_first_and_counts_for_nothing() {
 #[test]
 fn unconfirmed_contacts_keep_no_node_from_bootstrapping() {
     let mut overlay = named_overlay();
-    overlay.add_unconfirmed(contact(5), Time::ZERO);
+    overlay.unconfirmed(contact(5), false, Time::ZERO);
     overlay.add_bootstrap_at(contact(9).addr, Time::ZERO);
     assert_eq!(overlay.next_deadline(), Time::ZERO);
     overlay.on_timeout(Time::ZERO);
@@ -229,17 +228,10 @@ fn unconfirmed_contacts_keep_no_node_from_bootstrapping() {
 }
 
 #[test]
-fn the_number_of_unconfirmed_contacts_is_bounded() {
-    let mut overlay = named_overlay();
-    (10..2_000).for_each(|n| overlay.add_unconfirmed(contact(n), Time::ZERO));
-    assert_eq!(overlay.table().unconfirmed_since(Time::ZERO).count(), UNCONFIRMED);
-}
-
-#[test]
 fn a_request_of_a_known_id_from_elsewhere_has_its_old_address_asked() {
     let mut overlay = named_overlay();
     overlay.alive(contact(5), Time::ZERO);
-    overlay.add_unconfirmed(Contact { addr: contact(6).addr, ..contact(5) }, Time::ZERO);
+    overlay.unconfirmed(Contact { addr: contact(6).addr, ..contact(5) }, false, Time::ZERO);
     assert_eq!(asks(&mut overlay, Time::ZERO), [Ask::Probe { contact: contact(5), verify: false }]);
     assert_eq!(overlay.table().get(&contact(5).id).unwrap().contact, contact(5), "the confirmed entry stays");
 }
@@ -252,7 +244,7 @@ fn a_candidate_is_probed_only_if_the_table_wants_it_and_its_address_is_one() {
     overlay.candidate(Contact { addr: "224.0.0.1:6".parse().unwrap(), ..contact(6) }, Time::ZERO);
     overlay.candidate(contact(7), Time::ZERO);
     assert_eq!(asks(&mut overlay, Time::ZERO), [Ask::Probe { contact: contact(7), verify: true }]);
-    overlay.probe_ended(contact(7), false);
+    overlay.probe_ended(contact(7), false, Time::ZERO);
     assert_eq!((overlay.tallies().martians, overlay.tallies().probes_failed), (1, 1));
     assert_eq!(overlay.table().len(), 1, "a probe that fails adds nothing and costs no entry its place");
 }
@@ -269,7 +261,7 @@ fn after_a_timeout_the_next_deadline_lies_ahead_whatever_was_reported() {
             let stranger = contact(random.u16(2..300));
             match random.u8(..8) {
                 0 => drop(overlay.add_bootstrap(stranger, now)),
-                1 => overlay.add_unconfirmed(stranger, now),
+                1 => overlay.unconfirmed(stranger, random.bool(), now),
                 2 => overlay.candidate(stranger, now),
                 3 => overlay.alive(stranger, now),
                 4 => overlay.dead(stranger),
@@ -282,7 +274,7 @@ fn after_a_timeout_the_next_deadline_lies_ahead_whatever_was_reported() {
                         overlay.named(lookup, contact, &[stranger], |_| true, now);
                     }
                     (Ask::Find { lookup, contact, .. }, false) => overlay.failed(lookup, contact),
-                    (Ask::Probe { contact, verify: true }, answered) => overlay.probe_ended(contact, answered),
+                    (Ask::Probe { contact, verify: true }, answered) => overlay.probe_ended(contact, answered, now),
                     (Ask::Probe { contact, .. }, true) => overlay.alive(contact, now),
                     (Ask::Probe { contact, .. }, false) => overlay.dead(contact),
                     (Ask::CheckReachability { .. }, _) => {}
