@@ -22,11 +22,11 @@ const JOINING_MS: u64 = 100_000;
 /// other.
 const SETTLING_MS: u64 = 45_000;
 /// The time within which a host that joins has found its neighbours, as the clients of a growing network expect of it.
-const JOINED_MS: u64 = 2_000;
+pub(super) const JOINED_MS: u64 = 2_000;
 /// The least time between the PUT of a value of any lifetime and its GET: most are stored by then.
 const SOON_MS: u64 = 700;
 /// The time beyond its limit that a job may take, for the last answer and the tick of a timer.
-const SLACK_MS: u64 = 100;
+pub(super) const SLACK_MS: u64 = 100;
 
 /// An action of the plan.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -210,13 +210,7 @@ impl Run {
     }
 
     fn value_of(&self, op: usize) -> Op {
-        let Options { seed, certified, stores, shared_bits, .. } = self.world.options;
-        let mut value = Id::hash_of(&[b"value", &seed.to_be_bytes(), &op.to_be_bytes()]).0.to_vec();
-        value.resize(stores.value_size(op), 0);
-        let mut key = if certified { Id::hash_of(&[&value]) } else { Id::hash_of(&[b"key", &value]) };
-        for bit in 0..shared_bits.min(ID_BITS) {
-            key.0[bit / 8] &= !(0x80 >> (bit % 8));
-        }
+        let (key, value) = value_of(&self.world.options, op);
         let (heard, is_stored, is_promised) = (Vec::new(), false, false);
         Op { key, value, heard, is_stored, is_promised, put_at: Time::ZERO, get_at: Time::ZERO }
     }
@@ -371,4 +365,16 @@ impl Run {
         report.trace = world.trace();
         self.report
     }
+}
+
+/// The key and the value of operation `op`.
+pub(super) fn value_of(options: &Options, op: usize) -> (Id, Vec<u8>) {
+    let Options { seed, certified, stores, shared_bits, .. } = *options;
+    let mut value = Id::hash_of(&[b"value", &seed.to_be_bytes(), &op.to_be_bytes()]).0.to_vec();
+    value.resize(stores.value_size(op), 0);
+    let mut key = if certified { Id::hash_of(&[&value]) } else { Id::hash_of(&[b"key", &value]) };
+    for bit in 0..shared_bits.min(ID_BITS) {
+        key.0[bit / 8] &= !(0x80 >> (bit % 8));
+    }
+    (key, value)
 }

@@ -110,7 +110,7 @@ fn flags() -> Flags {
     flags.optopt("", "doubled", "hyperdht: share of packets that arrive twice (default 0)", "PERCENT");
     flags.optopt("", "held-up", "hyperdht: packets are held up for up to this long, and overtaken (default 0)", "MS");
     flags.optopt("", "behind-nat", "hyperdht: share of hosts behind NATs of all kinds (default 0)", "PERCENT");
-    flags.optflag("", "bytes", "whole engines over pretend TCP; knows no faults but --dead");
+    flags.optflag("", "bytes", "whole engines over pretend TCP; knows no faults but --dead and --scenario");
     flags.optflag("", "json", "print JSON");
     flags.optopt("", "figures", "write every figure of the README into this folder instead", "FOLDER");
     flags.optopt("", "jobs", "with --figures: networks simulated at the same time (default 2)", "N");
