@@ -7,11 +7,17 @@ use std::sync::Arc;
 
 use crate::dialect::sealed::store::Store;
 use crate::id::Id;
-use crate::limits::{GET_TRIES, LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS};
+use crate::limits::{GET_TRIES, LIFETIME_MAX_MS, LOOKUP_BUDGET, LOOKUP_BUDGET_ALL_PATHS};
 use crate::time::Time;
 
 /// By how much a broken holder misses the end of a value's lifetime: one tick of the timer wheel, in milliseconds.
 pub(super) const MISS_MS: u64 = 16;
+
+/// The lifetime in milliseconds of a value that was put with this ttl in seconds, as docs/protocol-sealed.md has it.
+/// The store computes it for itself.
+pub(super) fn lifetime_ms(ttl_s: u16) -> u64 {
+    if ttl_s == 0 { LIFETIME_MAX_MS } else { LIFETIME_MAX_MS.min(1_000 * u64::from(ttl_s)) }
+}
 
 /// A fault of a test's own making, one for each check, to show that the check catches it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -75,7 +81,7 @@ impl Checks {
     /// client did, `ttl_s`. Returns the end of that lifetime.
     pub fn stored(&mut self, host: u32, key: Id, value: &[u8], ttl_s: u16, now: Time) -> Time {
         let wanted = self.wanted.get(&key).and_then(|all| all.iter().rev().find(|wanted| *wanted.value == *value));
-        let until = now.after(Store::lifetime_ms(wanted.map_or(ttl_s, |wanted| wanted.ttl_s)));
+        let until = now.after(lifetime_ms(wanted.map_or(ttl_s, |wanted| wanted.ttl_s)));
         let value = wanted.map_or_else(|| Arc::from(value), |wanted| wanted.value.clone());
         self.copies.entry((host, key)).or_default().push(StoredCopy { value, until });
         until
