@@ -182,18 +182,19 @@ impl Node {
     }
 
     /// Stores `value`, at most 65,463 bytes, on the nodes nearest to `key`. The `lifetime` is rounded up to whole
-    /// seconds and clamped to 1 to 10 seconds. Returns once a node holds the value; a node that is alone holds it
-    /// itself. The node serves its peers meanwhile.
+    /// seconds and clamped to 1 to 10 seconds. Returns the number of nodes that hold the value: fewer than
+    /// [`Builder::replication`] if there are not as many, or if others would not. A node that is alone holds it itself.
+    /// The node serves its peers meanwhile.
     ///
     /// Errors: [`Error::Refused`] if the value is too large or no node would hold it; [`Error::Busy`]; [`Error::Io`] if
     /// polling failed.
-    pub fn put(&mut self, key: Id, value: &[u8], lifetime: Duration) -> Result<(), Error> {
+    pub fn put(&mut self, key: Id, value: &[u8], lifetime: Duration) -> Result<usize, Error> {
         let longest = (LIFETIME_MAX_MS / 1_000) as f64;
         let ttl_s = lifetime.as_secs_f64().ceil().clamp(1.0, longest) as u16;
         match self.finish(Operation::Put { key, value: Arc::from(value), ttl_s, replication: 0 })? {
-            Reply::Success(_) => Ok(()),
+            Reply::Stored { copies, .. } => Ok(copies),
             Reply::Error(code, text) => Err(refusal(code, text)),
-            Reply::Pong | Reply::Nodes(_) | Reply::Missing | Reply::Unreachable => Err(Error::Busy),
+            Reply::Pong | Reply::Nodes(_) | Reply::Success(_) | Reply::Missing | Reply::Unreachable => Err(Error::Busy),
         }
     }
 
@@ -206,7 +207,7 @@ impl Node {
             Reply::Success(value) => Ok(Some(value.to_vec())),
             Reply::Missing => Ok(None),
             Reply::Error(code, text) => Err(refusal(code, text)),
-            Reply::Pong | Reply::Nodes(_) | Reply::Unreachable => Err(Error::Busy),
+            Reply::Pong | Reply::Nodes(_) | Reply::Stored { .. } | Reply::Unreachable => Err(Error::Busy),
         }
     }
 
@@ -271,7 +272,7 @@ mod tests {
     fn a_node_that_is_alone_holds_what_it_is_given_until_its_time() {
         let mut node = Node::builder().start().unwrap();
         assert_eq!((node.get(key(1)).unwrap(), node.contacts()), (None, 0));
-        node.put(key(1), b"one", Duration::from_secs(9)).unwrap();
+        assert_eq!(node.put(key(1), b"one", Duration::from_secs(9)).unwrap(), 1);
         assert_eq!(node.get(key(1)).unwrap().as_deref(), Some(&b"one"[..]));
         node.stop().unwrap();
     }

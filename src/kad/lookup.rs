@@ -214,6 +214,17 @@ impl Lookup {
         self.alpha_per_path = self.alpha_per_path.max(self.horizon);
     }
 
+    /// From now on each path ends only when its k nearest candidates have answered, and may ask all of them at once.
+    pub fn widen(&mut self) {
+        self.horizon = self.horizon.max(self.k);
+        self.hurry();
+    }
+
+    /// Whether each path ends only when its k nearest candidates have answered.
+    pub fn is_wide(&self) -> bool {
+        self.horizon >= self.k
+    }
+
     /// The contact to ask now, if any; it counts as asked from then on. Call until `None`.
     pub fn next_to_ask(&mut self) -> Option<Contact> {
         if self.in_flight >= LOOKUP_IN_FLIGHT {

@@ -317,7 +317,7 @@ impl Run {
 
     fn was_put(&mut self, done: &Done) {
         let op = &mut self.ops[done.op / 3];
-        if done.outcome == Outcome::Stored {
+        if matches!(done.outcome, Outcome::Stored { .. }) {
             op.is_stored = true;
             self.report.stored += 1;
             self.report.stored_ms.add(done.at.since(op.put_at));

@@ -144,6 +144,7 @@ impl DialectPlan for Plan {
 fn settings(matches: &Matches) -> Result<ServiceSettings, Stop> {
     Ok(ServiceSettings {
         node: NodeSettings {
+            asks_back: true,
             kademlia: Parameters {
                 k: number(matches, "k", K, 1, K_MAX)?,
                 alpha: number(matches, "alpha", ALPHA, 1, ALPHA_MAX)?,

@@ -2,13 +2,13 @@
 //! or when its time is up. Part of the node; never sends anything itself.
 
 use crate::contact::Contact;
-use crate::dialect::sealed::job::{
-    Copies, GetJob, HolderState, Job, JobId, Outcome, Put, PutJob, Quorum, Tally, Ticket, Work,
-};
+use crate::dialect::sealed::codec::Message;
+use crate::dialect::sealed::job::{GetJob, HolderState, Job, JobId, Outcome, Put, PutJob, Ticket, Work};
 use crate::dialect::sealed::node::{Alarm, Node, Output, Purpose};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
-use crate::dialect::sealed::store::{Store, is_certified};
+use crate::dialect::sealed::store::Store;
+use crate::dialect::sealed::tally::{Copies, Heard, Quorum, Tally};
 use crate::dialect::stream::Via;
 use crate::id::{Id, Metric};
 use crate::kad::lookup::Goal;
@@ -29,8 +29,8 @@ impl Node {
         let paths = self.settings.kademlia.paths;
         let replication = if put.replication == 0 { self.settings.replication } else { put.replication };
         let id = self.jobs.vacant_key();
-        let lookup =
-            self.overlay.start_lookup(put.key, Goal::Nodes(replication.saturating_add(SPARE_HOLDERS)), paths, id, &[]);
+        let reach = replication.saturating_add(SPARE_HOLDERS).min(self.settings.kademlia.k);
+        let lookup = self.overlay.start_lookup(put.key, Goal::Nodes(reach), paths, id, &[]);
         // The time counts from when the request came, like the job's deadline, but the lookup must have some time.
         let due_at = ticket.since.after(PUT_LOOKUP_MS).max(now.after(LOOKUP_LEAST_MS));
         let holders_due = self.alarms.arm(now, due_at, Alarm::HoldersDue(id));
@@ -41,7 +41,9 @@ impl Node {
             replication: replication.min(REPLICATION_MAX),
             source: put.source,
             candidates: Vec::new(),
+            reach,
             lookup: Some(lookup),
+            ended: None,
             holders_due,
         };
         self.register(Work::Put(job), ticket, now);
@@ -60,17 +62,17 @@ impl Node {
         self.register(Work::Get(get), ticket, now);
         // This node's own value counts as the answer of one holder.
         let own = self.overlay.own().id;
-        store.get(&key, now).into_iter().for_each(|value| self.count_vote(id, &own, Some(value)));
+        store.get(&key, now).into_iter().for_each(|value| self.count_vote(id, &own, Some((Id::of(value), value))));
         true
     }
 
-    /// `from` answered the GET `id` with a value or without one. A value that exceeds the bytes left for all GETs
-    /// counts as none.
-    pub(super) fn count_vote(&mut self, id: JobId, from: &Id, value: Option<&[u8]>) {
+    /// `from` answered the GET `id` with a value, given with its hash, or without one. A value that exceeds the bytes
+    /// left for all GETs counts as none.
+    pub(super) fn count_vote(&mut self, id: JobId, from: &Id, value: Option<(Id, &[u8])>) {
         let room = TALLY_BYTES - self.tallied_bytes;
         if let Some(get) = self.get_job(id) {
             let before = get.tally.bytes();
-            get.tally.add(from.distance(&get.key), value.filter(|value| value.len() <= room));
+            get.tally.add(from.distance(&get.key), value.filter(|(_, value)| value.len() <= room));
             let after = get.tally.bytes();
             self.tallied_bytes = self.tallied_bytes - before + after;
         }
@@ -103,9 +105,10 @@ impl Node {
         let Some(id) = self.overlay.owner(lookup) else {
             return;
         };
+        let hash = Id::of(value);
         match self.get_job(id) {
-            Some(job) if is_certified(&job.key, value) => self.finish(id, Outcome::Found(value.into()), now),
-            _ => self.count_vote(id, &from.id, Some(value)),
+            Some(job) if job.key == hash => self.finish(id, Outcome::Found(value.into()), now),
+            _ => self.count_vote(id, &from.id, Some((hash, value))),
         }
     }
 
@@ -145,25 +148,45 @@ impl Node {
         let Some(tally) = self.get_job(id).map(|get| &get.tally) else {
             return;
         };
-        let (winner, electorate) = (tally.winner().cloned(), tally.electorate());
+        let (winner, electorate) = (tally.winner(Heard::Nearest).cloned(), tally.electorate());
         if let Some(value) = winner.filter(|_| self.overlay.have_nearest_answered(lookup, electorate)) {
             self.finish(id, Outcome::Found(value), now);
         }
     }
 
-    /// A node that was asked to hold the value of a PUT has answered or failed.
-    pub(super) fn on_holder_result(&mut self, job: JobId, holder: Contact, stored: bool) {
-        self.settle_holder(job, &holder.id, stored);
+    /// A node that was asked to hold the value of a PUT has answered or failed. One that says that it holds it is asked
+    /// for it if the PUT goes over several paths, because then its user expects liars: from an ephemeral port, as a
+    /// stranger would ask.
+    pub(super) fn on_holder_result(&mut self, job: JobId, holder: Contact, result: HolderState, now: Time) {
+        let doubts = self.settings.asks_back && self.settings.kademlia.paths > 1 && result == HolderState::Stored;
+        let key = self.put_job(job).map(|put| put.key);
+        if let Some(key) = key.filter(|_| doubts) {
+            self.settle_holder(job, &holder.id, HolderState::AskedBack);
+            return self.send(holder, Purpose::AskBack(job), Request::FindValue(key), Via::Single, now);
+        }
+        self.settle_holder(job, &holder.id, result);
         self.puts_to_drive.push_back(job);
     }
 
-    /// A node that was asked to hold the value of a PUT has `stored` it, or will not.
-    fn settle_holder(&mut self, id: JobId, holder: &Id, stored: bool) {
+    /// A node that says that it holds the value of a PUT was asked for the value.
+    pub(super) fn on_asked_back(&mut self, job: JobId, holder: Contact, answer: &Message<'_>) {
+        let Some(put) = self.put_job(job) else {
+            return;
+        };
+        let is_true = matches!(answer, Message::Value { value } if **value == *put.value);
+        let result = if is_true { HolderState::Stored } else { HolderState::Lied };
+        self.settle_holder(job, &holder.id, result);
+        self.puts_to_drive.push_back(job);
+    }
+
+    /// What became of a node that should hold the value of a PUT.
+    pub(super) fn settle_holder(&mut self, id: JobId, holder: &Id, state: HolderState) {
         let Some(Job { work: Work::Put(put), ticket, .. }) = self.jobs.get_mut(id) else {
             return;
         };
-        put.settle(holder, if stored { HolderState::Stored } else { HolderState::Failed });
-        if stored && put.copies() == 1 {
+        let had_none = put.copies() == 0;
+        put.settle(holder, state);
+        if had_none && put.copies() == 1 {
             self.outputs.push_back(Output::FirstCopy { ticket: *ticket });
         }
     }
@@ -175,17 +198,24 @@ impl Node {
         // If no other node is alive, this node is all that is left of the network.
         let counts_itself = self.overlay.counts_itself() || (nobody_answered && !was_busy);
         let own = counts_itself.then_some(self.overlay.own());
+        let k = self.settings.kademlia.k;
         if let Some(put) = self.put_job(id) {
             put.lookup = None;
+            put.ended = Some(ended.lookup);
             put.add_candidates(ended.closest.into_iter().chain(own));
             self.drive_put(id, store, now);
         } else if let Some(get) = self.get_job(id) {
-            let found = get.tally.winner().cloned();
+            let found = get.tally.winner(Heard::Lookup(k)).cloned();
             match found {
                 Some(value) => self.finish(id, Outcome::Found(value), now),
                 None if was_busy => self.finish(id, Outcome::Busy, now),
+                None if get.tries == 1 && !ended.lookup.is_wide() => {
+                    // Each of several paths has heard only the first of the nearest, but one farther out may hold it.
+                    let resumed = self.overlay.resume(ended.lookup, id);
+                    self.get_job(id).into_iter().for_each(|get| get.lookup = resumed);
+                }
                 None if self.retry(id, &ended.queried, now) => {}
-                None => self.finish(id, Outcome::Missing, now),
+                None => self.conclude(id, now),
             }
         }
     }
@@ -212,14 +242,15 @@ impl Node {
         let own = self.overlay.own();
         while let Some(put) = self.put_job(id) {
             let Some(holder) = put.next_holder() else {
-                if put.is_done() {
+                if put.is_done() && !self.look_farther(id) {
                     self.conclude(id, now);
                 }
                 return;
             };
             if holder.id == own.id {
-                let stored = store.put(put.key, &put.value, put.ttl_s, Some(put.source), now).is_ok();
-                self.settle_holder(id, &own.id, stored);
+                let stored = store.put(put.key, &put.value, put.ttl_s, Some(put.source), now);
+                let result = stored.map_or_else(|code| HolderState::of_error(code.code()), |()| HolderState::Stored);
+                self.settle_holder(id, &own.id, result);
                 continue;
             }
             let message = Request::Put { ttl_s: put.ttl_s, replication: 1, key: put.key, value: put.value.clone() };
@@ -227,13 +258,30 @@ impl Node {
         }
     }
 
+    /// Resumes the lookup of a PUT if too few of the nodes that it found hold the value, until it has found the k
+    /// nearest: a GET hears those too. Returns `false` if it has, or if enough hold it.
+    fn look_farther(&mut self, id: JobId) -> bool {
+        let k = self.settings.kademlia.k;
+        let Some(put) = self.put_job(id).filter(|put| put.copies() < put.replication && put.reach < k) else {
+            return false;
+        };
+        put.reach = k;
+        let Some(lookup) = put.ended.take() else {
+            return false;
+        };
+        let resumed = self.overlay.resume(lookup, id);
+        if let Some(put) = self.put_job(id) {
+            put.lookup = Some(resumed);
+        }
+        true
+    }
+
     /// Ends a job with what it has reached so far.
     pub(super) fn conclude(&mut self, id: JobId, now: Time) {
         let outcome = match self.jobs.get(id).map(|job| &job.work) {
             None => return,
-            Some(Work::Put(put)) if put.copies() > 0 => Outcome::Stored,
-            Some(Work::Put(_)) => Outcome::Unreachable,
-            Some(Work::Get(get)) => match get.tally.winner() {
+            Some(Work::Put(put)) => put.outcome(),
+            Some(Work::Get(get)) => match get.tally.winner(Heard::All) {
                 Some(value) => Outcome::Found(value.clone()),
                 None => Outcome::Missing,
             },

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crate::arena::Key;
 use crate::contact::Contact;
-use crate::id::{Distance, Id, Metric};
+use crate::dialect::sealed::codec::ErrorCode;
+use crate::dialect::sealed::tally::Tally;
+use crate::id::{Id, Metric};
+use crate::kad::lookup::Lookup;
 use crate::kad::overlay::LookupId;
 use crate::time::Time;
 use crate::wheel::TimerKey;
@@ -42,10 +45,16 @@ pub struct Put<'a> {
 /// The outcome of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// At least one node holds the value of the PUT.
-    Stored,
-    /// No node would hold the value of the PUT (ERROR 8).
-    Unreachable,
+    /// The value of the PUT is stored.
+    Stored {
+        /// The number of nodes that hold it, at least 1.
+        copies: usize,
+        /// Whether these are fewer than were asked for, although there are more nodes.
+        is_short: bool,
+    },
+    /// No node holds the value of the PUT. The reason is the one that the nodes gave ([`ErrorCode::TooLarge`],
+    /// [`ErrorCode::Full`] or [`ErrorCode::Refused`]), or [`ErrorCode::Unreachable`] if none gave one.
+    Refused(ErrorCode),
     /// The value for the GET.
     Found(Arc<[u8]>),
     /// The GET found no value.
@@ -80,7 +89,12 @@ pub(super) struct PutJob {
     /// Nodes that may hold the value, nearest first: the nearest ones as soon as they have answered, others once the
     /// lookup has ended.
     pub candidates: Vec<Candidate>,
+    /// How many candidates may be asked. The lookup has made sure that these are the nearest nodes, which a GET asks
+    /// too; a copy farther out might not be found.
+    pub reach: usize,
     pub lookup: Option<LookupId>,
+    /// The lookup after its end, to be resumed if too few of the nodes that it found hold the value.
+    pub ended: Option<Lookup>,
     /// Ends the lookup when its time is up.
     pub holders_due: TimerKey,
 }
@@ -99,10 +113,32 @@ pub(super) enum HolderState {
     Unasked,
     /// It has been asked to, and has not answered yet.
     Asked,
+    /// It says that it holds the value, and has been asked for it.
+    AskedBack,
     /// It holds the value.
     Stored,
-    /// It did not answer, or refused.
+    /// It would not hold the value, perhaps for this reason.
+    Refused(Option<ErrorCode>),
+    /// It said that it holds the value, and does not.
+    Lied,
+    /// It did not answer.
     Failed,
+}
+
+impl HolderState {
+    /// The state of a node that answered a PUT by an ERROR with this code.
+    pub fn of_error(code: u32) -> HolderState {
+        let of_holder = |code: &ErrorCode| matches!(code, ErrorCode::TooLarge | ErrorCode::Full | ErrorCode::Refused);
+        HolderState::Refused(ErrorCode::from_code(code).filter(of_holder))
+    }
+
+    fn is_copy(self) -> bool {
+        matches!(self, HolderState::AskedBack | HolderState::Stored)
+    }
+
+    fn is_lost(self) -> bool {
+        matches!(self, HolderState::Refused(_) | HolderState::Lied | HolderState::Failed)
+    }
 }
 
 impl PutJob {
@@ -118,15 +154,20 @@ impl PutJob {
     }
 
     /// The next node to ask to hold the value: the nearest one that has not been asked, among as many as should hold
-    /// it. Each node that failed is replaced by the next nearest.
+    /// it. Each node that failed or refused is replaced by the next nearest within reach, and each that lied by two,
+    /// because where there is one liar there are others, and to find them out one after the other takes long.
     pub fn next_holder(&mut self) -> Option<Contact> {
-        let eligible = self.candidates.iter_mut().filter(|candidate| candidate.state != HolderState::Failed);
-        let next = eligible.take(self.replication).find(|candidate| candidate.state == HolderState::Unasked)?;
+        let count = |state| self.candidates.iter().filter(|candidate| candidate.state == state).count();
+        let has_enough = count(HolderState::Stored) >= self.replication;
+        let wanted = self.replication + if has_enough { 0 } else { count(HolderState::Lied) };
+        let within_reach = self.candidates.iter_mut().take(self.reach);
+        let eligible = within_reach.filter(|candidate| !candidate.state.is_lost());
+        let next = eligible.take(wanted).find(|candidate| candidate.state == HolderState::Unasked)?;
         next.state = HolderState::Asked;
         Some(next.contact)
     }
 
-    /// `id` holds the value, or will not.
+    /// `id` holds the value, or will not, or has been asked for it.
     pub fn settle(&mut self, id: &Id, state: HolderState) {
         let of_id = self.candidates.iter_mut().find(|candidate| candidate.contact.id == *id);
         of_id.into_iter().for_each(|candidate| candidate.state = state);
@@ -134,13 +175,37 @@ impl PutJob {
 
     /// The number of nodes that have stored the value.
     pub fn copies(&self) -> usize {
-        self.candidates.iter().filter(|candidate| candidate.state == HolderState::Stored).count()
+        self.candidates.iter().filter(|candidate| candidate.state.is_copy()).count()
     }
 
     /// Whether the lookup has ended and every node that was asked has answered or failed. Meaningful once
     /// [`PutJob::next_holder`] returns `None`.
     pub fn is_done(&self) -> bool {
-        self.lookup.is_none() && self.candidates.iter().all(|candidate| candidate.state != HolderState::Asked)
+        let is_open = |state| matches!(state, HolderState::Asked | HolderState::AskedBack);
+        self.lookup.is_none() && !self.candidates.iter().any(|candidate| is_open(candidate.state))
+    }
+
+    /// The outcome if the job ended now.
+    pub fn outcome(&self) -> Outcome {
+        let copies = self.copies();
+        if copies == 0 {
+            return Outcome::Refused(self.reason());
+        }
+        let is_another = |state: HolderState| !state.is_copy() && state != HolderState::Failed;
+        let has_others = self.lookup.is_some() || self.candidates.iter().any(|candidate| is_another(candidate.state));
+        Outcome::Stored { copies, is_short: copies < self.replication && has_others }
+    }
+
+    /// Why no node holds the value: the reason that most nodes gave, of equally common ones that of the nearest node.
+    fn reason(&self) -> ErrorCode {
+        let reasons = || {
+            self.candidates.iter().filter_map(|candidate| match candidate.state {
+                HolderState::Refused(reason) => reason,
+                _ => None,
+            })
+        };
+        let most = reasons().rev().max_by_key(|reason| reasons().filter(|other| other == reason).count());
+        most.unwrap_or(ErrorCode::Unreachable)
     }
 }
 
@@ -153,91 +218,10 @@ pub(super) struct GetJob {
     pub tries: usize,
 }
 
-/// The number of nodes that should have a copy of a value.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Copies(pub usize);
-
-/// The number of nodes that must name the same value before a GET accepts it.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Quorum(pub usize);
-
-/// The answers to a GET, nearest to the key first. Any node that is asked on the way can make up a value that its key
-/// does not certify, so only the answers of the nodes nearest to the key count: those should hold the value. The tally
-/// forgets all other answers.
-#[derive(Debug)]
-pub(super) struct Tally {
-    /// How many nodes should hold the value, if it was stored with this node's settings.
-    holders: usize,
-    quorum: usize,
-    /// For each answer, the distance of its sender from the key, and the value, if it named one. At most twice the
-    /// holders.
-    answers: Vec<(Distance, Option<Arc<[u8]>>)>,
-}
-
-impl Tally {
-    /// A tally without answers.
-    pub fn new(copies: Copies, quorum: Quorum) -> Tally {
-        Tally { holders: copies.0.max(quorum.0), quorum: quorum.0, answers: Vec::new() }
-    }
-
-    /// Counts the answer of a node at this distance from the key. `None`: the node has no value.
-    pub fn add(&mut self, distance: Distance, value: Option<&[u8]>) {
-        let Err(at) = self.answers.binary_search_by_key(&distance, |(distance, _)| *distance) else {
-            return;
-        };
-        let known = value.and_then(|value| self.values().find(|held| ***held == *value).cloned());
-        self.answers.insert(at, (distance, known.or_else(|| value.map(Arc::from))));
-        self.answers.truncate(2 * self.holders);
-    }
-
-    /// Bytes of the values held. Equal values count each time.
-    pub fn bytes(&self) -> usize {
-        self.values().map(|value| value.len()).sum()
-    }
-
-    /// How many of the nearest nodes must have answered before [`Tally::winner`] is final: the holders, or twice as
-    /// many if no holder named a value, because nearer nodes may have joined since it was stored.
-    pub fn electorate(&self) -> usize {
-        let nearest = self.answers.iter().take(self.holders);
-        if nearest.clone().any(|(_, vote)| vote.is_some()) { self.holders } else { 2 * self.holders }
-    }
-
-    /// The value that most nodes of the electorate named, provided at least `quorum` of them did. Of equally common
-    /// values, the one of the nearest node. If none of the holders named a value, at least two other nodes must agree.
-    pub fn winner(&self) -> Option<&Arc<[u8]>> {
-        let electorate = self.electorate();
-        let named = || self.answers.iter().take(electorate).filter_map(|(_, vote)| vote.as_ref());
-        let votes = |value: &Arc<[u8]>| named().filter(|vote| *vote == value).count();
-        let named: Vec<&Arc<[u8]>> = named().collect();
-        let most = named.into_iter().rev().max_by_key(|value| votes(value))?;
-        let least = if electorate > self.holders { self.quorum.max(2) } else { self.quorum };
-        (votes(most) >= least).then_some(most)
-    }
-
-    fn values(&self) -> impl Iterator<Item = &Arc<[u8]>> {
-        self.answers.iter().filter_map(|(_, vote)| vote.as_ref())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wheel::Wheel;
-
-    fn tally(quorum: usize, answers: &[(u8, Option<&[u8]>)]) -> Tally {
-        let mut tally = Tally::new(Copies(3), Quorum(quorum));
-        for (n, value) in answers {
-            tally.add(Id([*n; 32]).distance(&Id::default()), *value);
-        }
-        tally
-    }
-
-    fn winner(quorum: usize, answers: &[(u8, Option<&[u8]>)]) -> Option<Vec<u8>> {
-        tally(quorum, answers).winner().map(|value| value.to_vec())
-    }
-
-    const TRUE: Option<&[u8]> = Some(b"true");
-    const LIE: Option<&[u8]> = Some(b"lie");
 
     #[test]
     fn a_put_goes_to_the_nearest_and_past_those_that_fail() {
@@ -249,7 +233,9 @@ mod tests {
             replication: 2,
             source: ([127, 0, 0, 1]).into(),
             candidates: Vec::new(),
+            reach: 8,
             lookup: None,
+            ended: None,
             holders_due: Wheel::new().arm(Time::ZERO, Time::ZERO, ()),
         };
         let ask = |put: &mut PutJob| std::iter::from_fn(|| put.next_holder()).map(|c| c.id.0[0]).collect::<Vec<_>>();
@@ -264,48 +250,5 @@ mod tests {
         assert_eq!(ask(&mut put), [7], "for each that failed the next nearest");
         put.settle(&contact(7).id, HolderState::Stored);
         assert_eq!((put.copies(), put.is_done(), ask(&mut put)), (2, true, vec![]));
-    }
-
-    #[test]
-    fn the_nearest_decide_and_most_of_them() {
-        let (true_, lie) = (TRUE.map(<[u8]>::to_vec), LIE.map(<[u8]>::to_vec));
-        assert_eq!(winner(1, &[]), None);
-        let far_liars = [(90, LIE), (80, LIE), (70, LIE), (1, TRUE), (2, None), (3, None)];
-        assert_eq!(winner(1, &far_liars), true_);
-        assert_eq!(winner(2, &far_liars), None, "who wants two does not get them from afar");
-        let outvoted = [(1, LIE), (2, TRUE), (3, TRUE)];
-        assert_eq!(winner(1, &outvoted), true_);
-        assert_eq!(winner(3, &outvoted), None);
-        assert_eq!(winner(1, &[(2, LIE), (1, TRUE)]), true_, "the nearest among equals");
-        assert_eq!(winner(1, &[(1, LIE), (2, None), (3, None)]), lie, "one is enough where one is asked for");
-    }
-
-    #[test]
-    fn behind_newcomers_two_must_agree_and_all_be_heard() {
-        let newcomers = [(1, None), (2, None), (3, None)];
-        let late = [&newcomers[..], &[(4, TRUE), (5, TRUE), (7, LIE)]].concat();
-        assert_eq!(winner(1, &late), TRUE.map(<[u8]>::to_vec));
-        assert_eq!(tally(1, &late).electorate(), 6);
-        let invented = [&newcomers[..], &[(90, LIE)]].concat();
-        assert_eq!(winner(1, &invented), None, "a key that nobody holds, and one liar on the way");
-    }
-
-    #[test]
-    fn a_quorum_above_the_replication_can_be_met() {
-        let all: Vec<(u8, Option<&[u8]>)> = (1..=20).map(|n| (n, TRUE)).collect();
-        assert!(tally(4, &all).winner().is_some());
-    }
-
-    #[test]
-    fn far_liars_leave_neither_bytes_nor_votes_behind() {
-        let mut tally = Tally::new(Copies(3), Quorum(1));
-        for n in (10..100u8).rev() {
-            tally.add(Id([n; 32]).distance(&Id::default()), Some(&[n; 100]));
-        }
-        assert_eq!((tally.answers.len(), tally.bytes()), (6, 600));
-        for n in 1..=3 {
-            tally.add(Id([n; 32]).distance(&Id::default()), TRUE);
-        }
-        assert_eq!(tally.winner().map(|value| &**value), TRUE);
     }
 }

@@ -16,6 +16,7 @@ pub mod service;
 pub mod session;
 pub mod settings;
 pub mod store;
+mod tally;
 
 use std::net::SocketAddr;
 

@@ -9,7 +9,7 @@ use crate::arena::Arena;
 use crate::contact::Contact;
 use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
 use crate::dialect::sealed::contact_at;
-use crate::dialect::sealed::job::{Job, JobId, Outcome, Put, Ticket};
+use crate::dialect::sealed::job::{HolderState, Job, JobId, Outcome, Put, Ticket};
 use crate::dialect::sealed::request::Request;
 use crate::dialect::sealed::settings::Settings;
 use crate::dialect::sealed::store::{Store, is_certified};
@@ -73,7 +73,12 @@ pub enum Answer<'a> {
 pub(super) enum Purpose {
     Find(LookupId),
     Store(JobId),
-    Probe { nonce: u32, verify: bool },
+    /// To find out whether a node holds the value of a PUT, as it says.
+    AskBack(JobId),
+    Probe {
+        nonce: u32,
+        verify: bool,
+    },
     Reachability,
 }
 
@@ -229,8 +234,14 @@ impl Node {
             }
             (Purpose::Store(job), answer) => {
                 self.overlay.alive(contact, now);
-                self.on_holder_result(job, contact, matches!(answer, Message::Success { .. }));
+                let result = match answer {
+                    Message::Success { .. } => HolderState::Stored,
+                    Message::Error { code, .. } => HolderState::of_error(*code),
+                    _ => HolderState::Refused(None),
+                };
+                self.on_holder_result(job, contact, result, now);
             }
+            (Purpose::AskBack(job), answer) => self.on_asked_back(job, contact, answer),
             (Purpose::Probe { nonce, verify }, answer) => {
                 // A contact that is too busy to answer with PONG is alive, but a candidate must prove that it speaks
                 // the dialect.
@@ -265,7 +276,7 @@ impl Node {
                     self.overlay.slow(lookup, contact);
                     self.on_lookup_progress(lookup, now);
                 }
-                Overdue::Slow(_, Purpose::Store(_) | Purpose::Probe { .. } | Purpose::Reachability) => {}
+                Overdue::Slow(_, _) => {}
                 Overdue::Failed(contact, purpose) => self.fail(contact, purpose, Failure::Contact, now),
             }
         }
@@ -371,7 +382,16 @@ impl Node {
                 if why == Failure::Contact {
                     self.overlay.dead(contact);
                 }
-                self.on_holder_result(job, contact, false);
+                let is_dead = why == Failure::Contact;
+                let result = if is_dead { HolderState::Failed } else { HolderState::Refused(None) };
+                self.on_holder_result(job, contact, result, now);
+            }
+            (Purpose::AskBack(job), why) => {
+                // A liar may be silent; that we could not ask says nothing.
+                let is_silent = why == Failure::Contact;
+                let result = if is_silent { HolderState::Lied } else { HolderState::Stored };
+                self.settle_holder(job, &contact.id, result);
+                self.puts_to_drive.push_back(job);
             }
         }
     }

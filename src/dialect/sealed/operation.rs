@@ -46,8 +46,16 @@ pub enum Reply {
     Pong,
     /// The peer answered with NODE: up to 20 of its contacts, without those whose id does not belong to their address.
     Nodes(Vec<Contact>),
-    /// VALUE or SUCCESS: the value found, or an empty one for a PUT.
+    /// VALUE or SUCCESS: the value found. Of a PUT, one byte, the number of nodes that hold the value, if those are fewer
+    /// than were asked for although there are more nodes, or else nothing.
     Success(Arc<[u8]>),
+    /// The PUT of our own node has stored the value.
+    Stored {
+        /// The number of nodes that hold it, at least 1.
+        copies: usize,
+        /// Whether these are fewer than were asked for, although there are more nodes.
+        is_short: bool,
+    },
     /// FAILURE: nobody holds a value of this key.
     Missing,
     /// ERROR with this code and text, the text cut to `limits::ERROR_TEXT` bytes.
@@ -65,10 +73,10 @@ impl Reply {
     /// The result of a job of our own node.
     pub(super) fn of_job(outcome: Outcome) -> Reply {
         match outcome {
-            Outcome::Stored => Reply::Success(Arc::default()),
+            Outcome::Stored { copies, is_short } => Reply::Stored { copies, is_short },
             Outcome::Found(value) => Reply::Success(value),
             Outcome::Missing => Reply::Missing,
-            Outcome::Unreachable => Reply::of_error(ErrorCode::Unreachable),
+            Outcome::Refused(reason) => Reply::of_error(reason),
             Outcome::Busy => Reply::of_error(ErrorCode::Busy),
         }
     }

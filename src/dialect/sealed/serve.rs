@@ -141,12 +141,15 @@ impl Service {
         if *outcome == Outcome::Busy {
             cx.shared.guard.fault(Counter::Busy, cx.info.peer, now);
         }
+        // There are at most REPLICATION_MAX copies.
+        let number = [if let Outcome::Stored { copies, .. } = outcome { *copies as u8 } else { 0 }];
         let answer = match (outcome, session.wire()) {
-            (Outcome::Stored | Outcome::Unreachable, Wire::Api) => None,
+            (Outcome::Stored { .. } | Outcome::Refused(_), Wire::Api) => None,
             (Outcome::Busy, Wire::Sealed) => Some(ErrorCode::Busy.message()),
             (Outcome::Busy, Wire::Api) => Some(Message::Failure { key }),
-            (Outcome::Stored, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
-            (Outcome::Unreachable, Wire::Sealed) => Some(ErrorCode::Unreachable.message()),
+            (Outcome::Stored { is_short: false, .. }, Wire::Sealed) => Some(Message::Success { key, value: &[] }),
+            (Outcome::Stored { is_short: true, .. }, Wire::Sealed) => Some(Message::Success { key, value: &number }),
+            (Outcome::Refused(reason), Wire::Sealed) => Some(reason.message()),
             (Outcome::Found(value), _) => Some(Message::Success { key, value }),
             (Outcome::Missing, _) => Some(Message::Failure { key }),
         };

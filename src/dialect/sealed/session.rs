@@ -424,7 +424,32 @@ fn answers(request: &Request, answer: &Message<'_>) -> bool {
         (Request::FindNode(_), Message::Node(_)) => true,
         (Request::FindValue(_), Message::Node(_) | Message::Value { .. }) => true,
         (Request::Get(key), Message::Success { key: got, .. } | Message::Failure { key: got }) => key == got,
-        (Request::Put { key, .. }, Message::Success { key: got, value: [] }) => key == got,
+        (Request::Put { key, replication, .. }, Message::Success { key: got, value }) => {
+            // One byte says how many copies there are, if those are fewer than were asked for.
+            let fits =
+                |copies: &[u8]| copies.len() <= 1 && copies != [0] && copies.first().is_none_or(|n| n < replication);
+            key == got && fits(value)
+        }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id;
+
+    /// Regression: a client took the number of copies for the answer to another request.
+    #[test]
+    fn a_put_is_answered_by_nothing_or_by_a_number_of_copies_that_is_too_small() {
+        let key = Id::of(b"key");
+        let fits = |replication, value: &[u8]| {
+            let put = Request::Put { ttl_s: 1, replication, key, value: (*b"v").into() };
+            answers(&put, &Message::Success { key, value })
+        };
+        assert!(fits(1, &[]) && fits(3, &[]) && fits(3, &[1]) && fits(3, &[2]));
+        assert!(!fits(3, &[0]) && !fits(3, &[3]) && !fits(3, &[1, 1]) && !fits(1, &[1]) && !fits(0, &[1]));
+        let put = Request::Put { ttl_s: 1, replication: 3, key, value: (*b"v").into() };
+        assert!(!answers(&put, &Message::Success { key: Id::default(), value: &[] }));
     }
 }

@@ -36,6 +36,8 @@ pub struct Settings {
     pub replication: usize,
     /// Nodes that must name the same value before a GET accepts it, unless its key certifies it.
     pub quorum: usize,
+    /// Whether a PUT over several paths asks those who say that they hold the value for it, and replaces those who lie.
+    pub asks_back: bool,
     /// Lookups that a GET may use.
     pub tries: usize,
     /// Which ids of contacts the node accepts.
@@ -48,6 +50,7 @@ impl Default for Settings {
             kademlia: Parameters::default(),
             replication: REPLICATION,
             quorum: 1,
+            asks_back: true,
             tries: GET_TRIES,
             ids: Ids::Bound,
         }

@@ -160,6 +160,13 @@ impl Overlay {
         self.start(target, goal, paths, Owner::Dialect(owner), avoided)
     }
 
+    /// Lets a lookup that has ended go on until the k nearest contacts on each of its paths have answered: it asks all
+    /// those whose answers it needs for that at once, and nobody twice. It ends as any other does.
+    pub fn resume(&mut self, mut lookup: Lookup, owner: Key) -> LookupId {
+        lookup.widen();
+        self.lookups.insert(lookup, Owner::Dialect(owner))
+    }
+
     /// The key that a lookup in flight was started with; `None` for those of the overlay itself.
     pub fn owner(&self, lookup: LookupId) -> Option<Key> {
         match self.lookups.get(lookup)?.owner {
@@ -474,7 +481,7 @@ impl Overlay {
         match owner {
             Owner::Dialect(owner) => {
                 let (closest, queried) = (lookup.closest(), lookup.queried());
-                self.ended.push_back(Ended { owner, closest, queried, passed_over });
+                self.ended.push_back(Ended { owner, closest, queried, passed_over, lookup });
             }
             Owner::Overlay(Upkeep::Neighbours) => {}
             Owner::Overlay(Upkeep::Refresh) => self.refresh_next(now),

@@ -3,7 +3,7 @@
 use crate::arena::Key;
 use crate::contact::Contact;
 use crate::id::Id;
-use crate::kad::lookup::Goal;
+use crate::kad::lookup::{Goal, Lookup};
 
 /// Names a lookup. A key whose lookup has ended names none, so it may be kept safely.
 pub type LookupId = Key;
@@ -41,7 +41,7 @@ pub enum Ask {
 }
 
 /// A lookup of the dialect's that has ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ended {
     /// The key that was given to [`super::Overlay::start_lookup`].
     pub owner: Key,
@@ -51,6 +51,8 @@ pub struct Ended {
     pub queried: Vec<Contact>,
     /// Whether a contact could not be asked because too many of our requests to it were in flight.
     pub passed_over: bool,
+    /// The lookup itself, for [`super::Overlay::resume`].
+    pub lookup: Lookup,
 }
 
 /// Counts that only grow, for the status page.
