@@ -116,7 +116,8 @@ fn json_is_one_object_a_line() {
         serde_json::from_str(&text).unwrap()
     };
     let key = key_of("k").to_string();
-    assert_eq!(json(&["put", "k", "v"]), serde_json::json!({"key": key, "stored": true}));
+    let stored = serde_json::json!({"key": key, "stored": true, "requested": 3, "copies": 3});
+    assert_eq!(json(&["put", "k", "v"]), stored);
     let found = serde_json::json!({"key": key, "found": true, "bytes": 1, "value_hex": "76"});
     assert_eq!(json(&["get", "k"]), found);
     assert_eq!(json(&["get", "z"])["found"], false);

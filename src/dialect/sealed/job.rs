@@ -223,32 +223,119 @@ mod tests {
     use super::*;
     use crate::wheel::Wheel;
 
-    #[test]
-    fn a_put_goes_to_the_nearest_and_past_those_that_fail() {
-        let contact = |n: u8| Contact { id: Id([n; 32]), addr: ([127, 0, 0, 1], u16::from(n)).into() };
+    fn contact(n: u8) -> Contact {
+        Contact { id: Id([n; 32]), addr: ([127, 0, 0, 1], u16::from(n)).into() }
+    }
+
+    /// A PUT whose lookup has ended with these nodes.
+    fn put(replication: usize, reach: usize, nodes: &[u8]) -> PutJob {
         let mut put = PutJob {
             key: Id::default(),
             value: Arc::from(&b"v"[..]),
             ttl_s: 9,
-            replication: 2,
+            replication,
             source: ([127, 0, 0, 1]).into(),
             candidates: Vec::new(),
-            reach: 8,
+            reach,
             lookup: None,
             ended: None,
             holders_due: Wheel::new().arm(Time::ZERO, Time::ZERO, ()),
         };
-        let ask = |put: &mut PutJob| std::iter::from_fn(|| put.next_holder()).map(|c| c.id.0[0]).collect::<Vec<_>>();
-        put.add_candidates([contact(5), contact(3)]);
+        put.add_candidates(nodes.iter().copied().map(contact));
+        put
+    }
+
+    /// Whom the PUT asks now.
+    fn ask(put: &mut PutJob) -> Vec<u8> {
+        std::iter::from_fn(|| put.next_holder()).map(|holder| holder.id.0[0]).collect()
+    }
+
+    fn settle(put: &mut PutJob, states: &[(u8, HolderState)]) {
+        states.iter().for_each(|(n, state)| put.settle(&contact(*n).id, *state));
+    }
+
+    const FULL: HolderState = HolderState::Refused(Some(ErrorCode::Full));
+    const TOO_LARGE: HolderState = HolderState::Refused(Some(ErrorCode::TooLarge));
+
+    #[test]
+    fn a_put_goes_to_the_nearest_and_past_those_that_fail() {
+        let mut put = put(2, 8, &[5, 3]);
         assert_eq!(ask(&mut put), [3, 5], "as many as wanted");
-        put.settle(&contact(3).id, HolderState::Stored);
+        settle(&mut put, &[(3, HolderState::Stored)]);
         assert!((put.copies(), put.is_done()) == (1, false) && ask(&mut put).is_empty());
         put.add_candidates([contact(9), contact(5), contact(1), contact(7)]);
         assert_eq!(ask(&mut put), [1], "a nearer one that was named later, beside those asked already");
-        put.settle(&contact(1).id, HolderState::Failed);
-        put.settle(&contact(5).id, HolderState::Failed);
+        settle(&mut put, &[(1, HolderState::Failed), (5, HolderState::Failed)]);
         assert_eq!(ask(&mut put), [7], "for each that failed the next nearest");
-        put.settle(&contact(7).id, HolderState::Stored);
+        settle(&mut put, &[(7, HolderState::Stored)]);
         assert_eq!((put.copies(), put.is_done(), ask(&mut put)), (2, true, vec![]));
+    }
+
+    #[test]
+    fn no_copy_lies_beyond_the_nodes_that_are_known_to_be_the_nearest() {
+        let mut put = put(2, 4, &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(ask(&mut put), [1, 2]);
+        settle(&mut put, &[(1, FULL), (2, HolderState::Failed)]);
+        assert_eq!(ask(&mut put), [3, 4]);
+        settle(&mut put, &[(3, FULL), (4, FULL)]);
+        assert!(ask(&mut put).is_empty() && put.is_done(), "5 and 6 may not be the next ones");
+        put.reach = 20;
+        assert_eq!(ask(&mut put), [5, 6], "once the lookup has made sure of it");
+    }
+
+    #[test]
+    fn one_that_lied_is_replaced_by_two_until_enough_are_true() {
+        let mut put = put(3, 20, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(ask(&mut put), [1, 2, 3]);
+        settle(&mut put, &[(1, HolderState::AskedBack), (2, HolderState::AskedBack), (3, HolderState::Stored)]);
+        assert!(put.copies() == 3 && !put.is_done() && ask(&mut put).is_empty());
+        settle(&mut put, &[(1, HolderState::Lied)]);
+        assert_eq!(ask(&mut put), [4, 5]);
+        settle(&mut put, &[(2, HolderState::Stored), (4, HolderState::Stored), (5, HolderState::Lied)]);
+        assert!(ask(&mut put).is_empty() && put.is_done());
+        assert_eq!(put.outcome(), Outcome::Stored { copies: 3, is_short: false });
+    }
+
+    #[test]
+    fn fewer_copies_than_asked_for_are_too_few_only_where_there_are_more_nodes() {
+        let outcome = |states: &[(u8, HolderState)]| {
+            let mut put = put(3, 20, &[1, 2, 3]);
+            settle(&mut put, states);
+            put.outcome()
+        };
+        let stored = HolderState::Stored;
+        let of_all = |copies| Outcome::Stored { copies, is_short: false };
+        let short = |copies| Outcome::Stored { copies, is_short: true };
+        assert_eq!(outcome(&[(1, stored), (2, stored), (3, stored)]), of_all(3));
+        assert_eq!(outcome(&[(1, stored), (2, HolderState::Failed), (3, stored)]), of_all(2), "the dead are no nodes");
+        for other in [FULL, TOO_LARGE, HolderState::Lied, HolderState::Unasked, HolderState::Asked] {
+            assert_eq!(outcome(&[(1, stored), (2, other), (3, stored)]), short(2));
+        }
+        let mut cut_off = put(3, 20, &[1]);
+        settle(&mut cut_off, &[(1, stored)]);
+        assert_eq!(cut_off.outcome(), of_all(1));
+        cut_off.lookup = Some(JobId::from_bits(0));
+        assert_eq!(cut_off.outcome(), short(1), "others may be out there");
+    }
+
+    /// Regression (bug-hunt, row 51): whatever the holders said, the PUT ended with ERROR 8.
+    #[test]
+    fn where_nobody_holds_it_the_reason_named_most_often_says_why() {
+        let reason = |states: &[HolderState]| {
+            let mut put = put(3, 20, &[1, 2, 3, 4]);
+            (1..).zip(states).for_each(|(n, state)| settle(&mut put, &[(n, *state)]));
+            match put.outcome() {
+                Outcome::Refused(reason) => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(reason(&[TOO_LARGE, FULL, FULL, HolderState::Failed]), ErrorCode::Full);
+        assert_eq!(reason(&[TOO_LARGE, FULL]), ErrorCode::TooLarge, "the nearest one's among equals");
+        let silent = HolderState::Refused(None);
+        assert_eq!(reason(&[silent, HolderState::Failed, silent, FULL]), ErrorCode::Full);
+        assert_eq!(reason(&[silent, HolderState::Failed, HolderState::Lied]), ErrorCode::Unreachable);
+        let of_code = |code| HolderState::of_error(ErrorCode::code(code));
+        assert_eq!((of_code(ErrorCode::Full), of_code(ErrorCode::Busy)), (FULL, silent), "busy is no reason to name");
+        assert_eq!(HolderState::of_error(99), silent);
     }
 }

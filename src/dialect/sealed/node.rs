@@ -412,3 +412,45 @@ impl Node {
 fn later(started: bool) -> Answer<'static> {
     if started { Answer::Later } else { Answer::Now(ErrorCode::Busy.message()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Key;
+    use crate::id::Metric;
+    use crate::limits::K;
+
+    fn addr(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    /// Whom a node that has heard from the contacts at ports 1 to `known` names to `asker`, and whom it knows, nearest
+    /// first.
+    fn named(known: u16, key: Id, asker: u16) -> (Vec<Contact>, Vec<Contact>) {
+        let mut node = Node::new(addr(6_500), Settings::default(), 1, Time::ZERO);
+        let mut store = Store::new(crate::dialect::sealed::store::StoreLimits::default(), 1);
+        (1..=known).for_each(|port| node.overlay.alive(contact_at(addr(port)), Time::ZERO));
+        let mut listed: Vec<Contact> = node.overlay.table().entries().map(|entry| entry.contact).collect();
+        listed.sort_unstable_by(|a, b| key.compare(&a.id, &b.id));
+        let ticket = Ticket { waiter: Key::from_bits(0), since: Time::ZERO };
+        let answer = node.on_request(addr(asker), &Message::FindNode { key }, &mut store, ticket, Time::ZERO);
+        let Answer::Now(Message::Node(nodes)) = answer else {
+            panic!("{answer:?}");
+        };
+        (nodes.iter().collect(), listed)
+    }
+
+    /// Regression (attacks, section 3): that an answer named one contact less than k went unnoticed.
+    #[test]
+    fn an_answer_names_the_k_nearest_without_the_asker() {
+        let key = Id::of(b"key");
+        let (nodes, listed) = named(60, key, 9_999);
+        assert!(listed.len() > K, "{} are listed", listed.len());
+        assert_eq!(nodes, listed[..K]);
+        let nearest = listed[0];
+        let (nodes, listed) = named(60, key, nearest.addr.port());
+        assert_eq!((nodes.len(), &nodes[..]), (K, &listed[1..=K]), "the asker is one of those listed");
+        let (nodes, listed) = named(7, key, 9_999);
+        assert_eq!((nodes.len(), &nodes[..]), (7, &listed[..]));
+    }
+}
