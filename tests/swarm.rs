@@ -98,7 +98,6 @@ fn catch<D: SimDialect>(canary: Canary<D::Canary>, complaint: &str) {
 
 /// Machines whose limits differ, of which any may hold what a client was told is stored.
 #[test]
-#[ignore = "until the put helper's branch is merged"]
 fn what_was_stored_and_has_a_living_holder_is_found() {
     let (mut called_in, mut broken) = (0, Vec::new());
     for seed in 0..PROMISING_SEEDS {
@@ -127,7 +126,7 @@ fn promising(seed: u64, canary: Canary<Fault>) -> Result<usize, String> {
         ordeal.keep_promises()
     }));
     outcome.map_err(|panic| {
-        let why: String = panic.downcast_ref::<String>().map_or(String::new(), |why| why.chars().take(300).collect());
+        let why: String = panic.downcast_ref::<String>().map_or(String::new(), |why| why.chars().take(600).collect());
         format!("seed {seed}: {why}")
     })
 }

@@ -155,8 +155,8 @@ impl Crowd {
     fn perform(&mut self, deed: Deed) {
         match deed {
             Deed::Join => {
-                let newcomer = self.add_machine();
                 let known = self.any_living();
+                let newcomer = self.add_machine();
                 self.ring.insert(contact_at(address_of(newcomer)).id, newcomer as u32);
                 self.swarm.join(newcomer, known);
             }

@@ -258,8 +258,9 @@ impl Run {
 
     /// Adds a host that joins through a random one.
     fn add_newcomer(&mut self) -> usize {
-        let newcomer = self.world.add_host();
+        // First whom, or it could be told to join through itself.
         let known = self.world.any_honest();
+        let newcomer = self.world.add_host();
         self.world.join(newcomer, known);
         newcomer
     }

@@ -85,11 +85,13 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Judges the answer to a PUT of `value`, or to a GET.
-    fn judge(&mut self, key: Id, put: Option<&[u8]>, asked_at: Time, answer: &Message<'_>, now: Time) -> Heard {
+    /// Judges the answer to a PUT of a value for so many holders, or to a GET.
+    fn judge(&mut self, key: Id, put: Option<(&[u8], u8)>, asked_at: Time, answer: &Message<'_>, now: Time) -> Heard {
         match (answer, put) {
-            (Message::Success { key: of, value }, Some(put)) => {
-                assert!(*of == key && value.is_empty(), "SUCCESS repeats the key");
+            (Message::Success { key: of, value }, Some((put, replication))) => {
+                assert_eq!(*of, key, "SUCCESS repeats the key");
+                let is_short = matches!(**value, [copies] if (1..replication).contains(&copies));
+                assert!(value.is_empty() || is_short, "{value:?} are fewer copies than {replication}");
                 let known = self.known.entry(key).or_default();
                 known.iter_mut().filter(|known| known.value == put).for_each(|known| {
                     known.answered_at.get_or_insert(now);
@@ -257,7 +259,7 @@ impl SimDialect for Sealed {
         };
         let answer = SealedCodec::decode(frame).expect("an answer can be read");
         let (key, put) = match request {
-            Request::Put { key, value, .. } => (*key, Some(&**value)),
+            Request::Put { key, value, replication, .. } => (*key, Some((&**value, *replication))),
             Request::Get(key) => (*key, None),
         };
         self.judge(key, put, asked_at, &answer, now)
