@@ -282,13 +282,17 @@ impl<D: SimDialect> Ordeal<D> {
             self.run(pause_ms);
             let lasts = self.holders(&promise, self.swarm.now().after(ANSWER_MS / 2));
             let before = self.effects;
+            let asked_at = self.swarm.now();
             self.ask(second, call);
             self.run_while(|asked| !asked.is_empty());
+            let took_ms = self.swarm.now().since(asked_at);
             let holders = self.holders(&promise, self.swarm.now());
             let is_found = self.effects > before && self.canary != Canary::BreaksPromises;
             assert!(
                 is_found || lasts.is_empty() || holders.is_empty(),
-                "what {first} said is stored, and {lasts:?} hold, is not found by {second}, {}: {}: {promise:?}",
+                "what {first} said is stored, and {lasts:?} hold, is not found by {second} in {took_ms} ms, round trips \
+                 {:?}, {}: {}: {promise:?}",
+                self.swarm.weather.delays,
                 self.model.complaint(),
                 self.describe()
             );
@@ -348,10 +352,14 @@ impl<D: SimDialect> Ordeal<D> {
         let mut is_at_rest = vec![false; self.swarm.machines.len()];
         // The machines still ask each other now and then, so each has a while to be seen between two requests.
         let end = self.swarm.now().after(ANSWER_MS);
-        while is_at_rest.contains(&false) && self.swarm.step(end) {
+        // Before the first event too: there may be none.
+        loop {
             for (machine, is_at_rest) in self.swarm.machines.iter().zip(&mut is_at_rest) {
                 let bytes = machine.engine.as_ref().map_or(0, Engine::buffered_bytes);
                 *is_at_rest |= bytes + usize::from(self.canary == Canary::KeepsMemory) == 0;
+            }
+            if !is_at_rest.contains(&false) || !self.swarm.step(end) {
+                break;
             }
         }
         for (number, machine) in self.swarm.machines.iter().enumerate() {

@@ -211,8 +211,9 @@ impl SimDialect for Sealed {
 
     fn draw_promise(&mut self, number: usize, random: &mut fastrand::Rng) -> Option<[Request; 2]> {
         let key = Id::hash_of(&[b"promised", &number.to_be_bytes()]);
-        // Some machines don't take it, or not for long enough.
-        let value = vec![number as u8; 8 << random.u8(..10)];
+        // Some machines don't take the largest; it fits into the smallest window that is left of a seed's weather, or it
+        // would take longer than a holder has to answer.
+        let value = vec![number as u8; 8 << random.u8(..5)];
         let (ttl_s, replication) = (random.u16(..=TTL_MAX_S), random.u8(1..5));
         Some([Request::Put { key, value, ttl_s, replication }, Request::Get(key)])
     }
