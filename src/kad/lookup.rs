@@ -634,6 +634,30 @@ mod tests {
     }
 
     #[test]
+    fn a_lookup_that_has_ended_goes_on_to_the_k_nearest_and_asks_nobody_twice() {
+        let seeds: Vec<Contact> = (1..=12).map(near).collect();
+        for paths in [1, 4] {
+            let mut lookup = Lookup::new(Id::default(), Goal::Nodes(2), parameters(9, 3), paths, &seeds, &[]);
+            let mut asked: Vec<Contact> = Vec::new();
+            let answer_all = |lookup: &mut Lookup, asked: &mut Vec<Contact>| {
+                while let Some(contact) = lookup.next_to_ask() {
+                    lookup.answered(&contact, &seeds, |_| true);
+                    asked.push(contact);
+                }
+            };
+            answer_all(&mut lookup, &mut asked);
+            assert!(lookup.is_finished() && !lookup.is_wide() && asked.len() < 9, "{} asked", asked.len());
+            lookup.widen();
+            assert!(lookup.is_wide() && !lookup.is_finished());
+            answer_all(&mut lookup, &mut asked);
+            asked.sort_unstable_by_key(|contact| contact.addr);
+            assert!(lookup.is_finished() && asked.len() >= 9, "{} asked", asked.len());
+            assert!(asked.windows(2).all(|pair| pair[0] != pair[1]));
+            assert_eq!(lookup.closest(), seeds[..9]);
+        }
+    }
+
+    #[test]
     fn an_endless_trail_ends_with_the_budget() {
         let closer = |n: u64| {
             let mut id = [0; 32];

@@ -90,23 +90,33 @@ impl Tally {
             Heard::Lookup(nearest) => nearest.max(self.electorate()),
             Heard::All => self.answers.len(),
         };
-        let named_by = |hash: Id| self.votes(reach).filter(move |vote| *vote == hash).count();
-        let near = || self.votes(self.holders);
-        let most = near().rev().max_by_key(|hash| near().filter(|vote| vote == hash).count());
-        if let Some(most) = most.filter(|most| named_by(*most) >= self.quorum) {
-            return self.value(&most);
+        let mut most: Option<(usize, Id)> = None;
+        for hash in self.votes(self.holders) {
+            let count = self.count(self.holders, &hash);
+            if most.is_none_or(|(so_far, _)| count > so_far) {
+                most = Some((count, hash));
+            }
+        }
+        if let Some((_, hash)) = most.filter(|(_, hash)| self.count(reach, hash) >= self.quorum) {
+            return self.value(&hash);
         }
         let agreeing = self.quorum.max(2);
-        let as_of = |at: usize, hash: Id| self.votes(reach).take(at + 1).filter(move |vote| *vote == hash).count();
-        if let Some((_, agreed)) = self.votes(reach).enumerate().find(|(at, hash)| as_of(*at, *hash) >= agreeing) {
-            return self.value(&agreed);
+        for (at, (_, vote)) in (1..=reach).zip(&self.answers) {
+            if let Some(hash) = vote.as_ref().filter(|hash| self.count(at, hash) >= agreeing) {
+                return self.value(hash);
+            }
         }
         let lone = self.votes(reach).next().filter(|_| heard == Heard::All && self.quorum <= 1)?;
         self.value(&lone)
     }
 
+    /// How many of the `nearest` nodes named the value of this hash.
+    fn count(&self, nearest: usize, hash: &Id) -> usize {
+        self.votes(nearest).filter(|vote| vote == hash).count()
+    }
+
     /// The hashes of the values that the `nearest` nodes named, nearest first.
-    fn votes(&self, nearest: usize) -> impl DoubleEndedIterator<Item = Id> + '_ {
+    fn votes(&self, nearest: usize) -> impl Iterator<Item = Id> + '_ {
         self.answers.iter().take(nearest).filter_map(|(_, vote)| *vote)
     }
 
@@ -117,17 +127,14 @@ impl Tally {
     /// Forgets the values that only forgotten answers named, and, while the values take more bytes than twice the
     /// holders could name, the one that is first named farthest out: so those that lie on the way take no memory.
     fn forget_excess(&mut self) {
-        let Tally { answers, values, .. } = self;
-        let rank = |hash: &Id| answers.iter().position(|(_, vote)| vote.as_ref() == Some(hash));
-        values.retain(|(hash, _)| rank(hash).is_some());
-        while self.bytes() > 2 * self.holders * VALUE_MAX {
-            let ranked = self.values.iter().enumerate();
-            let rank = |hash: &Id| self.answers.iter().position(|(_, vote)| vote.as_ref() == Some(hash));
-            let Some((farthest, _)) = ranked.max_by_key(|(_, (hash, _))| rank(hash)) else {
-                return;
-            };
-            let (forgotten, _) = self.values.swap_remove(farthest);
-            let naming = self.answers.iter_mut().filter(|(_, vote)| *vote == Some(forgotten));
+        let Tally { answers, values, holders, .. } = self;
+        let rank =
+            |answers: &[(Distance, Option<Id>)], hash: Id| answers.iter().position(|(_, vote)| *vote == Some(hash));
+        values.retain(|(hash, _)| rank(answers, *hash).is_some());
+        while values.iter().map(|(_, value)| value.len()).sum::<usize>() > 2 * *holders * VALUE_MAX {
+            let farthest = (0..values.len()).max_by_key(|at| rank(answers, values[*at].0)).unwrap_or(0);
+            let (forgotten, _) = values.swap_remove(farthest);
+            let naming = answers.iter_mut().filter(|(_, vote)| *vote == Some(forgotten));
             naming.for_each(|(_, vote)| *vote = None);
         }
     }
