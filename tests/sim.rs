@@ -12,9 +12,10 @@ use dayfly::engine::EngineSettings;
 use dayfly::id::Id;
 use dayfly::sim::check::Canary;
 use dayfly::sim::dialects::sealed::{Sealed, frame};
-use dayfly::sim::options::{Build, Churn, Lie, Options};
+use dayfly::sim::options::{Build, Churn, Lie, Options, Stores, Ttl};
 use dayfly::sim::plan;
 use dayfly::sim::report::Report;
+use dayfly::sim::scenario::Scenario;
 use dayfly::sim::swarm::Swarm;
 use dayfly::sim::weather::Weather;
 use dayfly::sim::world::World;
@@ -37,6 +38,9 @@ fn drawn(seed: u64) -> Options {
     options.placed = random.bool();
     options.build = [Build::Drawn, Build::Joined][random.usize(..2)];
     options.churn = (churn > 0.5).then_some(Churn { median_ms: 60_000.0, shape: 0.5, warmup_ms: 20_000 });
+    options.ttl = Ttl::Drawn;
+    options.stores = [Stores::Roomy, Stores::Full(0.5), Stores::Entries(2), Stores::Mixed][random.usize(..4)];
+    options.refusals = if random.bool() { random.f64() * 0.5 } else { 0.0 };
     options
 }
 
@@ -72,15 +76,15 @@ fn whatever_a_seed_draws_nothing_forbidden_happens() {
 #[test]
 fn every_canary_is_caught() {
     let rows = [
-        (Canary::ServesStale, "of age"),
+        (Canary::ServesStale, "0 ms past its end"),
+        (Canary::ForgetsEarly, "1 ms before its end"),
+        (Canary::ForwardsNoTtl, "0 ms past its end"),
         (Canary::WrongValue, "never stored there"),
         (Canary::AsksTwice, "2 times"),
         (Canary::AsksForEver, "beyond its budget"),
     ];
     for (canary, complaint) in rows {
-        // Late enough that only who serves what is past its time has anything to serve.
-        let pause_ms = if canary == Canary::ServesStale { 15_000 } else { 5_000 };
-        let options = Options { checked: true, canary, pause_ms, ..Options::new(1_500, 20, 1) };
+        let options = Options { checked: true, canary, ttl: Ttl::Drawn, ..Options::new(1_500, 20, 1) };
         let caught = catch_unwind(AssertUnwindSafe(|| run(&options))).expect_err("the canary is caught");
         let why = caught.downcast_ref::<String>().cloned().unwrap_or_default();
         assert!(why.contains(complaint), "{canary:?} was caught as something else: {why}");
@@ -104,6 +108,22 @@ fn a_healthy_network_finds_everything_and_agrees_on_who_is_closest() {
         assert_eq!((report.stored, report.found, report.reached), (300, 300, 300), "{build:?}");
         assert!(report.overlap() > 0.97, "{build:?}: {}", report.overlap());
         assert!(report.hops.mean() < 2.6, "{build:?}: {}", report.hops.mean());
+    }
+}
+
+/// What a PUT reported as stored is found while a holder lives, wherever it lies. (docs/faults.md, row 37)
+#[test]
+fn what_was_stored_and_has_a_living_holder_is_found() {
+    for (name, scenario) in Scenario::ALL {
+        for ttl in [Ttl::Fixed(10), Ttl::Drawn] {
+            let report = run(&Options { checked: true, ttl, ..scenario.apply(Options::new(600, 100, 12)) });
+            let Report { promised, kept, lost_behind, .. } = &report;
+            println!("{name}, {ttl:?}: {kept} of {promised} found, stored {}", report.stored);
+            assert!(*promised >= 30, "{name}, {ttl:?}: {promised} values are enough to tell");
+            // With everything at once a single copy may end up behind more than k newcomers.
+            let least = if scenario == Scenario::Everything { promised * 97 / 100 } else { *promised };
+            assert!(*kept >= least, "{name}, {ttl:?}: {kept}, others behind so many nearer hosts: {lost_behind:?}");
+        }
     }
 }
 

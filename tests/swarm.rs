@@ -16,6 +16,8 @@ const SEEDS: u64 = 256;
 #[cfg(feature = "toy")]
 const TOY_SEEDS: u64 = 64;
 const STEPS: usize = 3_000;
+/// Seeds whose machines store and find when their faults are over.
+const PROMISING_SEEDS: u64 = 64;
 
 /// What a run says of itself.
 struct Told {
@@ -92,6 +94,41 @@ fn catch<D: SimDialect>(canary: Canary<D::Canary>, complaint: &str) {
     let caught = (0..64).find_map(|seed| run::<D>(seed, canary).err());
     let caught = caught.unwrap_or_else(|| panic!("{canary:?} was not caught"));
     assert!(caught.contains(complaint), "{canary:?} was caught as something else: {caught}");
+}
+
+/// Machines whose limits differ, of which any may hold what a client was told is stored.
+#[test]
+fn what_was_stored_and_has_a_living_holder_is_found() {
+    let (mut called_in, mut broken) = (0, Vec::new());
+    for seed in 0..PROMISING_SEEDS {
+        match promising(seed, Canary::None) {
+            Ok(called) => called_in += called,
+            Err(why) => broken.push(why),
+        }
+    }
+    println!("{called_in} promises were kept, {} seeds broke one", broken.len());
+    assert!(broken.is_empty(), "{} seeds failed, among them {:?}", broken.len(), &broken[..broken.len().min(3)]);
+    assert!(called_in > 4 * PROMISING_SEEDS as usize, "promises are made");
+}
+
+#[test]
+fn a_promise_that_is_broken_is_noticed() {
+    let caught = (0..16).find_map(|seed| promising(seed, Canary::BreaksPromises).err());
+    assert!(caught.is_some_and(|why| why.contains("said is stored")), "a machine that is not found is noticed");
+}
+
+/// Runs one seed through a few faults and its healing, and then calls promises in; how many.
+fn promising(seed: u64, canary: Canary<Fault>) -> Result<usize, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut ordeal = Ordeal::<Sealed>::new(seed, canary);
+        (0..STEPS / 10).for_each(|_| ordeal.step());
+        ordeal.heal();
+        ordeal.keep_promises()
+    }));
+    outcome.map_err(|panic| {
+        let why: String = panic.downcast_ref::<String>().map_or(String::new(), |why| why.chars().take(600).collect());
+        format!("seed {seed}: {why}")
+    })
 }
 
 /// The faults that are no dialect's own.

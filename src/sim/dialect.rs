@@ -31,6 +31,8 @@ pub enum Canary<C> {
     KeepsMemory,
     /// An engine keeps the connection of a client that is gone.
     KeepsConnections,
+    /// What machines have stored is not found.
+    BreaksPromises,
     /// A fault of the dialect.
     Own(C),
 }
@@ -87,7 +89,7 @@ pub trait SimDialect: Sized + Debug {
 
     // ---- clients ----
 
-    /// Draws the settings that a seed gives to its machines.
+    /// Draws the settings that a seed gives to one of its machines.
     fn draw_settings(settings: &mut EngineSettings, random: &mut fastrand::Rng);
 
     /// The clients of a swarm that lives in this weather.
@@ -100,6 +102,24 @@ pub trait SimDialect: Sized + Debug {
     /// was answered or taken, the second is made of another machine; then one of the two must come to
     /// [`Heard::Effect`]. `attempt` counts from 0 for each machine.
     fn proof(&self, number: usize, attempt: usize) -> [Self::Request; 2];
+
+    /// What the machine of this request should be asked and when, because it was answered at `now` and the answer to
+    /// that will tell whether the machine keeps to its times. Called once per answered request.
+    fn follow_ups(&self, _request: &Self::Request, _now: Time) -> Vec<(Time, Self::Request)> {
+        Vec::new()
+    }
+
+    /// A promise and how it is called in: a request to store something, and one of another machine that must come to
+    /// [`Heard::Effect`] as long as a machine keeps the promise. `None` if machines of this dialect store nothing. No
+    /// two calls of a run have the same `number`.
+    fn draw_promise(&mut self, _number: usize, _random: &mut fastrand::Rng) -> Option<[Self::Request; 2]> {
+        None
+    }
+
+    /// Whether a client was told that what `promise` asked for is stored, and this machine holds it, at `at` still.
+    fn keeps(&self, _engine: &Engine, _promise: &Self::Request, _at: Time) -> bool {
+        false
+    }
 
     /// The bytes that make a request on a new connection, a greeting included. Whatever comes of the request is judged
     /// against this.

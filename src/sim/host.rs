@@ -21,6 +21,8 @@ pub struct Host {
     pub behind_nat: bool,
     /// What runs there; `None` once the host has died, which nobody is told.
     pub body: Option<Box<Body>>,
+    /// When the host came up.
+    pub since: Time,
     /// When the host's timer fires next.
     pub wake_at: Option<Time>,
     /// The lookup of this host that is measured, if any.
@@ -38,13 +40,14 @@ pub struct Body {
 
 impl Host {
     /// A living host at this address, whose node knows nobody.
-    pub fn new(addr: SocketAddr, settings: Settings, seed: u64, now: Time) -> Host {
-        let body = Body { node: Node::new(addr, settings, seed, now), store: Store::new(StoreLimits::default(), seed) };
+    pub fn new(addr: SocketAddr, settings: Settings, limits: StoreLimits, seed: u64, now: Time) -> Host {
+        let body = Body { node: Node::new(addr, settings, seed, now), store: Store::new(limits, seed) };
         Host {
             contact: contact_at(addr),
             lies: false,
             behind_nat: false,
             body: Some(Box::new(body)),
+            since: now,
             wake_at: None,
             watch: None,
         }

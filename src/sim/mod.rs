@@ -44,6 +44,10 @@
 //!   every byte that was sent accounted for as handled, refused or unread.
 //! * For every answer: what the [`SimDialect`](dialect::SimDialect) says. In [`dialects::sealed`], a value comes back
 //!   only under its key and within its lifetime, and an answer repeats the key of its request.
+//! * For every copy of a value: it is served up to the last millisecond of the lifetime that its client asked for, and not
+//!   after (messages: each holder is asked in both; bytes: a machine that alone holds a value is).
+//! * What a node reported as stored is found while a holder lives that can be dialled, where nobody lies
+//!   ([`scenario`], [`ordeal::Ordeal::keep_promises`]).
 //! * At the end: what the parts above say.
 //!
 //! For each check of the simulator's own there is a *canary*, a fault of the test's own making, and a test in which it
@@ -69,8 +73,8 @@
 //!   none.
 //! * [`ordeal`]: the three parts above. [`crowd`]: values put and got through hundreds of engines, measured.
 //! * [`world`]: hosts and messages. [`host`]: one host. [`liar`]: hosts that lie. [`check`]: what every message must
-//!   obey.
-//! * [`options`], [`plan`], [`report`]: what is run, what is done when, what came of it. [`ring`], [`watch`]: which
+//!   obey. `holders`: who holds what.
+//! * [`scenario`]: networks in which the nearest nodes may not have a value. [`options`], [`plan`], [`report`]: what is run, what is done when, what came of it. [`ring`], [`watch`]: which
 //!   hosts really are closest to a key, and how a lookup came there.
 //! * [`packets`], [`nat`], [`peers`]: the datagram level.
 //! * [`address`], [`delay`], [`schedule`]: what all levels share.
@@ -114,6 +118,7 @@ pub mod crowd;
 pub mod delay;
 pub mod dialect;
 pub mod dialects;
+mod holders;
 pub mod host;
 mod kernel;
 pub mod liar;
@@ -125,6 +130,7 @@ pub mod peers;
 pub mod plan;
 pub mod report;
 pub mod ring;
+pub mod scenario;
 pub mod schedule;
 pub mod swarm;
 pub mod watch;

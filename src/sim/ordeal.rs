@@ -17,6 +17,10 @@ const MACHINES: std::ops::Range<usize> = 3..9;
 const CONNECTIONS: std::ops::Range<usize> = 24..200;
 /// How often a client comes again before it gives up.
 const TRIES: usize = 4;
+/// How many things are stored and looked for at the end.
+const PROMISES: usize = 12;
+/// The longest pause between storing and looking for something at the end.
+const PAUSE_MS: u64 = 3_000;
 /// One in this many steps is an action, the others are what follows from actions.
 const STEPS_PER_ACTION: u32 = 24;
 /// How long the world waits for something to happen before it acts.
@@ -30,6 +34,8 @@ const ANSWER_MS: u64 = 8_000;
 #[derive(Clone, Debug)]
 struct Asked<R> {
     client: usize,
+    /// The machine that was asked.
+    number: usize,
     request: R,
     at: Time,
     /// The machine may let it wait for ever: see [`Heard::Listening`].
@@ -49,6 +55,8 @@ pub struct Ordeal<D: SimDialect> {
     pub answers: usize,
     canary: Canary<D::Canary>,
     asked: Vec<Asked<D::Request>>,
+    /// What is to be asked of which machine, and when ([`SimDialect::follow_ups`]).
+    later: Vec<(Time, usize, D::Request)>,
 }
 
 impl<D: SimDialect> Ordeal<D> {
@@ -56,15 +64,16 @@ impl<D: SimDialect> Ordeal<D> {
     pub fn new(seed: u64, canary: Canary<D::Canary>) -> Ordeal<D> {
         let mut random = fastrand::Rng::with_seed(seed);
         let weather = Weather::drawn(&mut random);
-        let mut settings = EngineSettings { max_connections: random.usize(CONNECTIONS), ..EngineSettings::default() };
-        D::draw_settings(&mut settings, &mut random);
+        let settings = EngineSettings { max_connections: random.usize(CONNECTIONS), ..EngineSettings::default() };
         let model = D::new(&weather, canary);
         let mut swarm = Swarm::new(settings, weather, seed);
         swarm.canary = canary;
-        let mut ordeal = Ordeal { swarm, model, effects: 0, answers: 0, canary, asked: Vec::new() };
+        let mut ordeal = Ordeal { swarm, model, effects: 0, answers: 0, canary, asked: Vec::new(), later: Vec::new() };
         let machines = random.usize(MACHINES);
         for _ in 0..machines {
-            ordeal.swarm.add_machine();
+            let mut own = settings;
+            D::draw_settings(&mut own, &mut random);
+            ordeal.swarm.add_machine_with(own);
         }
         // Somebody must be there for the others.
         ordeal.swarm.machines[0].behind_nat = false;
@@ -89,9 +98,20 @@ impl<D: SimDialect> Ordeal<D> {
         if self.swarm.random.u32(..STEPS_PER_ACTION) == 0 {
             self.act();
         } else {
-            self.swarm.step(self.swarm.now().after(QUIET_MS));
+            let next = self.later.iter().map(|(at, ..)| *at).fold(self.swarm.now().after(QUIET_MS), Time::min);
+            self.swarm.step(next);
         }
         self.listen();
+        self.follow_up();
+    }
+
+    /// Asks what should be asked by now.
+    fn follow_up(&mut self) {
+        let now = self.swarm.now();
+        while let Some(due) = self.later.iter().position(|(at, ..)| *at <= now) {
+            let (_, number, request) = self.later.swap_remove(due);
+            self.ask(number, request);
+        }
     }
 
     fn act(&mut self) {
@@ -131,7 +151,7 @@ impl<D: SimDialect> Ordeal<D> {
         let client = self.swarm.connect(number);
         let bytes = self.model.say(&request);
         self.swarm.say(client, &bytes);
-        self.asked.push(Asked { client, request, at: self.swarm.now(), is_listening: false });
+        self.asked.push(Asked { client, number, request, at: self.swarm.now(), is_listening: false });
     }
 
     /// Somebody connects who does not mean well.
@@ -157,9 +177,9 @@ impl<D: SimDialect> Ordeal<D> {
         if self.canary == Canary::LosesAnswers {
             return;
         }
-        let Ordeal { swarm, model, effects, answers, asked, .. } = self;
+        let Ordeal { swarm, model, effects, answers, asked, later, .. } = self;
         let now = swarm.now();
-        asked.retain_mut(|Asked { client, request, at, is_listening }| {
+        asked.retain_mut(|Asked { client, number, request, at, is_listening }| {
             let seen = &swarm.clients[*client];
             let heard = model.hear(request, *at, &seen.received, now);
             if matches!(heard, Heard::Incomplete | Heard::Listening) {
@@ -168,6 +188,7 @@ impl<D: SimDialect> Ordeal<D> {
             }
             *answers += 1;
             *effects += usize::from(heard == Heard::Effect);
+            later.extend(model.follow_ups(request, now).into_iter().map(|(at, request)| (at, *number, request)));
             // Half of the clients stay, as modules do.
             if swarm.random.bool() {
                 swarm.finish(*client);
@@ -217,6 +238,7 @@ impl<D: SimDialect> Ordeal<D> {
 
     fn send_clients_away(&mut self) {
         self.asked.clear();
+        self.later.clear();
         (0..self.swarm.clients.len()).for_each(|client| self.swarm.abort(client));
     }
 
@@ -242,6 +264,52 @@ impl<D: SimDialect> Ordeal<D> {
         }
         let (complaint, machines) = (self.model.complaint(), self.describe());
         panic!("what machine {number} was told does not show at its neighbour, {complaint}: {machines}");
+    }
+
+    /// Panics if what a machine says is stored is not found through another one while a machine holds it that can be
+    /// dialled. Call it after [`Ordeal::heal`]. Returns how often there was something to find.
+    pub fn keep_promises(&mut self) -> usize {
+        let mut called_in = 0;
+        for nth in 0..PROMISES {
+            let Some([promise, call]) = self.model.draw_promise(nth, &mut self.swarm.random) else {
+                break;
+            };
+            let machines = self.swarm.machines.len();
+            let [first, second] = [(); 2].map(|()| self.swarm.random.usize(..machines));
+            self.ask(first, promise.clone());
+            self.run_while(|asked| !asked.is_empty());
+            let pause_ms = self.swarm.random.u64(..PAUSE_MS);
+            self.run(pause_ms);
+            let lasts = self.holders(&promise, self.swarm.now().after(ANSWER_MS / 2));
+            let before = self.effects;
+            let asked_at = self.swarm.now();
+            self.ask(second, call);
+            self.run_while(|asked| !asked.is_empty());
+            let took_ms = self.swarm.now().since(asked_at);
+            let holders = self.holders(&promise, self.swarm.now());
+            let is_found = self.effects > before && self.canary != Canary::BreaksPromises;
+            assert!(
+                is_found || lasts.is_empty() || holders.is_empty(),
+                "what {first} said is stored, and {lasts:?} hold, is not found by {second} in {took_ms} ms, round trips \
+                 {:?}, {}: {}: {promise:?}",
+                self.swarm.weather.delays,
+                self.model.complaint(),
+                self.describe()
+            );
+            called_in += usize::from(!lasts.is_empty());
+            self.send_clients_away();
+        }
+        called_in
+    }
+
+    /// The machines that can be dialled and hold what was promised, at `at` still.
+    fn holders(&self, promise: &D::Request, at: Time) -> Vec<usize> {
+        let keeps = |number: &usize| {
+            let machine = &self.swarm.machines[*number];
+            let engine = machine.engine.as_ref().filter(|_| !machine.behind_nat);
+            engine.is_some_and(|engine| self.model.keeps(engine, promise, at))
+        };
+        (0..self.swarm.machines.len()).filter(keeps).collect()
     }
 
     /// Lets time pass while these requests wait, but not for ever.
@@ -284,10 +352,14 @@ impl<D: SimDialect> Ordeal<D> {
         let mut is_at_rest = vec![false; self.swarm.machines.len()];
         // The machines still ask each other now and then, so each has a while to be seen between two requests.
         let end = self.swarm.now().after(ANSWER_MS);
-        while is_at_rest.contains(&false) && self.swarm.step(end) {
+        // Before the first event too: there may be none.
+        loop {
             for (machine, is_at_rest) in self.swarm.machines.iter().zip(&mut is_at_rest) {
                 let bytes = machine.engine.as_ref().map_or(0, Engine::buffered_bytes);
                 *is_at_rest |= bytes + usize::from(self.canary == Canary::KeepsMemory) == 0;
+            }
+            if !is_at_rest.contains(&false) || !self.swarm.step(end) {
+                break;
             }
         }
         for (number, machine) in self.swarm.machines.iter().enumerate() {

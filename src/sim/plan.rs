@@ -3,9 +3,10 @@
 
 use crate::contact::Contact;
 use crate::dialect::sealed::job::Outcome;
-use crate::id::Id;
+use crate::id::{ID_BITS, Id};
 use crate::limits::{JOB_MS, REPLICATION};
-use crate::sim::options::{Build, Churn, Options};
+use crate::sim::host::Host;
+use crate::sim::options::{Build, Churn, Options, Ttl};
 use crate::sim::report::Report;
 use crate::sim::schedule::Schedule;
 use crate::sim::world::{Done, World};
@@ -20,8 +21,12 @@ const JOINING_MS: u64 = 100_000;
 /// The time that a network is given after the last join, in which neighbours that joined at the same moment find each
 /// other.
 const SETTLING_MS: u64 = 45_000;
+/// The time within which a host that joins has found its neighbours, as the clients of a growing network expect of it.
+pub(super) const JOINED_MS: u64 = 2_000;
+/// The least time between the PUT of a value of any lifetime and its GET: most are stored by then.
+const SOON_MS: u64 = 700;
 /// The time beyond its limit that a job may take, for the last answer and the tick of a timer.
-const SLACK_MS: u64 = 100;
+pub(super) const SLACK_MS: u64 = 100;
 
 /// An action of the plan.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -34,6 +39,8 @@ enum Deed {
     Get(usize),
     /// End the session of this host; another one joins.
     Leave(usize),
+    /// Another host joins.
+    Join,
 }
 
 /// An operation: one value and its way through the network.
@@ -43,6 +50,9 @@ struct Op {
     value: Vec<u8>,
     /// The closest living honest hosts that responded to the first lookup.
     heard: Vec<u32>,
+    is_stored: bool,
+    /// When its GET began the value was stored and a living host had a copy that would outlive the GET.
+    is_promised: bool,
     put_at: Time,
     get_at: Time,
 }
@@ -155,7 +165,7 @@ impl Run {
 
     /// Puts all values and gets them.
     pub fn live(&mut self, progress: &mut dyn FnMut(Stage)) {
-        let Options { lookups, churn, watch, pause_ms, .. } = self.world.options;
+        let Options { lookups, churn, watch, pause_ms, ttl, .. } = self.world.options;
         let start = self.world.now().after(churn.map_or(0, |churn| churn.warmup_ms));
         let stage_ms = STAGE_MS.max(lookups as u64 * HOST_MS / self.world.options.nodes as u64);
         for op in 0..lookups {
@@ -165,9 +175,12 @@ impl Run {
                 self.deeds.add(at, Deed::Seek(op));
             }
             self.deeds.add(put_at, Deed::Put(op));
+            // Among values of any lifetime, those of a second are looked for in time.
+            let pause_ms = if ttl == Ttl::Drawn { self.world.random.u64(SOON_MS..=pause_ms) } else { pause_ms };
             self.deeds.add(put_at.after(pause_ms), Deed::Get(op));
             self.ops.push(self.value_of(op));
         }
+        self.schedule_growth(start);
         let end = start.after(stage_ms + 2 * JOB_MS + pause_ms + SLACK_MS);
         let mut done = 0;
         while let Some((at, deed)) = self.deeds.next(end) {
@@ -179,25 +192,36 @@ impl Run {
                 progress(Stage::Living(done, done + self.deeds.len()));
             }
         }
-        self.world.run_until(end);
-        self.take_in();
+        // The jobs that end are seen while the copies that they were about are alive.
+        while self.world.now() < end {
+            self.world.run_until(self.world.now().after(SLACK_MS / 2).min(end));
+            self.take_in();
+        }
+    }
+
+    fn schedule_growth(&mut self, start: Time) {
+        let Some(growth) = self.world.options.growth else {
+            return;
+        };
+        let joining = self.world.options.nodes * growth.factor.saturating_sub(1);
+        for newcomer in 0..joining {
+            self.deeds.add(start.after(growth.over_ms * newcomer as u64 / joining as u64), Deed::Join);
+        }
     }
 
     fn value_of(&self, op: usize) -> Op {
-        let Options { seed, certified, .. } = self.world.options;
-        let value = Id::hash_of(&[b"value", &seed.to_be_bytes(), &op.to_be_bytes()]).0.to_vec();
-        let key = if certified { Id::hash_of(&[&value]) } else { Id::hash_of(&[b"key", &value]) };
-        Op { key, value, heard: Vec::new(), put_at: Time::ZERO, get_at: Time::ZERO }
+        let (key, value) = value_of(&self.world.options, op);
+        let (heard, is_stored, is_promised) = (Vec::new(), false, false);
+        Op { key, value, heard, is_stored, is_promised, put_at: Time::ZERO, get_at: Time::ZERO }
     }
 
     fn perform(&mut self, deed: Deed) {
         let now = self.world.now();
         match deed {
+            Deed::Join => drop(self.add_newcomer()),
             Deed::Leave(host) => {
                 self.world.kill(host);
-                let newcomer = self.world.add_host();
-                let known = self.world.any_honest();
-                self.world.join(newcomer, known);
+                let newcomer = self.add_newcomer();
                 if let Some(churn) = self.world.options.churn {
                     self.schedule_leave(newcomer, churn);
                 }
@@ -225,9 +249,20 @@ impl Run {
                 self.ops[op].get_at = now;
                 self.report.gets += 1;
                 let host = self.idle_host();
+                let Op { key, value, is_stored, .. } = &self.ops[op];
+                self.ops[op].is_promised = *is_stored && self.world.holder(key, value, JOB_MS + SLACK_MS).is_some();
                 self.world.get(host, 3 * op + 2, self.ops[op].key);
             }
         }
+    }
+
+    /// Adds a host that joins through a random one.
+    fn add_newcomer(&mut self) -> usize {
+        // First whom, or it could be told to join through itself.
+        let known = self.world.any_honest();
+        let newcomer = self.world.add_host();
+        self.world.join(newcomer, known);
+        newcomer
     }
 
     /// Places a value on the hosts closest to its key, without asking anybody.
@@ -238,11 +273,13 @@ impl Run {
         }
     }
 
-    /// An honest host of which no lookup is watched.
+    /// An honest host of which no lookup is watched and that, in a network that grows, knows its neighbours.
     fn idle_host(&mut self) -> usize {
         for _ in 0..1_000 {
             let host = self.world.any_honest();
-            if self.world.hosts[host].watch.is_none() {
+            let Host { watch, since, .. } = &self.world.hosts[host];
+            let has_joined = self.world.options.growth.is_none() || self.world.now().since(*since) >= JOINED_MS;
+            if watch.is_none() && (has_joined || *since == Time::ZERO) {
                 return host;
             }
         }
@@ -280,8 +317,9 @@ impl Run {
     }
 
     fn was_put(&mut self, done: &Done) {
-        let op = &self.ops[done.op / 3];
+        let op = &mut self.ops[done.op / 3];
         if matches!(done.outcome, Outcome::Stored { .. }) {
+            op.is_stored = true;
             self.report.stored += 1;
             self.report.stored_ms.add(done.at.since(op.put_at));
         }
@@ -296,8 +334,16 @@ impl Run {
     fn was_got(&mut self, done: &Done) {
         let op = &self.ops[done.op / 3];
         let took_ms = done.at.since(op.get_at);
+        let is_found = matches!(&done.outcome, Outcome::Found(value) if **value == *op.value) && took_ms <= JOB_MS;
+        if let Some(holder) = self.world.holder(&op.key, &op.value, 0).filter(|_| op.is_promised) {
+            self.report.promised += 1;
+            self.report.kept += usize::from(is_found);
+            if !is_found {
+                self.report.lost_behind.add(self.world.living_nearer(&op.key, holder));
+            }
+        }
         match &done.outcome {
-            Outcome::Found(value) if **value == *op.value && took_ms <= JOB_MS => {
+            Outcome::Found(_) if is_found => {
                 self.report.found += 1;
                 self.report.found_ms.add(took_ms);
             }
@@ -320,4 +366,16 @@ impl Run {
         report.trace = world.trace();
         self.report
     }
+}
+
+/// The key and the value of operation `op`.
+pub(super) fn value_of(options: &Options, op: usize) -> (Id, Vec<u8>) {
+    let Options { seed, certified, stores, shared_bits, .. } = *options;
+    let mut value = Id::hash_of(&[b"value", &seed.to_be_bytes(), &op.to_be_bytes()]).0.to_vec();
+    value.resize(stores.value_size(op), 0);
+    let mut key = if certified { Id::hash_of(&[&value]) } else { Id::hash_of(&[b"key", &value]) };
+    for bit in 0..shared_bits.min(ID_BITS) {
+        key.0[bit / 8] &= !(0x80 >> (bit % 8));
+    }
+    (key, value)
 }

@@ -58,6 +58,13 @@ pub struct Report {
     pub fooled: usize,
     /// GETs that found nothing.
     pub missed: usize,
+    /// GETs of values that were reported as stored and of which a holder was alive, with its copy, from the beginning of
+    /// the GET to its end.
+    pub promised: usize,
+    /// Those that found the value in time: all, unless somebody lies.
+    pub kept: usize,
+    /// For each that did not: the number of living hosts that are nearer to the key than the nearest holder.
+    pub lost_behind: Sample,
     /// Jobs that never ended: 0, unless hosts with jobs died.
     pub unfinished: usize,
     /// Milliseconds until a GET found its value.
@@ -94,6 +101,11 @@ impl Report {
     /// The share of values that were found; 0 if none were looked for.
     pub fn found_share(&self) -> f64 {
         share(self.found, self.gets)
+    }
+
+    /// The share of values that were found of those that were stored and of which a holder was alive; 1 of none.
+    pub fn kept_share(&self) -> f64 {
+        if self.promised == 0 { 1.0 } else { share(self.kept, self.promised) }
     }
 
     /// The share of lookups that reached the closest node.

@@ -56,6 +56,8 @@ pub(super) enum Event {
 /// A machine: an address with an engine, and the kernel's side of its connections.
 #[derive(Debug)]
 pub struct Machine {
+    /// The settings of the machine's engine.
+    pub settings: EngineSettings,
     /// The engine; `None` while the machine is down.
     pub engine: Option<Engine>,
     /// The machine can dial others and cannot be dialled.
@@ -120,7 +122,8 @@ pub struct Swarm<D: SimDialect> {
 }
 
 impl<D: SimDialect> Swarm<D> {
-    /// A swarm without machines. All its machines will have these settings; `seed` decides everything that is random.
+    /// A swarm without machines. All its machines will have these settings, unless [`Swarm::add_machine_with`] gives
+    /// them others; `seed` decides everything that is random.
     pub fn new(settings: EngineSettings, weather: Weather, seed: u64) -> Swarm<D> {
         Swarm {
             machines: Vec::new(),
@@ -159,8 +162,14 @@ impl<D: SimDialect> Swarm<D> {
 
     /// Adds a machine and starts it; returns its number.
     pub fn add_machine(&mut self) -> usize {
+        self.add_machine_with(self.settings)
+    }
+
+    /// Adds a machine with settings of its own and starts it; returns its number.
+    pub fn add_machine_with(&mut self, settings: EngineSettings) -> usize {
         let behind_nat = self.random.f64() < self.weather.behind_nat;
         self.machines.push(Machine {
+            settings,
             engine: None,
             behind_nat,
             frozen_until: Time::ZERO,
@@ -178,7 +187,7 @@ impl<D: SimDialect> Swarm<D> {
 
     /// Starts a machine that is down, with a new engine that knows nothing.
     pub fn start(&mut self, number: usize) {
-        let mut engine = Engine::new(self.settings, self.random.u64(..));
+        let mut engine = Engine::new(self.machines[number].settings, self.random.u64(..));
         D::start(&mut engine, address_of(number), self.random.u64(..), self.now);
         self.machines[number].engine = Some(engine);
         self.machines[number].bytes_read = 0;
@@ -454,10 +463,10 @@ impl<D: SimDialect> Swarm<D> {
         engine.check_invariants();
         let surplus = if self.canary == Canary::Overfills { BUFFERED_BYTES + 1 } else { 0 };
         let bytes = engine.buffered_bytes() + surplus;
-        let is_within = bytes <= BUFFERED_BYTES && engine.connections() <= self.settings.max_connections;
+        let is_within = bytes <= BUFFERED_BYTES && engine.connections() <= machine.settings.max_connections;
         assert!(is_within, "machine {number} stays within its bounds");
         let read = engine.guard().get(Counter::BytesRead);
         assert_eq!(read, machine.bytes_read, "all that was sent is accounted for");
-        D::check(engine, &self.settings, self.canary);
+        D::check(engine, &machine.settings, self.canary);
     }
 }

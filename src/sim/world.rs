@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::arena::Key;
 use crate::contact::Contact;
-use crate::dialect::sealed::codec::{Message, Nodes};
+use crate::dialect::sealed::codec::{ErrorCode, Message, Nodes};
 use crate::dialect::sealed::job::{Outcome, Put, Ticket};
 use crate::dialect::sealed::node::{Answer, Output};
 use crate::dialect::sealed::request::Request;
@@ -27,13 +27,13 @@ use crate::sources::Sources;
 use crate::time::Time;
 
 /// The address of all clients.
-const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+pub(super) const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 /// The port that a message from an ephemeral port seems to come from.
 const EPHEMERAL_PORT: u16 = 50_000;
 
 /// An answer under way.
 #[derive(Clone, Debug)]
-enum Reply {
+pub(super) enum Reply {
     Pong(u32),
     Nodes(Vec<Contact>),
     Value(Arc<[u8]>),
@@ -43,10 +43,26 @@ enum Reply {
 
 /// An event to come.
 #[derive(Debug)]
-enum Event {
-    Request { from: u32, to: u32, id: RequestId, message: Request, is_ephemeral: bool },
-    Answer { from: u32, to: u32, id: RequestId, reply: Reply },
+pub(super) enum Event {
+    Request {
+        from: u32,
+        to: u32,
+        id: RequestId,
+        message: Request,
+        is_ephemeral: bool,
+    },
+    Answer {
+        from: u32,
+        to: u32,
+        id: RequestId,
+        reply: Reply,
+    },
     Wake(u32),
+    /// The checks look whether a host serves the value of this key, just before its end and just after.
+    LookAt {
+        host: u32,
+        key: Id,
+    },
 }
 
 /// A job that has ended.
@@ -75,14 +91,16 @@ pub struct World {
     pub ring: Ring,
     /// The source of every choice that the world makes.
     pub random: fastrand::Rng,
-    now: Time,
-    schedule: Schedule<Event>,
+    pub(super) now: Time,
+    pub(super) schedule: Schedule<Event>,
     liars: Option<Liars>,
     done: Vec<Done>,
     trace: Trace,
     messages: u64,
     /// The checks, if [`Options::checked`].
-    checks: Option<Checks>,
+    pub(super) checks: Option<Checks>,
+    /// The hosts that may hold the value of each key that a client put: those that answered so, and the coordinator.
+    pub(super) holders: BTreeMap<Id, Vec<u32>>,
     /// Lists of contacts, kept for the next answers to save their allocation.
     lists: Vec<Vec<Contact>>,
     /// Counts nothing, because a hundred thousand hosts would take gigabytes for it; the byte level counts.
@@ -105,6 +123,7 @@ impl World {
             done: Vec::new(),
             trace: Trace::default(),
             messages: 0,
+            holders: BTreeMap::new(),
             lists: Vec::new(),
             sources: Sources::default(),
         }
@@ -147,6 +166,7 @@ impl World {
                 self.deliver_answer(from, to, id, reply);
             }
             Event::Wake(host) => self.wake(host, at),
+            Event::LookAt { host, key } => self.look_at(host, key),
         }
         true
     }
@@ -166,7 +186,7 @@ impl World {
     /// Adds a living host at this address, which no host may have.
     pub fn add_host_at(&mut self, addr: SocketAddr) -> usize {
         let number = self.hosts.len();
-        let host = Host::new(addr, self.options.settings, self.random.u64(..), self.now);
+        let host = self.new_host(addr);
         if number_of(addr) != Some(number) {
             self.crowded.insert(addr, number as u32);
         }
@@ -178,10 +198,16 @@ impl World {
     /// Adds `count` living hosts that know nobody.
     pub fn add_hosts(&mut self, count: usize) {
         for number in self.hosts.len()..self.hosts.len() + count {
-            self.hosts.push(Host::new(address_of(number), self.options.settings, self.random.u64(..), self.now));
+            let host = self.new_host(address_of(number));
+            self.hosts.push(host);
         }
         let living = self.hosts.iter().enumerate().filter(|(_, host)| host.body.is_some());
         self.ring = Ring::new(living.map(|(number, host)| (host.contact.id, number as u32)));
+    }
+
+    fn new_host(&mut self, addr: SocketAddr) -> Host {
+        let (seed, limits) = (self.random.u64(..), self.options.stores.draw(&mut self.random));
+        Host::new(addr, self.options.settings, limits, seed, self.now)
     }
 
     /// Tells `host` to join through the host `known`.
@@ -240,16 +266,19 @@ impl World {
 
     // ---- what clients do ----
 
-    /// Lets a client of `host` put `value`. The end is reported as the [`Done`] of `op`.
+    /// Lets a client of `host` put `value`, for a lifetime as [`Options::ttl`] says. The end is reported as the
+    /// [`Done`] of `op`.
     pub fn put(&mut self, host: usize, op: usize, key: Id, value: &[u8]) {
         let ticket = Ticket { waiter: Key::from_bits(op as u64), since: self.now };
-        let put = Put { key, value, ttl_s: 10, replication: self.options.replication, source: CLIENT.ip() };
+        let ttl_s = self.options.ttl.draw(&mut self.random);
+        let put = Put { key, value, ttl_s, replication: self.options.replication, source: CLIENT.ip() };
         let now = self.now;
         let Some(body) = &mut self.hosts[host].body else {
             return;
         };
+        self.holders.entry(key).or_default().push(host as u32);
         if let Some(checks) = &mut self.checks {
-            checks.started(host as u32, key, Some(value), now);
+            checks.put(host as u32, key, value, ttl_s);
         }
         if !body.node.start_put(put, ticket, now) {
             self.done.push(Done { op, host, outcome: Outcome::Busy, at: now });
@@ -260,13 +289,14 @@ impl World {
     /// Puts a value into a living host's store without asking anybody; returns whether the store took it.
     pub fn place(&mut self, host: usize, key: Id, value: &[u8]) -> bool {
         let now = self.now;
-        if let Some(checks) = &mut self.checks {
-            checks.stored(host as u32, key, value, now);
-        }
+        let ttl_s = self.options.ttl.draw(&mut self.random);
         let placed = self.hosts[host]
             .body
             .as_mut()
-            .is_some_and(|body| body.store.put(key, value, 10, None, &mut self.sources, now).is_ok());
+            .is_some_and(|body| body.store.put(key, value, ttl_s, None, &mut self.sources, now).is_ok());
+        if placed {
+            self.note_copy(host as u32, key, value, ttl_s);
+        }
         self.settle(host as u32);
         placed
     }
@@ -279,7 +309,7 @@ impl World {
             return;
         };
         if let Some(checks) = &mut self.checks {
-            checks.started(host as u32, key, None, now);
+            checks.got(host as u32, key);
         }
         let outcome = match node.on_request(CLIENT, &Message::Get { key }, (store, &mut self.sources), ticket, now) {
             Answer::Later => None,
@@ -308,42 +338,21 @@ impl World {
     // ---- what happens ----
 
     fn deliver_request(&mut self, from: u32, to: u32, id: RequestId, message: &Request, is_ephemeral: bool) {
-        let now = self.now;
         let mut source = self.hosts[from as usize].contact.addr;
         if is_ephemeral {
             source.set_port(EPHEMERAL_PORT);
         }
-        let host = &mut self.hosts[to as usize];
-        let Some(Body { node, store }) = host.body.as_deref_mut().filter(|_| !host.behind_nat) else {
+        let host = &self.hosts[to as usize];
+        if host.body.is_none() || host.behind_nat {
             return;
-        };
+        }
         self.messages += 1;
         let message = message.message();
-        let spare = self.lists.pop().unwrap_or_default();
-        let reply = match self.liars.as_mut().filter(|_| host.lies) {
-            Some(liars) => liars.answer(source, &message).and_then(|answer| reply_of(&answer, spare)),
-            None => {
-                if !is_ephemeral && matches!(message, Message::FindNode { .. } | Message::FindValue { .. }) {
-                    node.on_candidate(source, now);
-                }
-                let ticket = Ticket { waiter: Key::from_bits(u64::MAX), since: now };
-                match node.on_request(source, &message, (store, &mut self.sources), ticket, now) {
-                    Answer::Now(answer) => reply_of(&answer, spare),
-                    Answer::Later => None,
-                }
-            }
-        };
-        let reply = match (&self.checks, &message, self.options.canary) {
-            (Some(checks), Message::FindValue { key }, canary) if !host.lies => {
-                checks.broken(to, key, canary).map(Reply::Value).or(reply)
-            }
-            _ => reply,
-        };
-        if let Some(checks) = self.checks.as_mut().filter(|_| !host.lies) {
-            match (&message, &reply) {
-                (Message::Put { key, value, .. }, Some(Reply::Success(_))) => checks.stored(to, *key, value, now),
-                (Message::FindValue { key }, Some(Reply::Value(value))) => checks.served(to, key, value, now),
-                _ => {}
+        let reply = self.reply(to, source, &message, !is_ephemeral);
+        if let (Message::Put { key, value, ttl_s, .. }, Some(Reply::Success(_))) = (&message, &reply) {
+            if !self.hosts[to as usize].lies {
+                self.holders.entry(*key).or_default().push(to);
+                self.note_copy(to, *key, value, *ttl_s);
             }
         }
         if let Some(reply) = reply {
@@ -353,6 +362,47 @@ impl World {
         if self.drain(to) || matches!(message, Message::Put { .. }) {
             self.arm(to);
         }
+    }
+
+    /// The answer of the living host `to` to a request, checked if it is honest.
+    pub(super) fn reply(
+        &mut self,
+        to: u32,
+        source: SocketAddr,
+        message: &Message<'_>,
+        is_from_listener: bool,
+    ) -> Option<Reply> {
+        let now = self.now;
+        let spare = self.lists.pop().unwrap_or_default();
+        let host = &mut self.hosts[to as usize];
+        if let Some(liars) = self.liars.as_mut().filter(|_| host.lies) {
+            return liars.answer(source, message).and_then(|answer| reply_of(&answer, spare));
+        }
+        let Body { node, store } = host.body.as_deref_mut()?;
+        if is_from_listener && matches!(message, Message::FindNode { .. } | Message::FindValue { .. }) {
+            node.on_candidate(source, now);
+        }
+        if matches!(message, Message::Put { .. }) && self.options.refusals > 0.0 {
+            if let Some(code) = refusal(self.options.refusals, &mut self.random) {
+                return Some(Reply::Error(code.code()));
+            }
+        }
+        let ticket = Ticket { waiter: Key::from_bits(u64::MAX), since: now };
+        let mut reply = match node.on_request(source, message, (store, &mut self.sources), ticket, now) {
+            Answer::Now(answer) => reply_of(&answer, spare),
+            Answer::Later => None,
+        };
+        if let (Some(checks), Message::FindValue { key }) = (&self.checks, message) {
+            match self.options.canary {
+                Canary::ForgetsEarly if checks.has_forgotten(to, key, now) => reply = Some(Reply::Nodes(Vec::new())),
+                canary => reply = checks.broken(to, key, canary, now).map(Reply::Value).or(reply),
+            }
+            match &reply {
+                Some(Reply::Value(value)) => checks.served(to, key, value, now),
+                _ => checks.has_none(to, key, now),
+            }
+        }
+        reply
     }
 
     fn deliver_answer(&mut self, from: u32, to: u32, id: RequestId, reply: Reply) {
@@ -418,7 +468,10 @@ impl World {
                 return false;
             };
             match node.poll_output(store, &mut self.sources, now) {
-                None => return outputs > 0,
+                None => {
+                    self.look_into(number);
+                    return outputs > 0;
+                }
                 Some(Output::FirstCopy { .. }) => {}
                 Some(Output::Done { .. }) if self.options.canary == Canary::LosesJobs => {}
                 Some(Output::Done { ticket, outcome }) => {
@@ -456,6 +509,12 @@ impl World {
                 _ => {}
             }
         }
+        let message = match message {
+            Request::Put { replication, key, value, .. } if self.options.canary == Canary::ForwardsNoTtl => {
+                Request::Put { ttl_s: 0, replication, key, value }
+            }
+            message => message,
+        };
         let is_ephemeral = via == Via::Single;
         // A broken node sends the request twice, or to everybody.
         let others = match (self.options.canary, &message) {
@@ -485,6 +544,11 @@ impl World {
 /// The number of the host that is, or was, at this address.
 fn host_at(crowded: &BTreeMap<SocketAddr, u32>, addr: SocketAddr) -> Option<u32> {
     crowded.get(&addr).copied().or_else(|| number_of(addr).map(|number| number as u32))
+}
+
+/// Whether a host refuses a PUT, as it does with this chance, and how.
+fn refusal(share: f64, random: &mut fastrand::Rng) -> Option<ErrorCode> {
+    (random.f64() < share).then(|| if random.bool() { ErrorCode::Full } else { ErrorCode::Refused })
 }
 
 fn reply_of(answer: &Message<'_>, mut list: Vec<Contact>) -> Option<Reply> {

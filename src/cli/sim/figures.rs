@@ -12,6 +12,7 @@ use crate::dialect::sealed::settings::Ids;
 use crate::sim::delay::Delays;
 use crate::sim::options::{Build, Churn, Lie, Options};
 use crate::sim::report::Report;
+use crate::sim::scenario::Scenario;
 use crate::sim::{crowd, plan};
 
 /// Hosts of most figures.
@@ -91,15 +92,26 @@ const DEAD: &str = "Dead contacts";
 const QUORUM: &str = "Wrong values, keys that are not hashes, 20 % liars";
 const LATENCY: &str = "Time to find, 20 % of contacts silent";
 const THROUGH: &str = "Values put through the network too";
+/// "Stored, and a holder is alive" must imply "found": the share of this table is to be 100 %.
+const PROMISED: &str = "Stored, and a holder is alive: found";
 const CHURN: &str = "Churn: median session 10 min, Weibull 0.5";
 
 /// All networks. Smaller by `scale`.
 fn cells(scale: usize) -> Vec<Cell> {
     let nodes = NODES / scale;
-    [sizes(scale), liars(nodes), dead(nodes), wrong_values(nodes), through(nodes), churn(nodes), latency(nodes)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        sizes(scale),
+        liars(nodes),
+        dead(nodes),
+        wrong_values(nodes),
+        through(nodes),
+        churn(nodes),
+        latency(nodes),
+        promised(nodes / 10),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A network in which keys are not looked up before they are put.
@@ -190,6 +202,11 @@ fn latency(nodes: usize) -> Vec<Cell> {
         })
     };
     [Delays::WideArea, Delays::Median(PLANETLAB_MS)].into_iter().flat_map(both).collect()
+}
+
+fn promised(nodes: usize) -> Vec<Cell> {
+    let at = |(name, scenario): (&str, Scenario)| cell(PROMISED, name, 0.0, scenario.apply(plain(nodes)));
+    Scenario::ALL.into_iter().map(at).collect()
 }
 
 /// Hops to the closest node that a table of buckets of `k` should give among `nodes`: each hop's best of k contacts is
@@ -359,5 +376,23 @@ fn tables(done: &[Done]) -> String {
             );
         }
     }
+    promised_table(done, &mut text);
     text
+}
+
+/// What was promised and what of it was kept ([`Report::promised`]).
+fn promised_table(done: &[Done], text: &mut String) {
+    let _ = write!(
+        text,
+        "\n## {PROMISED}\n\nNobody lies; `dayfly sim --scenario NAME`.\n\n\
+         | | nodes | put | stored | holder alive | of these found | | most hosts before the holder |\n\
+         |---|---|---|---|---|---|---|---|\n"
+    );
+    for Done { cell, report } in done.iter().filter(|done| done.cell.table == PROMISED) {
+        let Report { living, puts, stored, promised, kept, lost_behind, .. } = report;
+        let share = percent(report.kept_share());
+        let behind = if lost_behind.is_empty() { String::new() } else { lost_behind.quantile(1.0).to_string() };
+        let row = &cell.row;
+        let _ = writeln!(text, "| {row} | {living} | {puts} | {stored} | {promised} | {kept} | {share} | {behind} |");
+    }
 }

@@ -16,9 +16,10 @@ use crate::dialect::sealed::settings::Ids;
 use crate::limits::{ALPHA, ALPHA_MAX, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX};
 use crate::sim::crowd;
 use crate::sim::delay::Delays;
-use crate::sim::options::{Build, Churn, Lie, Options};
+use crate::sim::options::{Build, Churn, Lie, Options, Ttl};
 use crate::sim::plan::{self, Stage};
 use crate::sim::report::{Report, Sample};
+use crate::sim::scenario::Scenario;
 
 const HELP: &str = "\
 Usage: dayfly sim [options]
@@ -29,6 +30,11 @@ One value each is put through a random honest node and got through another five 
 looked up once to see who is found and in how many hops. LIEs: collude (name each other), wrong-value (and make up
 values), endless (name ever closer contacts), garbage, silent. Ids are bound to addresses as in the sealed dialect, or
 --minted next to the target, as where nodes choose their ids.
+
+With --scenario nobody lies, but the nodes nearest to a key may not have its value: full, crowded (stores), mixed
+(limits), one-copy, growth, rush (fourfold within ten or five seconds), refusals, everything. What was stored and has a
+living holder must be found.
+
 Exit codes: 0 done; 64 usage; 71 a figure can't be written.
 
 Examples:
@@ -89,6 +95,8 @@ fn flags() -> Flags {
     flags.optopt("", "latency", "median round trip in ms (default 152: Gencer et al. 2018)", "MS");
     flags.optopt("", "churn", "median session in seconds, Weibull of shape 0.5 (default: nobody leaves)", "S");
     flags.optopt("", "warmup", "seconds of churn before anything is measured (default 600)", "S");
+    flags.optopt("", "scenario", "nobody lies, but values are not where one looks first; see above", "NAME");
+    flags.optopt("", "ttl", "lifetime that values are put with, in seconds; 0: the longest (default 10)", "S");
     flags.optflag("", "joined", "every node joins through another; without it, tables are drawn at random");
     flags.optflag("", "placed", "values are placed on the closest honest nodes, so that only finding is measured");
     flags.optflag("", "plain", "keys are not the hashes of their values");
@@ -102,7 +110,7 @@ fn flags() -> Flags {
     flags.optopt("", "doubled", "hyperdht: share of packets that arrive twice (default 0)", "PERCENT");
     flags.optopt("", "held-up", "hyperdht: packets are held up for up to this long, and overtaken (default 0)", "MS");
     flags.optopt("", "behind-nat", "hyperdht: share of hosts behind NATs of all kinds (default 0)", "PERCENT");
-    flags.optflag("", "bytes", "whole engines over pretend TCP; knows no faults but --dead");
+    flags.optflag("", "bytes", "whole engines over pretend TCP; knows no faults but --dead and --scenario");
     flags.optflag("", "json", "print JSON");
     flags.optopt("", "figures", "write every figure of the README into this folder instead", "FOLDER");
     flags.optopt("", "jobs", "with --figures: networks simulated at the same time (default 2)", "N");
@@ -114,6 +122,14 @@ fn share(matches: &Matches, name: &str) -> Result<f64, Stop> {
     Ok(number(matches, name, 0.0, 0.0, 100.0)? / 100.0)
 }
 
+/// The one of `all` that is called `name`, or what to tell a user who gave --`flag` another name.
+fn one_of<T: Copy>(flag: &str, all: &[(&str, T)], name: &str) -> Result<T, Stop> {
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    let known = all.iter().find(|(known, _)| *known == name);
+    let unknown = || Stop::usage(format_args!("--{flag} takes one of {}, not '{name}'", names.join(", ")));
+    known.map(|(_, known)| *known).ok_or_else(unknown)
+}
+
 fn options(matches: &Matches) -> Result<Options, Stop> {
     let nodes = number(matches, "nodes", 10_000, 2, 1_000_000)?;
     let lookups = number(matches, "lookups", 2_000, 0, 10_000_000)?;
@@ -122,10 +138,7 @@ fn options(matches: &Matches) -> Result<Options, Stop> {
     options.dead = share(matches, "dead")?;
     options.loss = share(matches, "loss")?;
     if let Some(name) = matches.opt_str("lie") {
-        let names: Vec<&str> = Lie::ALL.iter().map(|(name, _)| *name).collect();
-        let known = Lie::ALL.iter().find(|(known, _)| *known == name);
-        let unknown = || Stop::usage(format_args!("--lie takes one of {}, not '{name}'", names.join(", ")));
-        options.lie = known.ok_or_else(unknown)?.1;
+        options.lie = one_of("lie", &Lie::ALL, &name)?;
     }
     let settings = &mut options.settings;
     settings.kademlia.paths = number(matches, "paths", PATHS, 1, PATHS_MAX)?;
@@ -147,6 +160,10 @@ fn options(matches: &Matches) -> Result<Options, Stop> {
         let median_ms = 1_000.0 * number(matches, "churn", 600.0, 1.0, 1e6)?;
         let warmup_ms = 1_000 * number(matches, "warmup", 600, 0, 1_000_000)?;
         options.churn = Some(Churn { median_ms, shape: 0.5, warmup_ms });
+    }
+    options.ttl = Ttl::Fixed(number(matches, "ttl", 10, 0, u16::MAX)?);
+    if let Some(name) = matches.opt_str("scenario") {
+        options = one_of("scenario", &Scenario::ALL, &name)?.apply(options);
     }
     let everybody = options.liars >= 1.0 || options.dead >= 1.0;
     let nobody_left = everybody || (options.nodes as f64) * (1.0 - options.liars) * (1.0 - options.dead) < 2.0;
@@ -201,7 +218,15 @@ fn table(report: &Report, wall_s: f64) -> String {
         ("  something else came back", report.fooled.to_string()),
         ("  nothing came back", (report.missed + report.unfinished).to_string()),
         ("  time to find", quantiles(&report.found_ms)),
+        (
+            "  stored, with a living holder",
+            format!("{}, found {} ({})", report.promised, report.kept, percent(report.kept_share())),
+        ),
     ];
+    if !report.lost_behind.is_empty() {
+        let (median, most) = (report.lost_behind.quantile(0.5), report.lost_behind.quantile(1.0));
+        rows.push(("    hosts before the holder of the others", format!("median {median}, most {most}")));
+    }
     if report.watched > 0 {
         rows.extend([
             ("lookups of absent keys", report.watched.to_string()),
@@ -227,7 +252,7 @@ fn rows_text(rows: &[(&str, String)]) -> String {
 
 /// The report for machines: one flat object. Times in milliseconds, shares from 0 to 1.
 fn json(options: &Options, report: &Report, wall_s: f64) -> String {
-    let numbers: [(&str, f64); 29] = [
+    let numbers: [(&str, f64); 31] = [
         ("nodes", options.nodes as f64),
         ("seed", options.seed as f64),
         ("living", report.living as f64),
@@ -242,6 +267,8 @@ fn json(options: &Options, report: &Report, wall_s: f64) -> String {
         ("fooled", report.fooled as f64),
         ("missed", report.missed as f64),
         ("unfinished", report.unfinished as f64),
+        ("promised", report.promised as f64),
+        ("kept", report.kept as f64),
         ("found_ms_median", report.found_ms.quantile(0.5) as f64),
         ("found_ms_99", report.found_ms.quantile(0.99) as f64),
         ("watched", report.watched as f64),

@@ -12,8 +12,9 @@ use crate::dialect::sealed::service::Service;
 use crate::dialect::{Codec, Dialect};
 use crate::engine::{Engine, EngineSettings, Listener};
 use crate::id::Id;
-use crate::limits::{DIAL_TIMEOUT_MS, LIFETIME_MAX_MS};
+use crate::limits::{DIAL_TIMEOUT_MS, VALUE_MAX};
 use crate::sim::address::address_of;
+use crate::sim::check::{MISS_MS, lifetime_ms};
 use crate::sim::dialect::{Canary, Heard, SimDialect};
 use crate::sim::swarm::Swarm;
 use crate::sim::weather::{LONGEST_GAP_MS, Weather};
@@ -21,15 +22,21 @@ use crate::time::Time;
 
 /// The number of different keys.
 const KEYS: u8 = 12;
-/// The lifetime that clients ask for, in seconds: the longest there is.
-const TTL_S: u16 = 10;
+/// The most seconds that clients ask for: more than there are.
+const TTL_MAX_S: u16 = 12;
+/// How long before the end of a value's lifetime a client asks for it who is to get it, in milliseconds.
+const LAST_ASKED_MS: u64 = 8;
+/// The largest values that machines take, in bytes.
+const VALUE_LIMITS: [usize; 3] = [64, 1_000, VALUE_MAX];
+/// The most values that some machines take: enough for one that is put through each machine.
+const FEW_ENTRIES: std::ops::Range<usize> = 12..40;
 
 /// The faults of this dialect.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// Values come back that nobody put under their key.
     WrongKey,
-    /// Values come back after their time.
+    /// Values come back for one tick too long.
     Stale,
     /// A store holds more than it may.
     Hoards,
@@ -46,7 +53,9 @@ pub enum Request {
         key: Id,
         /// The value; no two clients put the same one under a key.
         value: Vec<u8>,
-        /// Number of holders.
+        /// The lifetime that is asked for, in seconds.
+        ttl_s: u16,
+        /// Number of holders; 1 is the machine that is asked.
         replication: u8,
     },
     /// Find the value of this key.
@@ -57,7 +66,10 @@ pub enum Request {
 #[derive(Clone, Debug)]
 struct Known {
     value: Vec<u8>,
-    /// When its PUT was answered: every copy is at least as old.
+    lifetime_ms: u64,
+    /// The machine that was asked is the only one that holds it.
+    is_single: bool,
+    /// When its PUT was answered with SUCCESS. Every copy is at least as old, but for those of slow holders.
     answered_at: Option<Time>,
 }
 
@@ -73,11 +85,13 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Judges the answer to a PUT of `value`, or to a GET.
-    fn judge(&mut self, key: Id, put: Option<&[u8]>, asked_at: Time, answer: &Message<'_>, now: Time) -> Heard {
+    /// Judges the answer to a PUT of a value for so many holders, or to a GET.
+    fn judge(&mut self, key: Id, put: Option<(&[u8], u8)>, asked_at: Time, answer: &Message<'_>, now: Time) -> Heard {
         match (answer, put) {
-            (Message::Success { key: of, value }, Some(put)) => {
-                assert!(*of == key && value.is_empty(), "SUCCESS repeats the key");
+            (Message::Success { key: of, value }, Some((put, replication))) => {
+                assert_eq!(*of, key, "SUCCESS repeats the key");
+                let is_short = matches!(**value, [copies] if (1..replication).contains(&copies));
+                assert!(value.is_empty() || is_short, "{value:?} are fewer copies than {replication}");
                 let known = self.known.entry(key).or_default();
                 known.iter_mut().filter(|known| known.value == put).for_each(|known| {
                     known.answered_at.get_or_insert(now);
@@ -106,10 +120,12 @@ impl Sealed {
             let (len, known) = (value.len(), self.known.get(&key));
             panic!("only what was put under a key comes back, not {len} bytes: {value:?} known {known:?}")
         });
-        let late_ms = if self.canary == Canary::Own(Fault::Stale) { 2 * LIFETIME_MAX_MS } else { 0 };
+        let late_ms = if self.canary == Canary::Own(Fault::Stale) { MISS_MS } else { 0 };
         let age_ms = asked_at.since(known.answered_at.unwrap_or(now)) + late_ms;
         // A copy may be stored after the PUT was answered, by a holder that was slow or stood still.
-        assert!(age_ms < LIFETIME_MAX_MS + self.slowest_copy_ms, "a value of age {age_ms} ms was served");
+        let slowest_copy_ms = if known.is_single { 0 } else { self.slowest_copy_ms };
+        let end_ms = known.lifetime_ms + slowest_copy_ms;
+        assert!(age_ms < end_ms, "a value of age {age_ms} ms was served, which ends at {end_ms} ms");
     }
 }
 
@@ -153,7 +169,12 @@ impl SimDialect for Sealed {
     }
 
     fn draw_settings(settings: &mut EngineSettings, random: &mut fastrand::Rng) {
-        settings.dialects.sealed.store.bytes = random.usize(2_000..200_000);
+        let store = &mut settings.dialects.sealed.store;
+        store.bytes = random.usize(2_000..200_000);
+        store.value_bytes = VALUE_LIMITS[random.usize(..VALUE_LIMITS.len())];
+        if random.bool() {
+            store.entries = random.usize(FEW_ENTRIES);
+        }
         settings.dialects.sealed.node.kademlia.paths = random.usize(1..=4);
     }
 
@@ -179,20 +200,54 @@ impl SimDialect for Sealed {
             value.extend((0..len).map(|_| random.u8(..)));
             value
         });
-        let replication = random.u8(1..5);
-        value.map_or(Request::Get(key), |value| Request::Put { key, value, replication })
+        let (ttl_s, replication) = (random.u16(..=TTL_MAX_S), random.u8(1..5));
+        value.map_or(Request::Get(key), |value| Request::Put { key, value, ttl_s, replication })
     }
 
     fn proof(&self, number: usize, _: usize) -> [Request; 2] {
         let key = Id::hash_of(&[b"healed", &number.to_be_bytes()]);
-        [Request::Put { key, value: b"well again".to_vec(), replication: 3 }, Request::Get(key)]
+        [Request::Put { key, value: b"well again".to_vec(), ttl_s: 10, replication: 3 }, Request::Get(key)]
+    }
+
+    fn draw_promise(&mut self, number: usize, random: &mut fastrand::Rng) -> Option<[Request; 2]> {
+        let key = Id::hash_of(&[b"promised", &number.to_be_bytes()]);
+        // Some machines don't take the largest; it fits into the smallest window that is left of a seed's weather, or it
+        // would take longer than a holder has to answer.
+        let value = vec![number as u8; 8 << random.u8(..5)];
+        let (ttl_s, replication) = (random.u16(..=TTL_MAX_S), random.u8(1..5));
+        Some([Request::Put { key, value, ttl_s, replication }, Request::Get(key)])
+    }
+
+    fn keeps(&self, engine: &Engine, promise: &Request, at: Time) -> bool {
+        let Request::Put { key, value, .. } = promise else {
+            return false;
+        };
+        let known = self.known.get(key).and_then(|all| all.iter().find(|known| known.value == *value));
+        let is_stored = known.is_some_and(|known| known.answered_at.is_some());
+        is_stored && engine.service::<Service>().store().get(key, at) == Some(value)
+    }
+
+    fn follow_ups(&self, request: &Request, now: Time) -> Vec<(Time, Request)> {
+        let Request::Put { key, value, .. } = request else {
+            return Vec::new();
+        };
+        // Where one machine alone holds it, it is known when that ends: once before, once from then on.
+        let known = self.known.get(key).and_then(|all| all.iter().rev().find(|known| known.value == *value));
+        let single = known.filter(|known| known.is_single && known.answered_at == Some(now));
+        let ends = single.into_iter().flat_map(|known| {
+            let end = now.after(known.lifetime_ms);
+            [Time::from_ms(end.as_ms() - LAST_ASKED_MS), end]
+        });
+        ends.map(|at| (at, Request::Get(*key))).collect()
     }
 
     fn say(&mut self, request: &Request) -> Vec<u8> {
         match request {
-            Request::Put { key, value, replication } => {
-                self.known.entry(*key).or_default().push(Known { value: value.clone(), answered_at: None });
-                frame(&Message::Put { ttl_s: TTL_S, replication: *replication, key: *key, value })
+            Request::Put { key, value, ttl_s, replication } => {
+                let (lifetime_ms, is_single) = (lifetime_ms(*ttl_s), *replication <= 1);
+                let known = Known { value: value.clone(), lifetime_ms, is_single, answered_at: None };
+                self.known.entry(*key).or_default().push(known);
+                frame(&Message::Put { ttl_s: *ttl_s, replication: *replication, key: *key, value })
             }
             Request::Get(key) => frame(&Message::Get { key: *key }),
         }
@@ -205,7 +260,7 @@ impl SimDialect for Sealed {
         };
         let answer = SealedCodec::decode(frame).expect("an answer can be read");
         let (key, put) = match request {
-            Request::Put { key, value, .. } => (*key, Some(&**value)),
+            Request::Put { key, value, replication, .. } => (*key, Some((&**value, *replication))),
             Request::Get(key) => (*key, None),
         };
         self.judge(key, put, asked_at, &answer, now)
