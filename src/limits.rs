@@ -172,7 +172,7 @@ pub const ERROR_TEXT: usize = 256;
 pub const OWED_JOBS: usize = 64;
 /// Answers that may be queued on a connection, the owed ones included. While there are more, the connection is not
 /// read.
-pub const OWED_ANSWERS: usize = 1_024;
+pub const OWED_ANSWERS: usize = ASKED + 128;
 /// Bytes of answers and unstarted requests that may be queued behind an owed answer. While there are more, the
 /// connection is not read. There is room for all that an honest peer has outstanding, so that we can always read its
 /// answers.
@@ -182,8 +182,9 @@ pub const OWED_BYTES: usize = ASKED_BYTES + 2 * FRAME_MAX;
 pub const OWED_ANSWER_BYTES: usize = 165;
 /// ... and the memory that the lists take for even one of them, because they start with room for several (measured).
 pub const OWED_ANSWERS_BYTES: usize = 600;
-/// Requests that we may have outstanding on one connection. Beyond that, the contact is busy.
-pub const ASKED: usize = 128;
+/// Requests that we may have outstanding on one connection. Beyond that, the contact is busy. One for each job, so that
+/// nobody's lookups keep those of others from a slow contact.
+pub const ASKED: usize = JOBS;
 /// Bytes of our own requests that may be outstanding on one connection. Beyond that, the contact is busy.
 pub const ASKED_BYTES: usize = 512 * 1024;
 /// A connection is closed after this many strikes ...
@@ -361,6 +362,8 @@ pub const STALL_MS: u64 = 30_000;
 pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// ... until this fraction is left: 3/4, so that a quarter must come in again before all connections are searched again.
 pub const BUFFERED_KEPT: (u64, u64) = (3, 4);
+/// A peer that has read some of its answers within this time is not the first to be closed for lack of memory.
+pub const READ_LATELY_MS: u64 = 1_000;
 /// Bytes read from one connection per turn (docs/architecture.md, decision 5).
 pub const TURN_BYTES: usize = 64 * 1024;
 /// Work done for one connection per turn, in bytes moved and hashed ...
@@ -426,8 +429,9 @@ pub const SOURCE_RATE_FACTORS: [u64; 3] = [1, 2, 4];
 /// Rows of a sketch that counts by source: an honest source counts as a heavy one only if it shares a counter with heavy
 /// ones in every row ...
 pub const SOURCE_ROWS: usize = 4;
-/// ... of this many counters each: with 126 heavy sources, one in 4,000 does. 96 KB for each resource.
-pub const SOURCE_SLOTS: usize = 1_024;
+/// ... of this many counters each: with 126 heavy sources, one in 2,500 does. 86 KB for each resource, so that ten of
+/// them stay below a megabyte.
+pub const SOURCE_SLOTS: usize = 900;
 
 // ---- Buffers ----
 

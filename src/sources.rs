@@ -9,7 +9,7 @@
 //! one counter per row. Several sources may share a counter, so the least of a source's counters is the count; it may
 //! be too high, but never too low. So the memory is fixed, whatever strangers do, and each question takes the same few
 //! steps. A count is too high by much only if all four counters are shared with heavy sources: with 126 heavy addresses
-//! for one of 4,000 others.
+//! for one of 2,500 others.
 
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -587,7 +587,7 @@ mod tests {
             sources.offence(peer, Time::ZERO);
             sources.charge_turn(peer, 1);
         }
-        assert!(sources.bytes() < 1 << 20, "{} bytes", sources.bytes());
+        assert!(sources.bytes() < 1_000_000, "{} bytes", sources.bytes());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crate::dialect::Shared;
 use crate::dialect::stream::{ConnId, ConnInfo, Context, Listener, Origin, State};
 use crate::engine::dialects::Session;
 use crate::limits::{
-    DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES, OUTBOX_SOFT_BYTES, STALL_MS,
-    STRIKE_WINDOW_MS, STRIKES, YIELD_MS,
+    DIAL_TIMEOUT_MS, FIRST_FRAME_MS, FRAME_MS, LINGER_MS, NODE_IDLE_MS, OUTBOX_HARD_BYTES, OUTBOX_SOFT_BYTES,
+    READ_LATELY_MS, STALL_MS, STRIKE_WINDOW_MS, STRIKES, YIELD_MS,
 };
 use crate::time::Time;
 use crate::wheel::TimerKey;
@@ -192,6 +192,12 @@ impl Conn {
     /// Whether nothing is in progress on it.
     pub fn is_idle(&self) -> bool {
         self.outbox.is_empty() && !self.session.owes() && !self.session.awaits()
+    }
+
+    /// Whether it holds nothing but answers, of which its peer has read some lately.
+    pub fn is_being_read(&self, now: Time) -> bool {
+        let has_moved = self.outbox.stuck_since().is_none_or(|at| now.since(at) < READ_LATELY_MS);
+        self.inbox.is_empty() && !self.outbox.is_empty() && has_moved
     }
 
     /// Whether it is inbound and its peer has sent nothing complete yet. Such connections are closed first when places

@@ -368,8 +368,9 @@ impl Engine {
         !self.ready.is_empty()
     }
 
-    /// Handles the messages that were left over in the last turn.
+    /// Handles the messages that were left over in the last turn. With this, the next turn begins.
     pub fn work(&mut self, now: Time) {
+        self.shared.sources.next_turn();
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else {
                 return;
@@ -421,7 +422,6 @@ impl Engine {
         for id in self.closed.drain(..) {
             self.conns.remove(id);
         }
-        self.shared.sources.next_turn();
         if cfg!(debug_assertions) && self.conns.len() < 64 {
             self.check_invariants();
         }

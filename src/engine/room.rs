@@ -135,12 +135,14 @@ impl Engine {
         let counted = || self.conns.iter().filter(|(_, conn)| conn.counted_bytes > 0);
         let source = |conn: &Conn| sources.of(conn.info.peer.ip());
         counted().for_each(|(_, conn)| share.charge(source(conn), u64::from(conn.counted_bytes)));
-        let mut heaviest: BinaryHeap<(u64, u32, ConnId)> =
-            counted().map(|(id, conn)| (share.weight(source(conn)), conn.counted_bytes, id)).collect();
+        // A peer that is reading its answers is spared as long as there are others.
+        let mut heaviest: BinaryHeap<(bool, u64, u32, ConnId)> = counted()
+            .map(|(id, conn)| (!conn.is_being_read(now), share.weight(source(conn)), conn.counted_bytes, id))
+            .collect();
         let kept = (self.settings.buffered_bytes as u64 / BUFFERED_KEPT.1 * BUFFERED_KEPT.0) as usize;
         let mut victims = Vec::new();
         let mut left = self.buffered_bytes;
-        while let Some((weight, bytes, id)) = heaviest.pop().filter(|_| left > kept) {
+        while let Some((is_stuck, weight, bytes, id)) = heaviest.pop().filter(|_| left > kept) {
             let Some(conn) = self.conns.get(id) else {
                 continue;
             };
@@ -148,7 +150,7 @@ impl Engine {
             let current = share.weight(source);
             if current < weight {
                 // Its source has lost others since.
-                heaviest.push((current, bytes, id));
+                heaviest.push((is_stuck, current, bytes, id));
                 continue;
             }
             share.release(source, u64::from(bytes));

@@ -33,12 +33,13 @@ impl Engine {
             return;
         };
         let before = shared.sources.turn.all();
-        let turn = if conn.has_begun() && shared.sources.must_wait(conn.info.peer.ip()) && !conn.is_ready {
+        let is_long = shared.sources.turn.is_long();
+        let turn = if is_long && conn.has_begun() && !conn.is_ready && shared.sources.must_wait(conn.info.peer.ip()) {
             Turn::UsedUp
         } else {
             handle_units(conn, id, services, shared, wheel, now)
         };
-        if shared.sources.turn.is_long() {
+        if is_long {
             shared.sources.charge_turn(conn.info.peer.ip(), shared.sources.turn.all() - before);
         }
         match turn {

@@ -32,7 +32,8 @@ impl Service {
         }
         self.note_candidate(session, cx, message, now);
         let must_wait = cx.is_held_back() || session.must_wait(message);
-        if must_wait || (self.must_queue(session.wire(), message, cx, now) && self.enqueue(session, cx.id)) {
+        let must_queue = || may_need_job(message) && self.must_queue(session.wire(), message, cx, now);
+        if must_wait || (must_queue() && self.enqueue(session, cx.id)) {
             session.defer(message, frame, now);
         } else {
             self.serve(session, cx, Incoming { place: None, since: now }, message, now);
@@ -79,12 +80,13 @@ impl Service {
             let answer = ErrorCode::Busy.message();
             return cx.answer(now, |out| incoming.answer(session, Some(&answer), out));
         };
-        // These requests change nothing in the node.
-        if !matches!(message, Message::Ping { .. } | Message::FindNode { .. } | Message::FindValue { .. }) {
+        let mut is_refused = false;
+        if may_need_job(message) {
+            // Other requests change nothing in the node.
             self.mark_changed(number);
+            is_refused = self.needs_job(session.wire(), message, now)
+                && !self.may_start_job(number, message, incoming.since, cx, now);
         }
-        let needs_job = self.needs_job(session.wire(), message, now);
-        let is_refused = needs_job && !self.may_start_job(number, message, incoming.since, cx, now);
         let node = &mut self.nodes[usize::from(number)];
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: incoming.since };
         let answer = match (session.wire(), message) {
@@ -274,6 +276,11 @@ fn message_in(frame: &[u8], wire: Wire) -> Option<Message<'_>> {
         Wire::Api => 0,
     };
     decode_body(kind_of(frame), &frame[HEADER..frame.len() - trailer]).ok()
+}
+
+/// Whether a job may answer the request; the others are answered at once.
+fn may_need_job(message: &Message<'_>) -> bool {
+    matches!(message, Message::Put { .. } | Message::Get { .. })
 }
 
 /// The key of a message; zero if it has none.
