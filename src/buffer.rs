@@ -9,6 +9,11 @@ use crate::time::Time;
 /// few times what has come.
 const SIZES: [usize; 3] = [BUFFER_SMALL, BUFFER_MIDDLE, BUFFER_LARGE];
 
+/// The index of the smallest of [`SIZES`] that is at least `bytes`, or else of the largest.
+fn which_of(bytes: usize) -> usize {
+    usize::from(bytes > BUFFER_SMALL) + usize::from(bytes > BUFFER_MIDDLE)
+}
+
 /// Free buffers, kept for reuse: inboxes of each size, and outboxes.
 #[derive(Debug, Default)]
 #[allow(
@@ -24,8 +29,9 @@ pub struct BufferPool {
 
 impl BufferPool {
     /// The smallest inbox of at least `least` bytes, or else the largest one.
+    #[inline]
     fn take(&mut self, least: usize) -> Box<Received> {
-        let which = SIZES.iter().position(|size| *size >= least).unwrap_or(SIZES.len() - 1);
+        let which = which_of(least);
         let fresh = || Box::new(Received { bytes: vec![0; SIZES[which]].into(), head: 0, tail: 0 });
         self.inboxes[which].pop().unwrap_or_else(fresh)
     }
@@ -33,9 +39,7 @@ impl BufferPool {
     /// Takes `buffer` back. Frees it if the pool holds enough.
     fn put_back(&mut self, mut buffer: Box<Received>) {
         let size = buffer.bytes.len();
-        let Some(kept) = SIZES.iter().position(|of| *of == size).map(|which| &mut self.inboxes[which]) else {
-            return;
-        };
+        let kept = &mut self.inboxes[which_of(size)];
         if (kept.len() + 1) * size <= POOLED_BYTES {
             (buffer.head, buffer.tail) = (0, 0);
             kept.push(buffer);
@@ -83,11 +87,6 @@ struct Received {
 impl Received {
     fn is_empty(&self) -> bool {
         self.head == self.tail
-    }
-
-    /// Whether it is large and holds little.
-    fn is_sparse(&self) -> bool {
-        self.bytes.len() > BUFFER_SMALL && (self.tail - self.head) as usize <= BUFFER_SMALL / 2
     }
 }
 
@@ -152,17 +151,21 @@ impl Inbox {
     /// Returns the memory to the pool if no unhandled bytes are left. If few are left, they move to a small buffer, so
     /// that nobody holds a large one with a few bytes.
     pub fn release(&mut self, pool: &mut BufferPool) {
-        let Some(received) = self.0.take_if(|received| received.is_empty() || received.is_sparse()) else {
-            return;
-        };
-        if !received.is_empty() {
-            let (head, tail) = (received.head as usize, received.tail as usize);
-            let mut smaller = pool.take(BUFFER_SMALL);
-            smaller.bytes[..tail - head].copy_from_slice(&received.bytes[head..tail]);
-            smaller.tail = (tail - head) as u32;
-            self.0 = Some(smaller);
+        if let Some(empty) = self.0.take_if(|received| received.is_empty()) {
+            pool.put_back(empty);
+        } else if self.capacity() > BUFFER_SMALL && self.unread().len() <= BUFFER_SMALL / 2 {
+            self.shrink(pool);
         }
-        pool.put_back(received);
+    }
+
+    /// Moves what is left to a small buffer.
+    #[inline(never)]
+    fn shrink(&mut self, pool: &mut BufferPool) {
+        let left = self.unread().len();
+        let mut smaller = pool.take(BUFFER_SMALL);
+        smaller.bytes[..left].copy_from_slice(self.unread());
+        smaller.tail = left as u32;
+        self.0.replace(smaller).into_iter().for_each(|larger| pool.put_back(larger));
     }
 }
 

@@ -319,8 +319,8 @@ pub const ADDRESS_SEARCH_MS: u64 = 50;
 pub const IDLE_MS: u64 = 600_000;
 /// Period of the search for such connections ...
 pub const IDLE_SEARCH_MS: u64 = 60_000;
-/// ... which looks at this many places at a time.
-pub const IDLE_SEARCHED: usize = 1_024;
+/// ... which looks at this many places at a time, about 100 us.
+pub const IDLE_SEARCHED: usize = 4_096;
 /// Connections that wait for a job to end are told that there is room for theirs, so many for each job that ends: not
 /// all of them can start one.
 pub const TOLD_PER_JOB: usize = 4;
@@ -369,7 +369,7 @@ pub const TURN_BYTES: usize = 64 * 1024;
 /// Work done for one connection per turn, in bytes moved and hashed ...
 pub const TURN_WORK: u64 = 64 * 1024;
 /// ... where each message counts as so many more: 64 of the smallest messages, or one large one, make a turn.
-pub const MESSAGE_WORK: u64 = 944;
+pub const MESSAGE_WORK: u64 = 984;
 /// ... and a lookup or a coordinated PUT as this many: it sends dozens of messages.
 pub const JOB_WORK: u64 = 16 * 1024;
 /// Work after which a turn of the loop is long, about half a millisecond. From then on, each address may have only as
@@ -383,7 +383,7 @@ pub const KEEP_ALIVE_INTERVAL_MS: u64 = 15_000;
 pub const KEEP_ALIVE_PROBES: u32 = 4;
 /// The kernel closes a connection whose peer has not acknowledged what we sent for this long (on Linux). Equal to the
 /// time that the probes above take, which it would otherwise cut short.
-pub const USER_TIMEOUT_MS: u64 = KEEP_ALIVE_MS + KEEP_ALIVE_INTERVAL_MS * KEEP_ALIVE_PROBES as u64;
+pub const USER_TIMEOUT_MS: u64 = 120_000;
 /// Refused connections that are kept open for a moment, so that their peers can read why.
 pub const REFUSED: usize = 16;
 /// Bytes that are read from one before it is closed.
@@ -433,6 +433,11 @@ pub const SOURCE_ROWS: usize = 4;
 /// them stay below a megabyte.
 pub const SOURCE_SLOTS: usize = 900;
 
+/// Slots of a table of what is remembered for a while (recent.rs) that are allocated first.
+pub const RECENT_SLOTS_AT_FIRST: usize = 16;
+/// An entry of such a table stands in one of this many neighbouring slots.
+pub const RECENT_WAYS: usize = 2;
+
 // ---- Buffers ----
 
 /// Size of a connection's first read buffer: room for a hundred PINGs, or for most single messages.
@@ -470,6 +475,7 @@ pub const COMMAND_TIMEOUT_MS: u64 = 5_000;
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
 
 const _: () = assert!(16 * SOURCE_ROWS <= 64 && SOURCE_SLOTS <= 1 << 16, "one hash of 64 bits names all counters");
+const _: () = assert!(USER_TIMEOUT_MS == KEEP_ALIVE_MS + KEEP_ALIVE_INTERVAL_MS * KEEP_ALIVE_PROBES as u64);
 const _: () = assert!(K <= K_MAX && K_MAX <= NODE_ENTRIES);
 const _: () = assert!(NODE_ENTRIES <= NODE_ENTRIES_STRIKE);
 const _: () = assert!(VALUE_MAX + 40 + 32 == FRAME_MAX, "the largest PUT is the largest frame");

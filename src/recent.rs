@@ -1,12 +1,8 @@
 //! What is remembered of strangers for a while, in a table of bounded size. A full table forgets early rather than grow
 //! or search: whoever fills it makes it forget, and never makes it refuse or slow down.
 
+use crate::limits::{RECENT_SLOTS_AT_FIRST as SLOTS_AT_FIRST, RECENT_WAYS as WAYS};
 use crate::time::Time;
-
-/// Slots that are allocated first; a table without entries has none.
-const SLOTS_AT_FIRST: usize = 16;
-/// An entry stands in one of this many neighbouring slots.
-const WAYS: usize = 2;
 
 /// Small values by the hash of what they belong to. The hash must be [`seeded`](crate::hash::seeded), so that nobody
 /// can choose two that collide.

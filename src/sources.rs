@@ -274,19 +274,20 @@ impl Sources {
 
     /// A long turn did `work` for `peer`.
     pub fn charge_turn(&mut self, peer: IpAddr, work: u64) {
-        let source = self.of(peer);
-        self.turn.by_source.charge(source, work);
+        if scope(peer) != Some(Scope::Loopback) {
+            let source = self.of(peer);
+            self.turn.by_source.charge(source, work);
+        }
     }
 
     /// Whether `peer` has had its part of a long turn. Loopback has no limit of its own.
     pub fn must_wait(&self, peer: IpAddr) -> bool {
-        if !self.turn.is_long() {
+        if !self.turn.is_long() || scope(peer) == Some(Scope::Loopback) {
             return false;
         }
-        let source = self.of(peer);
         let is_spent = |(work, factor): (u64, u64)| work >= TURN_WORK * factor;
-        let held = self.turn.by_source.held(source);
-        !source.is_exempt && held.into_iter().zip(SOURCE_RATE_FACTORS).any(is_spent)
+        let held = self.turn.by_source.held(self.of(peer));
+        held.into_iter().zip(SOURCE_RATE_FACTORS).any(is_spent)
     }
 
     /// The next turn begins.

@@ -368,7 +368,7 @@ impl Engine {
         !self.ready.is_empty()
     }
 
-    /// Handles the messages that were left over in the last turn. With this, the next turn begins.
+    /// Handles the messages that were left over in the last turn. They get as much time as those that come.
     pub fn work(&mut self, now: Time) {
         self.shared.sources.next_turn();
         for _ in 0..self.ready.len() {
@@ -386,7 +386,6 @@ impl Engine {
     /// When [`Engine::on_timeout`] next has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let others = Time::earliest(self.datagrams.next_deadline(), self.wheel.next_deadline());
-        let others = Time::earliest(others, self.idle_search_due());
         Time::earliest(self.services.next_deadline(), others)
     }
 
@@ -422,6 +421,7 @@ impl Engine {
         for id in self.closed.drain(..) {
             self.conns.remove(id);
         }
+        self.shared.sources.next_turn();
         if cfg!(debug_assertions) && self.conns.len() < 64 {
             self.check_invariants();
         }

@@ -166,7 +166,7 @@ impl Engine {
     // ---- idle peers ----
 
     /// Closes inbound connections that have been idle for long, a few slots at a time: a timer for each would cost every
-    /// idle connection memory.
+    /// idle connection memory. Runs whenever something else is due, which is every few seconds where there are nodes.
     pub(super) fn close_idle(&mut self, now: Time) {
         if now < self.idle_search_at {
             return;
@@ -184,12 +184,7 @@ impl Engine {
         }
         let is_through = end == self.conns.slots();
         self.idle_searched = if is_through { 0 } else { end };
-        self.idle_search_at = now.after(if is_through { IDLE_SEARCH_MS } else { 1 });
-    }
-
-    /// When [`Engine::close_idle`] has something to do.
-    pub(super) fn idle_search_due(&self) -> Option<Time> {
-        (!self.conns.is_empty()).then_some(self.idle_search_at)
+        self.idle_search_at = if is_through { now.after(IDLE_SEARCH_MS) } else { now };
     }
 }
 

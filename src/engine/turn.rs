@@ -61,6 +61,7 @@ impl Engine {
     }
 }
 
+#[inline(always)]
 fn handle_units(
     conn: &mut Conn,
     id: ConnId,
@@ -77,7 +78,6 @@ fn handle_units(
         if shared.sources.turn.all() >= used_up_at && conn.has_unit() {
             return Turn::UsedUp;
         }
-        let queued = conn.outbox.len();
         let (session, mut cx, bytes) = conn.show(id, shared);
         let verdict = services.on_bytes(session, &mut cx, bytes, now);
         conn.is_midway = conn.session.is_midway();
@@ -88,7 +88,7 @@ fn handle_units(
             Verdict::Close(how) => return Turn::Over(how),
         };
         shared.guard.add(counter, conn.inbox.consume(len));
-        shared.sources.turn.add(MESSAGE_WORK + (len + conn.outbox.len().saturating_sub(queued)) as u64);
+        shared.sources.turn.add(MESSAGE_WORK + len as u64);
         conn.frame_since = None;
         if conn.info.must_speak && !conn.session.is_silent() {
             // The peer has sent its first unit in time. Most connections need no timer from now on.

@@ -78,10 +78,10 @@ fn a4_store_bytes_from_one_slash_56() {
     inside(|| fill(OneSlash56, 8_000));
 }
 
-/// With 1,440 values of `len` bytes, where there is room for a thousand, or fewer, and then with 480 empty ones.
+/// With 1,440 values of `len` bytes, where there is room for two thousand, or fewer, and then with 480 empty ones.
 fn fill(attacker: Attacker, len: usize) {
-    let victim = attacker.victim(&["--store-entries", "1000", "--store-bytes", "4000000"]);
-    let sources = if attacker == OneAddress { 1 } else { 40 };
+    let victim = attacker.victim(&["--store-entries", "2000", "--store-bytes", "4000000"]);
+    let sources = if attacker == OneAddress { 1 } else { 10 };
     let flood = connections(attacker, sources, sources, victim.addr);
     let put = |len| frame(&Message::Put { ttl_s: 10, replication: 1, key: any_key(), value: &vec![0; len] });
     // The last ones take what room is left.

@@ -201,7 +201,7 @@ fn assert_not_strangers(addr: SocketAddr) {
 #[test]
 fn row_06_a_bad_checksum_is_a_strike() {
     let row = Row::start(&[]);
-    // More often than would have an address banned that is not loopback.
+    // More often than would put an address on probation that is not loopback: there, the first fault would close it.
     for _ in 0..5 {
         let mut peer = Peer::connect(row.node.addr);
         for nonce in 0..2 {
@@ -216,7 +216,6 @@ fn row_06_a_bad_checksum_is_a_strike() {
     }
     assert_eq!(row.node.counter("bad_checksums"), 15);
     assert_eq!(row.node.counter("struck_out"), 5);
-    assert_eq!(row.node.counter("banned"), 0, "loopback is left alone");
     // A corrupt PUT stores nothing.
     let mut bytes = frame(&put(key(6), 9, b"corrupt"));
     bytes[50] ^= 1;

@@ -53,7 +53,7 @@ const FIELDS_LEN: usize = 24;
 /// Bytes of an id or a token, with the header of its field.
 const CREDENTIAL_LEN: usize = 2 + ID_LEN;
 /// Bytes of a pong besides its id, its token and the address in it: the header, and that of the value.
-const FIELDS_LEN_OF_PONG: usize = 4;
+const PONG_FIELDS_LEN: usize = 4;
 
 /// Who sent a request, and what its answer may be.
 #[derive(Copy, Clone, Debug)]
@@ -267,7 +267,7 @@ impl Server {
     /// Tells `to` that we are here, and which address we see it at, in at most `room` bytes.
     fn pong(&mut self, to: SocketAddr, tid: Tid, room: usize) {
         let value = self.identity.family().encode(to);
-        let mut left = room.saturating_sub(FIELDS_LEN_OF_PONG + value.len());
+        let mut left = room.saturating_sub(PONG_FIELDS_LEN + value.len());
         let (id, roundtrip_token) = self.credentials(to, &mut left);
         self.answer(to, tid, Response { id, nodes: None, value: Some(value), roundtrip_token });
     }

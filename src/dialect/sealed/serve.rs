@@ -32,8 +32,7 @@ impl Service {
         }
         self.note_candidate(session, cx, message, now);
         let must_wait = cx.is_held_back() || session.must_wait(message);
-        let must_queue = || may_need_job(message) && self.must_queue(session.wire(), message, cx, now);
-        if must_wait || (must_queue() && self.enqueue(session, cx.id)) {
+        if must_wait || (may_need_job(message) && self.queue_up(session, message, cx, now)) {
             session.defer(message, frame, now);
         } else {
             self.serve(session, cx, Incoming { place: None, since: now }, message, now);
@@ -74,44 +73,48 @@ impl Service {
         message: &Message<'_>,
         now: Time,
     ) {
-        let peer = cx.info.peer;
         let Some(number) = node_of(cx.info.listener) else {
             // This process is a client: it has no node, so it serves nothing.
             let answer = ErrorCode::Busy.message();
             return cx.answer(now, |out| incoming.answer(session, Some(&answer), out));
         };
-        let mut is_refused = false;
         if may_need_job(message) {
             // Other requests change nothing in the node.
             self.mark_changed(number);
-            is_refused = self.needs_job(session.wire(), message, now)
-                && !self.may_start_job(number, message, incoming.since, cx, now);
+            if !self.may_serve(number, session.wire(), message, incoming.since, cx, now) {
+                return refuse(session, cx, incoming, message, now);
+            }
         }
         let node = &mut self.nodes[usize::from(number)];
         let ticket = Ticket { waiter: self.waiters.vacant_key(), since: incoming.since };
         let answer = match (session.wire(), message) {
-            (Wire::Sealed, _) if is_refused => Some(Answer::Now(ErrorCode::Busy.message())),
-            (Wire::Api, Message::Get { .. }) if is_refused => Some(Answer::Now(ErrorCode::Busy.message())),
-            (Wire::Api, _) if is_refused => None,
             (Wire::Api, Message::Put { ttl_s, replication, key, value }) => {
                 // A PUT of the API always goes through the network, and gets no answer.
-                let (replication, source) = (usize::from(*replication), peer.ip());
+                let (replication, source) = (usize::from(*replication), cx.info.peer.ip());
                 let put = Put { key: *key, value, ttl_s: *ttl_s, replication, source };
                 node.start_put(put, ticket, now).then_some(Answer::Later)
             }
-            _ => Some(node.on_request(peer, message, (&mut self.store, &mut cx.shared.sources), ticket, now)),
+            _ => Some(node.on_request(cx.info.peer, message, (&mut self.store, &mut cx.shared.sources), ticket, now)),
         };
         let key = request_key(message);
         let answer = match answer {
             Some(Answer::Later) => {
                 let place = incoming.place.unwrap_or_else(|| session.owe(message));
-                let waiter = Waiter::Peer { conn: cx.id, place, key, source: peer.ip() };
+                let waiter = Waiter::Peer { conn: cx.id, place, key, source: cx.info.peer.ip() };
                 self.add_job(waiter, &mut cx.shared.sources);
                 return;
             }
             Some(Answer::Now(answer)) => {
-                if let Some(counter) = refusal(&answer) {
-                    cx.shared.guard.fault(counter, peer, now);
+                match &answer {
+                    Message::Value { value } | Message::ValueWithChecksum { value, .. } => {
+                        cx.shared.sources.turn.add(value.len() as u64);
+                    }
+                    Message::Error { code, .. } => {
+                        refusal(*code)
+                            .into_iter()
+                            .for_each(|counter| cx.shared.guard.fault(counter, cx.info.peer, now));
+                    }
+                    _ => {}
                 }
                 match (session.wire(), answer) {
                     (Wire::Api, Message::Error { .. }) => Some(Message::Failure { key }),
@@ -119,7 +122,7 @@ impl Service {
                 }
             }
             None => {
-                cx.shared.guard.fault(Counter::Busy, peer, now);
+                cx.shared.guard.fault(Counter::Busy, cx.info.peer, now);
                 None
             }
         };
@@ -141,6 +144,19 @@ impl Service {
         }
     }
 
+    /// Lets the connection wait for a job to end, if the request takes one and there is no room for it. Returns whether
+    /// it waits. Not inlined, because a PING is served faster without it.
+    #[inline(never)]
+    fn queue_up(
+        &mut self,
+        session: &mut Session<Requester>,
+        message: &Message<'_>,
+        cx: &Context<'_>,
+        now: Time,
+    ) -> bool {
+        self.must_queue(session.wire(), message, cx, now) && self.enqueue(session, cx.id)
+    }
+
     /// Lets the connection wait for a job to end. Returns `false` if too many wait already.
     fn enqueue(&mut self, session: &mut Session<Requester>, id: ConnId) -> bool {
         if !session.is_queued && self.queue.len() < QUEUED {
@@ -148,6 +164,20 @@ impl Service {
             self.queue.push_back(id);
         }
         session.is_queued
+    }
+
+    /// Whether a PUT or GET can be served: it takes no job, or may start one.
+    #[inline(never)]
+    fn may_serve(
+        &self,
+        number: u16,
+        wire: Wire,
+        message: &Message<'_>,
+        since: Time,
+        cx: &mut Context<'_>,
+        now: Time,
+    ) -> bool {
+        !self.needs_job(wire, message, now) || self.may_start_job(number, message, since, cx, now)
     }
 
     /// Whether a request that takes a job may start one: there is room for it, it has not waited too long, and its source
@@ -261,6 +291,23 @@ impl Incoming {
     }
 }
 
+/// Tells the peer to try again.
+fn refuse(
+    session: &mut Session<Requester>,
+    cx: &mut Context<'_>,
+    incoming: Incoming,
+    message: &Message<'_>,
+    now: Time,
+) {
+    cx.shared.guard.fault(Counter::Busy, cx.info.peer, now);
+    let answer = match (session.wire(), message) {
+        (Wire::Sealed, _) => Some(ErrorCode::Busy.message()),
+        (Wire::Api, Message::Get { key }) => Some(Message::Failure { key: *key }),
+        (Wire::Api, _) => None,
+    };
+    cx.answer(now, |out| incoming.answer(session, answer.as_ref(), out));
+}
+
 /// Moves settled answers into the outbox, as long as the peer reads its answers.
 fn release(session: &mut Session<Requester>, cx: &mut Context<'_>, now: Time) {
     let room = OUTBOX_SOFT_BYTES.saturating_sub(cx.outbox.answer_bytes());
@@ -301,12 +348,9 @@ fn request_key(message: &Message<'_>) -> Id {
     }
 }
 
-/// The counter of an ERROR that refuses a request for lack of capacity or permission.
-fn refusal(answer: &Message<'_>) -> Option<Counter> {
-    let Message::Error { code, .. } = answer else {
-        return None;
-    };
-    match ErrorCode::from_code(*code)? {
+/// The counter of an ERROR with this code that refuses a request for lack of capacity or permission.
+fn refusal(code: u32) -> Option<Counter> {
+    match ErrorCode::from_code(code)? {
         ErrorCode::Full => Some(Counter::StoreFull),
         ErrorCode::TooLarge => Some(Counter::ValuesTooLarge),
         ErrorCode::Refused => Some(Counter::PutsRefused),
