@@ -208,6 +208,8 @@ pub const SEAL_KEPT_BYTES: usize = 48;
 /// Where the memory of the process is limited, the store, and the buffers of connections, take by default at most this
 /// fraction each: 1/4.
 pub const MEMORY_SHARE: usize = 4;
+/// Bytes that are read of a file in which the kernel says how much memory there may be; those have less.
+pub const KERNEL_FILE_BYTES: usize = 4 * 1024;
 /// A value is stored only if this much memory is left besides, for the buffers of those who want to read ...
 pub const MEMORY_HEADROOM_BYTES: usize = 1024 * 1024;
 /// ... which is looked at each time that this much was stored.

@@ -265,7 +265,7 @@ impl Sources {
         let is_exempt = scope(ip) == Some(Scope::Loopback);
         let slots = self.seed.map(|seed| {
             prefixes(ip).map(|prefix| {
-                let hash = seeded(seed, |hasher| hasher.write_u64(prefix));
+                let hash = hash_of(seed, prefix);
                 std::array::from_fn(|row| (hash >> (16 * row)) as u16 % SOURCE_SLOTS as u16)
             })
         });
@@ -327,7 +327,7 @@ impl Sources {
     fn hash(&self, peer: IpAddr) -> Option<u64> {
         let seed = self.seed.filter(|_| scope(peer) != Some(Scope::Loopback))?;
         let [address, ..] = prefixes(peer);
-        Some(seeded(seed, |hasher| hasher.write_u64(address)))
+        Some(hash_of(seed, address))
     }
 
     /// Bytes of memory.
@@ -358,6 +358,11 @@ impl Default for Sources {
             offenders: Vec::new(),
         }
     }
+}
+
+#[inline(never)]
+fn hash_of(seed: u64, prefix: u64) -> u64 {
+    seeded(seed, |hasher| hasher.write_u64(prefix))
 }
 
 /// The prefixes of `ip` at each level. The high bits of an IPv4 prefix are zero, as in no IPv6 address that is routed.

@@ -1,7 +1,6 @@
 //! One connection without its socket: buffers, session, deadlines, and the predicates that say whether it may be read,
 //! written or closed. All backpressure is decided here. Never touches a socket.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::buffer::{Inbox, Outbox};
@@ -47,11 +46,8 @@ pub enum Reading {
     Resumed,
 }
 
-/// When the peer violated the protocol recently.
-#[derive(Debug, Default)]
-struct Strikes {
-    at: VecDeque<Time>,
-}
+/// When the peer last violated the protocol, the oldest first: one time less than it takes to close the connection.
+type Strikes = [Option<Time>; STRIKES - 1];
 
 /// A connection. Most are idle, so the parts that only busy ones need are behind pointers: the buffers, and most of a
 /// session. The fields that every event reads (state, session, the two buffers, flags) come first.
@@ -168,10 +164,11 @@ impl Conn {
 
     /// Counts a strike. Returns whether the connection has reached the limit of strikes.
     pub fn strike(&mut self, now: Time) -> bool {
-        let Strikes { at: strikes } = &mut **self.strikes.get_or_insert_default();
-        strikes.retain(|at| now.since(*at) < STRIKE_WINDOW_MS);
-        strikes.push_back(now);
-        strikes.len() >= STRIKES || self.is_on_probation
+        let last = self.strikes.get_or_insert_default();
+        let oldest = last[0];
+        last.rotate_left(1);
+        last[STRIKES - 2] = Some(now);
+        self.is_on_probation || oldest.is_some_and(|at| now.since(at) < STRIKE_WINDOW_MS)
     }
 
     /// Whether the socket should be written.

@@ -116,7 +116,11 @@ impl Engine {
             }
             if now.since(since) < DIAL_LEAST_MS {
                 // Those behind it that have ended make room too, but are rarely many.
-                self.dials.retain(|id| self.conns.get(*id).is_some_and(|conn| conn.info.state == State::Dialling));
+                for id in std::mem::take(&mut self.dials) {
+                    if self.conns.get(id).is_some_and(|conn| conn.info.state == State::Dialling) {
+                        self.dials.push_back(id);
+                    }
+                }
                 return self.dials.len() < DIALS;
             }
             self.close(oldest, CloseReason::Shortage, now);

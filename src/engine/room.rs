@@ -2,7 +2,6 @@
 //! the engine; knows nothing about the messages.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use crate::contact::same_source;
 use crate::dialect::stream::{CloseReason, Listener, Origin, State};
@@ -111,15 +110,15 @@ impl Engine {
             return false;
         }
         self.address_search_at = now.after(ADDRESS_SEARCH_MS);
-        let of_address = self.conns.iter().filter(|(_, conn)| same_source(conn.info.peer.ip(), peer));
-        let suited: Vec<(Suited, ConnId)> =
-            of_address.filter_map(|(id, conn)| Some((self.suited(id, conn)?, id))).collect();
-        if suited.len() < self.places_for_address() {
+        let (mut held, mut best): (usize, Option<(Suited, ConnId)>) = (0, None);
+        for (id, conn) in self.conns.iter().filter(|(_, conn)| same_source(conn.info.peer.ip(), peer)) {
+            held += usize::from(conn.info.origin == Origin::Inbound);
+            best = best.max(self.suited(id, conn).map(|suited| (suited, id)));
+        }
+        if held < self.places_for_address() {
             return true; // The count was too high.
         }
-        let idlest = suited
-            .into_iter()
-            .max()
+        let idlest = best
             .filter(|((_, is_silent, Reverse((used_at, _))), _)| *is_silent || now.since(*used_at) >= EVICT_IDLE_MS);
         idlest.iter().for_each(|(_, id)| self.evict_now(*id, now));
         idlest.is_some()
@@ -128,38 +127,37 @@ impl Engine {
     // ---- memory ----
 
     /// The buffers hold too many bytes: the heaviest source loses its largest connections, until there is so much room
-    /// that this does not have to be done again soon.
+    /// that this does not have to be done again soon. A peer that is reading its answers is spared as long as there are
+    /// others.
     pub(super) fn free_buffers(&mut self, now: Time) {
-        let sources = &self.shared.sources;
         let mut share = Share::default();
-        let counted = || self.conns.iter().filter(|(_, conn)| conn.counted_bytes > 0);
-        let source = |conn: &Conn| sources.of(conn.info.peer.ip());
-        counted().for_each(|(_, conn)| share.charge(source(conn), u64::from(conn.counted_bytes)));
-        // A peer that is reading its answers is spared as long as there are others.
-        let mut heaviest: BinaryHeap<(bool, u64, u32, ConnId)> = counted()
-            .map(|(id, conn)| (!conn.is_being_read(now), share.weight(source(conn)), conn.counted_bytes, id))
-            .collect();
-        let kept = (self.settings.buffered_bytes as u64 / BUFFERED_KEPT.1 * BUFFERED_KEPT.0) as usize;
-        let mut victims = Vec::new();
-        let mut left = self.buffered_bytes;
-        while let Some((is_stuck, weight, bytes, id)) = heaviest.pop().filter(|_| left > kept) {
-            let Some(conn) = self.conns.get(id) else {
-                continue;
-            };
-            let source = source(conn);
-            let current = share.weight(source);
-            if current < weight {
-                // Its source has lost others since.
-                heaviest.push((is_stuck, current, bytes, id));
-                continue;
-            }
-            share.release(source, u64::from(bytes));
-            left -= bytes as usize;
-            victims.push((id, conn.info.peer));
+        for (_, conn) in self.conns.iter() {
+            share.charge(self.shared.sources.of(conn.info.peer.ip()), u64::from(conn.counted_bytes));
         }
-        for (id, peer) in victims {
-            self.shared.guard.fault(Counter::MemoryLimit, peer, now);
-            self.close(id, CloseReason::Shortage, now);
+        let kept = (self.settings.buffered_bytes as u64 / BUFFERED_KEPT.1 * BUFFERED_KEPT.0) as usize;
+        // What is about as suited to be closed is closed in one round, so there are few rounds.
+        while self.buffered_bytes > kept {
+            let suited = |engine: &Engine, share: &Share, conn: &Conn| {
+                let weight = share.weight(engine.shared.sources.of(conn.info.peer.ip()));
+                (!conn.is_being_read(now), class_of(weight), class_of(u64::from(conn.counted_bytes)))
+            };
+            let holding = |conn: &Conn| conn.counted_bytes > 0;
+            let all = self.conns.iter().filter(|(_, conn)| holding(conn));
+            let Some(top) = all.map(|(_, conn)| suited(self, &share, conn)).max() else {
+                return;
+            };
+            for slot in 0..self.conns.slots() {
+                let victim = self.conns.at(slot).filter(|(_, conn)| holding(conn) && suited(self, &share, conn) == top);
+                let Some((id, peer, bytes)) = victim.map(|(id, conn)| (id, conn.info.peer, conn.counted_bytes)) else {
+                    continue;
+                };
+                share.release(self.shared.sources.of(peer.ip()), u64::from(bytes));
+                self.shared.guard.fault(Counter::MemoryLimit, peer, now);
+                self.close(id, CloseReason::Shortage, now);
+                if self.buffered_bytes <= kept {
+                    return;
+                }
+            }
         }
     }
 

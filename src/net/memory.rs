@@ -1,39 +1,55 @@
 //! How much memory this process may have: the limit on its address space (RLIMIT_AS) and those of its control groups
 //! (cgroups(7), versions 1 and 2). Only reads them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Read;
 
 use rustix::process::{Resource, getrlimit};
+
+use crate::limits::KERNEL_FILE_BYTES;
 
 /// The least of the limits on this process's memory, in bytes; `usize::MAX` if there is none.
 pub fn limit() -> usize {
     let address_space = getrlimit(Resource::As).current;
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let of_groups = groups.lines().filter_map(|line| limit_of_group(line, Path::new("/sys/fs/cgroup")));
+    let groups = start_of("/proc/self/cgroup").unwrap_or_default();
+    let of_groups = groups.lines().filter_map(|line| limit_of_group(line, "/sys/fs/cgroup"));
     let least = of_groups.chain(address_space).min();
     least.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 /// The limit of a group, a line of `/proc/self/cgroup`, and of those that contain it. `None` if there is none, or if the
 /// line is about something other than memory.
-fn limit_of_group(line: &str, root: &Path) -> Option<u64> {
-    let mut fields = line.splitn(3, ':');
-    let (_, controllers, group) = (fields.next()?, fields.next()?, fields.next()?);
+fn limit_of_group(line: &str, root: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, group) = rest.split_once(':')?;
     let (root, file) = match controllers {
-        "" => (root.to_path_buf(), "memory.max"),
-        _ if controllers.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+        "" => (root.to_string(), "memory.max"),
+        _ if controllers.split(',').any(|name| name == "memory") => (format!("{root}/memory"), "memory.limit_in_bytes"),
         _ => return None,
     };
-    let folder = root.join(group.trim_start_matches('/'));
-    let files = folder.ancestors().take_while(|folder| folder.starts_with(&root)).map(|folder| folder.join(file));
-    // A file that says "max" sets no limit.
-    let limit = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    files.filter_map(limit).min()
+    let (mut group, mut least) = (group.trim_end_matches('/'), None);
+    loop {
+        // A file that says "max" sets no limit.
+        let limit = start_of(&format!("{root}{group}/{file}")).and_then(|text| text.trim().parse::<u64>().ok());
+        least = least.into_iter().chain(limit).min();
+        match group.rfind('/') {
+            Some(end) => group = &group[..end],
+            None => return least,
+        }
+    }
+}
+
+/// The text at the start of a file, more than the files of the kernel have that are read here.
+fn start_of(path: &str) -> Option<String> {
+    let mut bytes = [0; KERNEL_FILE_BYTES];
+    let len = File::open(path).ok()?.read(&mut bytes).ok()?;
+    std::str::from_utf8(&bytes[..len]).ok().map(String::from)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -48,7 +64,7 @@ mod tests {
         write("a/b/memory.max", "max\n");
         write("c/memory.max", "max\n");
         write("memory/d/memory.limit_in_bytes", "7000000\n");
-        let limit = |line: &str| limit_of_group(line, &root);
+        let limit = |line: &str| limit_of_group(line, root.to_str().unwrap());
         assert_eq!(limit("0::/a/b"), Some(50_000_000));
         assert_eq!((limit("0::/c"), limit("0::/"), limit("0::/gone")), (None, None, None));
         assert_eq!(limit("5:cpu,memory:/d"), Some(7_000_000));

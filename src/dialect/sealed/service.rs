@@ -291,9 +291,9 @@ impl Service {
 
     /// Tells the next `n` connections of the queue that there may be room for their requests.
     fn tell_queue(&mut self, n: usize) {
-        let told = self.queue.len().min(n);
-        let next = self.queue.drain(..told).map(|id| Action::Send { to: To::Conn(id), message: Outgoing::Turn });
-        self.actions.extend(next);
+        for id in (0..n).map_while(|_| self.queue.pop_front()) {
+            self.actions.push_back(Action::Send { to: To::Conn(id), message: Outgoing::Turn });
+        }
     }
 
     fn first_deadline(&self) -> Option<Time> {

@@ -141,7 +141,7 @@ impl Store {
                 let entry = Entry { key, value: copy, seal: None, is_certified: None, source };
                 let timer = self.values.arm(now, expires_at, entry);
                 let Store { values, index, seed, .. } = self;
-                index.insert_unique(hash, timer, |timer| rehash(values, *seed, *timer));
+                index.insert_unique(hash, timer, rehasher(values, *seed));
             }
         }
         self.bytes += cost(value);
@@ -203,7 +203,7 @@ impl Store {
         }
         self.unprobed_bytes -= cost(value);
         let Store { values, index, seed, .. } = self;
-        if !values.can_grow() || index.try_reserve(1, |timer| rehash(values, *seed, *timer)).is_err() {
+        if !values.can_grow() || index.try_reserve(1, rehasher(values, *seed)).is_err() {
             return None;
         }
         let mut copy = Vec::new();
@@ -259,7 +259,7 @@ impl Store {
         });
         if any && index.len() * 8 < index.capacity() {
             // Shrinks the index when that is cheap.
-            index.shrink_to(index.len() * 2, |timer| rehash(values, *seed, *timer));
+            index.shrink_to(index.len() * 2, rehasher(values, *seed));
         }
         self.debug_check();
     }
@@ -318,9 +318,9 @@ fn hash_of(seed: u64, key: &Id) -> u64 {
     seeded(seed, |hasher| hasher.write(&key.0))
 }
 
-/// The hash of a key that is already in the index.
-fn rehash(values: &Wheel<Entry>, seed: u64, timer: TimerKey) -> u64 {
-    values.get(timer).map_or(0, |entry| hash_of(seed, &entry.key))
+/// Tells the hash of a key that is already in the index.
+fn rehasher(values: &Wheel<Entry>, seed: u64) -> impl Fn(&TimerKey) -> u64 {
+    move |timer| values.get(*timer).map_or(0, |entry| hash_of(seed, &entry.key))
 }
 
 /// Bytes that a store counts for a value.
