@@ -2,6 +2,8 @@
 //! every address of 10.64/10 and of 2001:db8::/32 is a host of its own. Each asserts that honest nodes are served while
 //! it runs. Needs root, unshare and ip; else it says that it is skipped.
 
+#![cfg(feature = "hyperdht")]
+
 #[path = "common/process.rs"]
 mod process;
 

@@ -190,10 +190,30 @@ fn engines() -> Vec<Case> {
         ("16-find-values", 0, find.repeat(16)),
         ("find-node", 200, near),
     ];
-    runs.map(|(name, contacts, bytes)| {
-        let mut conversation = Conversation::new(contacts);
-        conversation.turn(&put);
-        case(format!("engine/{name}"), move || conversation.turn(&bytes))
-    })
-    .into()
+    let mut cases: Vec<Case> = runs
+        .map(|(name, contacts, bytes)| {
+            let mut conversation = Conversation::new(contacts);
+            conversation.turn(&put);
+            case(format!("engine/{name}"), move || conversation.turn(&bytes))
+        })
+        .into();
+    cases.push(byte_behind_waiting_requests());
+    cases
+}
+
+/// One byte more of a large frame, on the worst connection that a peer can build: a thousand requests wait there, behind
+/// as many jobs as it may have and behind each other.
+fn byte_behind_waiting_requests() -> Case {
+    let mut conversation = Conversation::new(200);
+    for n in 0..1_064 {
+        let key = id(n / 2);
+        let request = match n % 2 {
+            0 => Message::Put { ttl_s: 9, replication: 3, key, value: &[7; 64] },
+            _ => Message::Get { key },
+        };
+        conversation.turn(&frame(&request));
+    }
+    let large = frame(&Message::Put { ttl_s: 9, replication: 1, key: id(1), value: &[7; 60_000] });
+    let mut bytes = large.into_iter().cycle();
+    case("engine/byte-behind-1000-requests", move || conversation.turn(&[bytes.next().unwrap_or_default()]))
 }
