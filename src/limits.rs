@@ -331,6 +331,8 @@ pub const QUEUED: usize = 16_384;
 /// A client's PUTs may load each other node with this fraction of what this node's own store holds: 1/4, which is what a
 /// store takes from one address. Clients share it by source.
 pub const COORDINATED_SHARE: u64 = 4;
+/// Each may have this many times the fraction of what is still free that it could have of another resource.
+pub const COORDINATED_FACTOR: u64 = 2;
 /// Connections that carry our requests to other nodes. The least recently used one is closed first
 /// (docs/protocol-sealed.md, "Lifetimes").
 pub const NODE_CONNECTIONS: usize = 256;

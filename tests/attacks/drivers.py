@@ -152,6 +152,6 @@ def a16():
         except OSError: pass
     lasts(V4, 'connections', 'too_many_connections', 'evicted')
 
-{'a4': a4, 'a5': a5, 'a5all': lambda: a5(15), 'a10': a10, 'a10control': lambda: a10(False), 'a12': a12, 'a13': a13, 'a14': a14,
+{'a4': a4, 'a5': a5, 'a5all': lambda: a5(5), 'a10': a10, 'a10control': lambda: a10(False), 'a12': a12, 'a13': a13, 'a14': a14,
  'a15': a15, 'a16': a16}[sys.argv[1]]()
 stop_all(); os._exit(0)

@@ -11,7 +11,8 @@ use crate::dialect::stream::{Close, ConnId, Context, Origin, Session as _, State
 use crate::guard::Counter;
 use crate::id::Id;
 use crate::limits::{
-    CANDIDATE_MS, COORDINATED_SHARE, JOB_MARGIN_MS, JOB_MS, LOOKUP_LEAST_MS, OUTBOX_SOFT_BYTES, QUEUED,
+    CANDIDATE_MS, COORDINATED_FACTOR, COORDINATED_SHARE, JOB_MARGIN_MS, JOB_MS, LOOKUP_LEAST_MS, OUTBOX_SOFT_BYTES,
+    QUEUED,
 };
 use crate::time::Time;
 
@@ -192,33 +193,35 @@ impl Service {
 
     /// Charges the client for what the PUT puts on each other node, on average. A node takes only a share of its store
     /// from us, whoever our clients are, so that one of them could use it up at the expense of the others. Returns
-    /// `false` if the client has had its part of that share.
+    /// `false` if the client has had its part of that share. As that is an estimate, the parts are generous
+    /// ([`COORDINATED_FACTOR`]).
     fn charge_coordination(&self, number: u16, message: &Message<'_>, cx: &mut Context<'_>, now: Time) -> bool {
         let Message::Put { replication, value, .. } = message else {
             return true;
         };
         let sources = &mut cx.shared.sources;
         let source = sources.of(cx.info.peer.ip());
-        let nodes = self.nodes[usize::from(number)].overlay().table().len() as u64 + 1;
+        let others = self.nodes[usize::from(number)].overlay().table().len() as u64;
+        if source.is_exempt() || others == 0 {
+            return true;
+        }
         let copies = match u64::from(*replication) {
             0 => self.settings.node.replication as u64,
             copies => copies,
         };
-        let of_each = |amount: u64| (amount * copies.min(nodes)).div_ceil(nodes);
-        let (bytes, entries) = (of_each(cost(value) as u64), of_each(1_000));
+        let of_each = |amount: u64| (amount * copies.min(others)).div_ceil(others);
         let limits = self.settings.store;
-        let most = |limit: usize, unit: u64| limit as u64 / COORDINATED_SHARE * unit;
-        let (used_bytes, used_entries) = (sources.coordinated_bytes.used(now), sources.coordinated_entries.used(now));
-        let may = source.is_exempt()
-            || (used_bytes.admits(source, bytes, most(limits.bytes, 1).saturating_sub(used_bytes.all()))
-                && used_entries.admits(
-                    source,
-                    entries,
-                    most(limits.entries, 1_000).saturating_sub(used_entries.all()),
-                ));
-        if may && !source.is_exempt() {
-            used_bytes.charge(source, bytes);
-            used_entries.charge(source, entries);
+        let kinds = [
+            (&mut sources.coordinated_bytes, of_each(cost(value) as u64), limits.bytes as u64),
+            (&mut sources.coordinated_entries, of_each(1_000), limits.entries as u64 * 1_000),
+        ];
+        let uses = kinds.map(|(rate, n, limit)| (rate.used(now), n, limit / COORDINATED_SHARE));
+        let may = uses.iter().all(|(used, n, most)| {
+            let free = most.saturating_sub(used.all());
+            *n <= free && used.admits(source, *n, free * COORDINATED_FACTOR)
+        });
+        if may {
+            uses.into_iter().for_each(|(used, n, _)| used.charge(source, n));
         }
         may
     }
