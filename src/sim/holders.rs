@@ -21,7 +21,7 @@ impl World {
         living.min_by_key(|host| self.hosts[**host as usize].contact.id.distance(key)).copied()
     }
 
-    /// The number of living hosts that are nearer to `key` than `host`; [`NEAREST`] if there are as many or more.
+    /// The number of living hosts that are nearer to `key` than `host`; `NEAREST` if there are as many or more.
     pub fn living_nearer(&self, key: &Id, host: u32) -> u64 {
         let nearest = self.ring.closest(key, NEAREST, |_| true);
         nearest.iter().position(|near| *near == host).unwrap_or(nearest.len()) as u64
