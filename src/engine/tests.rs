@@ -572,6 +572,24 @@ fn buffers_beyond_the_cap_cost_those_who_fill_them_and_nobody_else() {
     }
 }
 
+/// Found by mutation: whoever holds most in one connection is not who holds most.
+#[test]
+fn a_slow_upload_does_not_pay_for_the_many_small_buffers_of_a_heavier_source() {
+    let settings = EngineSettings { buffered_bytes: 1_000_000, ..EngineSettings::default() };
+    let mut bench = Bench::new("9.9.9.9:6500", settings);
+    let upload = bench.accept("7.7.7.7:1").unwrap();
+    let put = frame(&Message::Put { ttl_s: 10, replication: 1, key: target(1), value: &[7; 60_000] });
+    let (begun, rest) = put.split_at(50_000);
+    bench.feed(upload, begun, usize::MAX);
+    for n in 0..100 {
+        let id = bench.accept(&format!("8.8.8.8:{}", n + 1)).unwrap();
+        bench.feed(id, &put[..5_000], usize::MAX);
+    }
+    assert!(bench.closed.len() > 10 && !bench.closed.contains(&upload), "{} closed", bench.closed.len());
+    bench.feed(upload, rest, usize::MAX);
+    assert_eq!(bench.take(upload), frame(&Message::Success { key: target(1), value: b"" }));
+}
+
 #[test]
 fn a_turn_is_bounded_and_what_is_left_over_is_handled_in_the_next() {
     let mut bench = bench("127.0.0.1:6500");
