@@ -70,8 +70,9 @@ impl Engine {
     pub(super) fn evict(&mut self, newcomer: Option<Source>, now: Time) -> bool {
         let slots = self.conns.slots();
         let mut best: Option<(Suited, ConnId)> = None;
-        for n in 0..slots.min(EVICTION_CANDIDATES) {
-            let slot = if slots <= EVICTION_CANDIDATES { n } else { self.random.usize(..slots) };
+        let is_small = slots <= 2 * EVICTION_CANDIDATES;
+        for n in 0..if is_small { slots } else { EVICTION_CANDIDATES } {
+            let slot = if is_small { n } else { self.random.usize(..slots) };
             let candidate = self.conns.at(slot).and_then(|(id, conn)| Some((self.suited(id, conn)?, id)));
             best = best.max(candidate);
         }

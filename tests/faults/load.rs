@@ -347,3 +347,30 @@ fn row_20_talkers_up_to_the_cap() {
     eventually("there is room again", || row.node.counter("connections") < 10);
     row.end(&[]);
 }
+
+/// Bug 37 of the reports: a full node hung up without a word, and a script took it for dead.
+#[test]
+fn row_20_a_refused_connection_is_told_so() {
+    let _alone = crate::common::alone();
+    let node = Node::start(&["--max-connections", "8"]);
+    let mut taken: Vec<Peer> = Vec::new();
+    eventually("all places are taken by those in use", || {
+        taken.iter_mut().for_each(|peer| drop(peer.stream.write_all(&frame(&Message::Ping { nonce: 1 }))));
+        let mut newcomer = Peer::connect(node.addr);
+        let before = node.counter("too_many_connections");
+        let _ = newcomer.stream.write_all(&frame(&Message::Ping { nonce: 2 }));
+        let answer = newcomer.try_receive();
+        let answer = answer.as_ref().map(|frame| Sealed::decode(frame).unwrap());
+        assert!(answer.is_some(), "whoever connects is answered, served or not");
+        let is_refused = matches!(answer, Some(Message::Error { code: BUSY, .. }));
+        assert!(is_refused || answer == Some(Message::Pong { nonce: 2 }) || before > 0, "{answer:?}");
+        taken.push(newcomer);
+        is_refused
+    });
+    for _ in 0..3 {
+        taken.iter_mut().for_each(|peer| drop(peer.stream.write_all(&frame(&Message::Ping { nonce: 1 }))));
+        let refused = crate::common::dayfly(&["ping", &node.addr.to_string()]);
+        let stderr = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(75) && stderr.contains("busy"), "{stderr}");
+    }
+}

@@ -441,7 +441,11 @@ impl Bench {
                 // It may have been idle for long, or, where places are few, have to make room for another. It comes back.
                 let has_made_room = self.engine.guard().get(Counter::Evicted) > 0;
                 let was_idle = self.now.since(self.honest_at) >= IDLE_MS;
-                assert!(self.is_stopping || has_made_room || was_idle, "the honest client is never turned away");
+                // On loopback all are one source, and where little memory is allowed each may have to pay.
+                let is_alike = source(self.own[0].ip()).is_none();
+                let has_paid = is_alike && self.engine.guard().get(Counter::MemoryLimit) > 0;
+                let may_close = self.is_stopping || has_made_room || was_idle || has_paid;
+                assert!(may_close, "the honest client is never turned away");
                 self.honest = None;
             }
             Output::Close(id) => {
@@ -556,6 +560,9 @@ impl Bench {
         let (asked, answered) = (ping.len(), pong.len());
         self.engine.received(honest, asked, self.now);
         self.settle();
+        if self.honest.is_none() {
+            return; // It had to pay with the others; see `obey`.
+        }
         assert!(self.engine.to_write(honest) == self.honest_words[1], "the honest client is answered");
         self.engine.wrote(honest, answered, self.now);
         self.settle();
