@@ -19,8 +19,8 @@ use crate::dialect::stream::{To, Via};
 use crate::id::Id;
 use crate::limits::{
     BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_LEAST_MS, DIAL_TIMEOUT_MS, DIALS, EVICT_IDLE_MS, FIRST_FRAME_MS,
-    FRAME_MS, IDLE_MS, IDLE_SEARCH_MS, LONG_TIMEOUT_MS, NODE_CONNECTIONS, NODE_IDLE_MS, OUTBOX_SOFT_BYTES,
-    OWED_ANSWERS, OWED_JOBS, PROBATION_MS, STALL_MS,
+    FRAME_MS, IDLE_MS, IDLE_SEARCH_MS, LONG_TIMEOUT_MS, LONG_TURN_WORK, NODE_CONNECTIONS, NODE_IDLE_MS,
+    OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, PROBATION_MS, STALL_MS, TURN_WORK,
 };
 
 /// One engine with one node, driven by hand.
@@ -603,6 +603,36 @@ fn a_turn_is_bounded_and_what_is_left_over_is_handled_in_the_next() {
     bench.engine.work(bench.now);
     assert_eq!(bench.engine.to_write(id), (0..90).flat_map(pong).collect::<Vec<u8>>());
     assert_eq!((bench.engine.has_work(), bench.count(Counter::TurnsUsedUp)), (false, 1));
+}
+
+/// docs/faults.md, row 26: hashing. 40 connections of one address had 40 shares of each turn, and others one.
+#[test]
+fn in_a_long_turn_one_address_has_the_share_of_one_connection() {
+    let mut bench = bench("9.9.9.9:6500");
+    let connect = |bench: &mut Bench, peer: String| {
+        bench.engine.accepted(Listener::Sealed(0), peer.parse().unwrap(), bench.now).unwrap()
+    };
+    let flood: Vec<ConnId> = (1..=40).map(|port| connect(&mut bench, format!("8.8.8.8:{port}"))).collect();
+    let honest = connect(&mut bench, "7.7.7.7:1".into());
+    let receive = |bench: &mut Bench, id: ConnId, bytes: &[u8]| {
+        let space = bench.engine.read_space(id).unwrap();
+        space[..bytes.len()].copy_from_slice(bytes);
+        bench.engine.received(id, bytes.len(), bench.now);
+    };
+    let pings: Vec<u8> = (0..100).flat_map(ping).collect();
+    flood.iter().for_each(|id| receive(&mut bench, *id, &pings));
+    receive(&mut bench, honest, &ping(1));
+    assert_eq!(bench.engine.to_write(honest), pong(1), "who comes last is served in the same turn");
+    let answered = |bench: &Bench| flood.iter().filter(|id| !bench.engine.to_write(**id).is_empty()).count();
+    let plenty = LONG_TURN_WORK.div_ceil(TURN_WORK) as usize;
+    assert!((plenty..=plenty + 2).contains(&answered(&bench)), "{} served", answered(&bench));
+    assert!(bench.engine.must_wait(flood[39]) && !bench.engine.must_wait(honest), "nor are they read");
+    let mut turns = 1;
+    while answered(&bench) < flood.len() {
+        bench.engine.work(bench.now);
+        turns += 1;
+    }
+    assert!((3..=40).contains(&turns), "the others have their turn: {turns}");
 }
 
 #[test]
