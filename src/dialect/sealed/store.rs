@@ -519,6 +519,13 @@ mod tests {
         store.put(key, b"", 9, None, T0).unwrap();
         store.put(key, &value, 9, None, T0).unwrap();
         assert_eq!(store.get_certified(&key, T0), Some(&value[..]), "what replaced it is looked at anew");
+        // Also where it is as long, and so takes the same memory.
+        let key = Id::of(b"certified");
+        for squatter in [b"squatter1", b"squatter2"] {
+            store.put(key, squatter, 9, None, T0).unwrap();
+        }
+        store.put(key, b"certified", 9, None, T0).unwrap();
+        assert_eq!(store.put(key, b"squatter3", 9, None, T0), Err(ErrorCode::Refused));
     }
 
     proptest! {
