@@ -423,6 +423,12 @@ mod tests {
         store.put(hash, b"certified", 9, None, Time::from_ms(5_000)).unwrap();
         assert_eq!(store.get(&hash, Time::from_ms(13_999)), Some(&b"certified"[..]), "renewed by itself");
         store.put(hash, b"squatter", 9, None, Time::from_ms(14_000)).unwrap();
+
+        let hash = Id::hash_of(&[b"another"]);
+        store.put(hash, b"another", 9, None, Time::from_ms(20_001)).unwrap();
+        let end = Time::from_ms(29_001);
+        store.put(hash, b"squatter", 9, None, end).unwrap();
+        assert_eq!(store.get(&hash, end), Some(&b"squatter"[..]), "what has expired is not protected");
     }
 
     #[test]
