@@ -19,7 +19,7 @@ use crate::dialect::stream::{To, Via};
 use crate::id::Id;
 use crate::limits::{
     BOOTSTRAPS, CONNECTIONS_PER_ADDRESS, DIAL_LEAST_MS, DIAL_TIMEOUT_MS, DIALS, EVICT_IDLE_MS, FIRST_FRAME_MS,
-    FRAME_MS, IDLE_MS, IDLE_SEARCH_MS, LONG_TIMEOUT_MS, LONG_TURN_WORK, NODE_CONNECTIONS, NODE_IDLE_MS,
+    FRAME_MS, IDLE_MS, IDLE_SEARCH_MS, JOBS, LONG_TIMEOUT_MS, LONG_TURN_WORK, NODE_CONNECTIONS, NODE_IDLE_MS,
     OUTBOX_SOFT_BYTES, OWED_ANSWERS, OWED_JOBS, PROBATION_MS, STALL_MS, TURN_WORK,
 };
 
@@ -655,6 +655,56 @@ fn owed_answers_hold_back_later_ones_and_never_more_than_64() {
         rest = behind;
     }
     assert_eq!(rest, pong(1));
+}
+
+/// Found by mutation: who waits for a job of somebody else to end must be told when one has.
+#[test]
+fn requests_beyond_the_share_of_their_source_wait_for_their_turn_and_are_answered() {
+    let mut bench = bench("9.9.9.9:6500");
+    bench.engine.add_bootstrap(Dialect::Sealed, "7.7.7.7:7000".parse().unwrap(), bench.now);
+    let ids: Vec<ConnId> = (1..=6).map(|port| bench.accept(&format!("8.8.8.8:{port}")).unwrap()).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let gets = (0..60).flat_map(|i| frame(&Message::Get { key: target(n as u64 * 100 + i) }));
+        bench.feed(*id, &gets.collect::<Vec<u8>>(), usize::MAX);
+    }
+    let jobs = bench.engine.service::<Service>().nodes()[0].jobs();
+    assert_eq!(jobs, JOBS / 4, "the share of one address");
+    let other = bench.accept("6.6.6.6:1").unwrap();
+    bench.feed(other, &frame(&Message::Get { key: target(9_999) }), usize::MAX);
+    assert_eq!(bench.engine.service::<Service>().nodes()[0].jobs(), jobs + 1, "another one is served at once");
+    bench.pass(20_000);
+    for id in ids {
+        let mut rest = &bench.take(id)[..];
+        let mut answers = 0;
+        while let Ok(Some(len)) = Sealed::frame_len(rest) {
+            rest = &rest[len..];
+            answers += 1;
+        }
+        assert_eq!(answers, 60);
+    }
+    assert!(!bench.take(other).is_empty());
+}
+
+/// A5 of the attacks: other nodes see only the coordinator, so one client could use up what they take from it.
+#[test]
+fn a_client_has_its_part_of_what_other_nodes_take_from_us_and_leaves_some_to_others() {
+    let mut settings = EngineSettings::default();
+    settings.dialects.sealed.store.bytes = 1_000_000;
+    let mut bench = Bench::new("9.9.9.9:6500", settings);
+    bench.engine.add_bootstrap(Dialect::Sealed, "7.7.7.7:7000".parse().unwrap(), bench.now);
+    bench.pass(1);
+    bench.play_peers(|_, _| Some(frame(&Message::Node(Nodes::Contacts(&[])))));
+    let mut put = |bench: &mut Bench, peer: String, n: u64| {
+        let id = bench.accept(&peer).unwrap();
+        let put = Message::Put { ttl_s: 9, replication: 2, key: target(n), value: &[7; 10_000] };
+        bench.feed(id, &frame(&put), usize::MAX);
+        bench.take(id) != frame(&ErrorCode::Busy.message())
+    };
+    let taken = (1..=60).filter(|n| put(&mut bench, format!("8.8.8.8:{n}"), *n)).count();
+    assert!((5..=12).contains(&taken), "{taken} of 10 KB, of the 250 KB that they take from us");
+    assert!((1..=5).all(|n| put(&mut bench, format!("6.6.6.6:{n}"), 100 + n)), "another client is served");
+    bench.pass(30_000);
+    assert!(put(&mut bench, "8.8.8.8:99".into(), 999), "and later the first one again");
 }
 
 #[test]
