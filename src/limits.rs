@@ -143,9 +143,9 @@ pub const OPERATIONS: usize = JOBS;
 /// is bounded by [`TALLY_BYTES`].
 pub const JOBS: usize = 1_024;
 /// Bytes of values that all GETs in progress hold for comparison. Values beyond that are not counted.
-pub const TALLY_BYTES: usize = 32 * 1024 * 1024;
-/// A GET that holds values already may hold this fraction of what is left: 1/8.
-pub const TALLY_SHARE: usize = 8;
+pub const TALLY_BYTES: usize = 96 * 1024 * 1024;
+/// Bytes of them that are kept for the first value of each GET, so that those that hear many leave room for others.
+pub const TALLY_FIRST_BYTES: usize = 64 * 1024 * 1024;
 /// Answers that a GET remembers, nearest to the key first. Where a network grows fourfold while a value lives, one node
 /// in 300 that held it has 20 newcomers before it, and one in 100,000 has 40.
 pub const TALLY_ANSWERS: usize = 2 * K;
@@ -496,7 +496,8 @@ const _: () = assert!(SHORT_TIMEOUT_MIN_MS < LONG_TIMEOUT_MS && LONG_TIMEOUT_MS 
 const _: () = assert!(2 * LONG_TIMEOUT_MS <= JOB_MS && JOB_MS < COMMAND_TIMEOUT_MS);
 const _: () = assert!(BOOTSTRAP_RETRY_MS << BOOTSTRAP_DOUBLINGS >= BOOTSTRAP_RETRY_MAX_MS);
 const _: () = assert!(LOOKUP_BUDGET >= 2 * K && LOOKUP_BUDGET_ALL_PATHS >= PATHS_MAX * PATH_HORIZON);
-const _: () = assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_BYTES >= VALUE_MAX);
+const _: () =
+    assert!(PUT_LOOKUP_MS + JOB_MARGIN_MS < JOB_MS && PATHS_MAX <= 16 && TALLY_FIRST_BYTES >= JOBS * VALUE_MAX);
 const _: () = assert!(TALLY_ANSWERS >= 2 * REPLICATION_MAX, "the electorate of the largest quorum");
 const _: () = assert!(REPLICATION <= REPLICATION_MAX && REPLICATION_MAX <= K_MAX);
 const _: () = assert!(ALPHA <= ALPHA_MAX && ALPHA_MAX <= LOOKUP_IN_FLIGHT && PATHS_MAX <= LOOKUP_IN_FLIGHT);

@@ -15,7 +15,7 @@ use crate::kad::lookup::Goal;
 use crate::kad::overlay::{Ended, LookupId};
 use crate::limits::{
     JOB_MARGIN_MS, JOB_MS, JOBS, LOOKUP_LEAST_MS, PATHS_ON_RETRY, PUT_LOOKUP_MS, REPLICATION_MAX, SPARE_HOLDERS,
-    TALLY_BYTES, TALLY_SHARE,
+    TALLY_BYTES, TALLY_FIRST_BYTES,
 };
 use crate::sources::Sources;
 use crate::time::Time;
@@ -68,13 +68,12 @@ impl Node {
     }
 
     /// `from` answered the GET `id` with a value, given with its hash, or without one. A value for which there is no room
-    /// counts as none. All GETs share the room; one that holds a value already gets a part of what is left only, so that
-    /// others get their first.
+    /// counts as none. All GETs share the room; of a part of it, each gets only its first value.
     pub(super) fn count_vote(&mut self, id: JobId, from: &Id, value: Option<(Id, &[u8])>) {
         let room = TALLY_BYTES - self.tallied_bytes;
         if let Some(get) = self.get_job(id) {
             let before = get.tally.bytes();
-            let own_room = if before == 0 { room } else { (room / TALLY_SHARE).saturating_sub(before) };
+            let own_room = if before == 0 { room } else { room.saturating_sub(TALLY_FIRST_BYTES) };
             get.tally.add(from.distance(&get.key), value.filter(|(_, value)| value.len() <= own_room));
             let after = get.tally.bytes();
             self.tallied_bytes = self.tallied_bytes - before + after;

@@ -419,7 +419,7 @@ mod tests {
     use super::*;
     use crate::arena::Key;
     use crate::id::Metric;
-    use crate::limits::K;
+    use crate::limits::{JOBS, K, TALLY_BYTES};
 
     fn addr(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
@@ -459,5 +459,27 @@ mod tests {
         assert_eq!((nodes.len(), &nodes[..]), (K, &listed[1..=K]), "the asker is one of those listed");
         let (nodes, listed) = named(7, key, 9_999);
         assert_eq!((nodes.len(), &nodes[..]), (7, &listed[..]));
+    }
+
+    /// Found by mutation: the values that all GETs compare have a bound together, which one client must not fill.
+    #[test]
+    fn gets_that_hear_many_values_leave_room_for_the_first_of_others() {
+        let mut node = Node::new(addr(6_500), Settings::default(), 1, Time::ZERO);
+        let store = Store::new(crate::dialect::sealed::store::StoreLimits::default(), 1);
+        let mut get = |node: &mut Node, key: Id, values: u8| {
+            let id = node.jobs.vacant_key();
+            let ticket = Ticket { waiter: Key::from_bits(0), since: Time::ZERO };
+            assert!(node.start_get(key, &store, ticket, Time::ZERO));
+            for n in 0..values {
+                let value = [&key.0[..], &vec![n; 60_000]].concat();
+                node.count_vote(id, &Id::hash_of(&[&key.0, &[n]]), Some((Id::of(&value), &value)));
+            }
+            node.get_job(id).map_or(0, |get| get.tally.bytes())
+        };
+        for n in 0..JOBS as u32 - 1 {
+            get(&mut node, Id::of(&n.to_be_bytes()), 6);
+        }
+        assert!(node.tallied_bytes > TALLY_BYTES / 2, "{}", node.tallied_bytes);
+        assert!(get(&mut node, Id::of(b"honest"), 1) > 60_000, "{} bytes are taken", node.tallied_bytes);
     }
 }
