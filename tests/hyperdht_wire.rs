@@ -1067,8 +1067,9 @@ fn an_ipv6_listener_speaks_in_longer_addresses() {
     let (node, target, asker) = (Raw::bind("::1", Some([0x11; 32])), Raw::bind("::1", None), Raw::bind("::1", None));
     let pong = node.ask(&listener, &ping().with(ID, [0x11; 32]));
     assert_eq!((pong.value.as_ref().map(Vec::len), pong.value), (Some(18), Some(compact(node.addr))));
+    // It is named once it has answered a ping.
+    eventually("it is listed", || asker.ask(&listener, &find_node(KEY)).nodes.as_ref().map(Vec::len) == Some(50));
     let answer = asker.ask(&listener, &find_node(KEY));
-    assert_eq!(answer.nodes.as_ref().map(Vec::len), Some(50));
     assert_eq!(answer.nodes(), [([0x11; 32], node.addr)]);
 
     node.announce(&listener, KEY, Some(7_777), Some(&[10, 1, 2, 3, 4, 5]));
