@@ -694,7 +694,7 @@ fn a_client_has_its_part_of_what_other_nodes_take_from_us_and_leaves_some_to_oth
     bench.engine.add_bootstrap(Dialect::Sealed, "7.7.7.7:7000".parse().unwrap(), bench.now);
     bench.pass(1);
     bench.play_peers(|_, _| Some(frame(&Message::Node(Nodes::Contacts(&[])))));
-    let mut put = |bench: &mut Bench, peer: String, n: u64| {
+    let put = |bench: &mut Bench, peer: String, n: u64| {
         let id = bench.accept(&peer).unwrap();
         let put = Message::Put { ttl_s: 9, replication: 2, key: target(n), value: &[7; 10_000] };
         bench.feed(id, &frame(&put), usize::MAX);

@@ -466,7 +466,7 @@ mod tests {
     fn gets_that_hear_many_values_leave_room_for_the_first_of_others() {
         let mut node = Node::new(addr(6_500), Settings::default(), 1, Time::ZERO);
         let store = Store::new(crate::dialect::sealed::store::StoreLimits::default(), 1);
-        let mut get = |node: &mut Node, key: Id, values: u8| {
+        let get = |node: &mut Node, key: Id, values: u8| {
             let id = node.jobs.vacant_key();
             let ticket = Ticket { waiter: Key::from_bits(0), since: Time::ZERO };
             assert!(node.start_get(key, &store, ticket, Time::ZERO));
