@@ -365,7 +365,7 @@ pub const STALL_MS: u64 = 30_000;
 /// ...
 pub const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// ... until this fraction is left: 3/4, so that a quarter must come in again before all connections are searched again.
-pub const BUFFERED_KEPT: (u64, u64) = (3, 4);
+pub const BUFFERED_KEPT: (usize, usize) = (3, 4);
 /// A peer that has read some of its answers within this time is not the first to be closed for lack of memory.
 pub const READ_LATELY_MS: u64 = 1_000;
 /// Bytes read from one connection per turn (docs/architecture.md, decision 5).
@@ -399,7 +399,8 @@ pub const PROBATION_AFTER: u8 = 3;
 /// ... within this time, the address is on probation for as long again: connections that it opens then are closed at
 /// their first fault. The others behind the same NAT are served.
 pub const PROBATION_MS: u64 = 60_000;
-/// Addresses whose offences are remembered. Of two addresses that need the same place, the newer offender gets it.
+/// Addresses whose offences are remembered, a power of two; where there is no place for another, an older one is
+/// forgotten.
 pub const OFFENDERS: usize = 1_024;
 /// A dial that found its address pair in use waits this long for the peer's own connection. On a busy host, that
 /// connection may still be in its handshake when our dial has already failed.

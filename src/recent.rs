@@ -65,6 +65,11 @@ impl<V: Copy + Default> Recent<V> {
         }
     }
 
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot<V>>()
+    }
+
     /// Forgets the value of `hash`.
     pub fn forget(&mut self, hash: u64) {
         let ways = self.ways_of(hash);

@@ -20,6 +20,7 @@ use crate::limits::{
     ANSWER_BYTES_HALF_LIFE_MS, FORWARDS_HALF_LIFE_MS, LIFETIME_MAX_MS, LONG_TURN_WORK, OFFENDERS, PROBATION_AFTER,
     PROBATION_MS, SOURCE_DIVISORS, SOURCE_RATE_FACTORS, SOURCE_ROWS, SOURCE_SLOTS, TURN_WORK,
 };
+use crate::recent::Recent;
 use crate::time::Time;
 
 /// The levels at which a source is counted: the address (IPv4 /32, IPv6 /64), its network (/24, /56), its wider network
@@ -212,13 +213,11 @@ impl Turn {
     }
 }
 
-/// An address from which connections were closed for strikes.
+/// Connections of an address that were closed for strikes.
 #[derive(Copy, Clone, Debug, Default)]
-struct Offender {
-    /// The hash of the address, so that an address is not taken for another one of the same slot.
-    hash: u64,
-    offences: u8,
-    /// When the first of these offences happened.
+struct Offences {
+    count: u8,
+    /// When the first of them happened.
     since: Time,
     probation_until: Time,
 }
@@ -249,8 +248,8 @@ pub struct Sources {
     pub unproved_bytes: Rate,
     /// The current turn of the loop.
     pub turn: Turn,
-    /// By hash, empty until the first offence.
-    offenders: Vec<Offender>,
+    /// By the hash of the address.
+    offences: Recent<Offences>,
 }
 
 impl Sources {
@@ -301,26 +300,22 @@ impl Sources {
     /// Strikes closed a connection from `peer`. The third time within a minute puts its address on probation for a
     /// minute.
     pub fn offence(&mut self, peer: IpAddr, now: Time) {
-        if self.offenders.is_empty() {
-            self.offenders = vec![Offender::default(); OFFENDERS];
-        }
         let Some(hash) = self.hash(peer) else {
             return;
         };
-        let offender = &mut self.offenders[hash as usize % OFFENDERS];
-        if offender.hash != hash || now.since(offender.since) >= PROBATION_MS {
-            *offender = Offender { hash, offences: 0, since: now, ..Offender::default() };
+        let before = self.offences.get(hash, now).filter(|before| now.since(before.since) < PROBATION_MS);
+        let mut offences = before.unwrap_or(Offences { since: now, ..Offences::default() });
+        offences.count = offences.count.saturating_add(1);
+        if offences.count >= PROBATION_AFTER {
+            offences.probation_until = now.after(PROBATION_MS);
         }
-        offender.offences = offender.offences.saturating_add(1);
-        if offender.offences >= PROBATION_AFTER {
-            offender.probation_until = now.after(PROBATION_MS);
-        }
+        self.offences.set(hash, offences, now.after(PROBATION_MS), now);
     }
 
     /// Whether the address is on probation: connections that it opens are closed at their first fault.
     pub fn is_on_probation(&self, peer: IpAddr, now: Time) -> bool {
-        let offender = || self.offenders.get(self.hash(peer)? as usize % OFFENDERS);
-        offender().is_some_and(|offender| Some(offender.hash) == self.hash(peer) && now < offender.probation_until)
+        let offences = self.hash(peer).and_then(|hash| self.offences.get(hash, now));
+        offences.is_some_and(|offences| now < offences.probation_until)
     }
 
     /// `None` for loopback, and if nothing is counted.
@@ -337,7 +332,7 @@ impl Sources {
         let used = used.map(|rate| &rate.used);
         let held = held.into_iter().chain([&self.turn.by_source]);
         let shares: usize = held.chain(used).map(Share::bytes).sum();
-        shares + self.offenders.capacity() * size_of::<Offender>() + size_of::<Sources>()
+        shares + self.offences.bytes() + size_of::<Sources>()
     }
 }
 
@@ -355,7 +350,7 @@ impl Default for Sources {
             forwards: Rate::new(FORWARDS_HALF_LIFE_MS),
             unproved_bytes: Rate::new(ANSWER_BYTES_HALF_LIFE_MS),
             turn: Turn::default(),
-            offenders: Vec::new(),
+            offences: Recent::new(OFFENDERS),
         }
     }
 }
