@@ -105,11 +105,6 @@ pub fn source(ip: IpAddr) -> Option<IpAddr> {
     (scope(ip) != Some(Scope::Loopback)).then_some(source)
 }
 
-/// Whether both addresses are of the same source: the same IPv4 address, or the same IPv6 /64.
-pub fn same_source(a: IpAddr, b: IpAddr) -> bool {
-    source(a) == source(b)
-}
-
 /// Writes a v4-mapped v6 address as v4, and drops the flow label and the scope id, which only matter locally.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())

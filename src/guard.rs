@@ -87,7 +87,7 @@ counters! {
         SlowReaders = "slow_readers",
         /// Times a connection used up its share of a turn (row 19).
         TurnsUsedUp = "turns_used_up",
-        /// Silent connections closed to make room for others (row 20).
+        /// Connections closed to make room for others (row 20).
         Evicted = "evicted",
         /// Connections refused because of the total limit (row 20).
         TooManyConnections = "too_many_connections",

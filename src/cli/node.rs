@@ -6,7 +6,7 @@ use super::config::{self, Config};
 use super::listeners::{self, Plan};
 use super::{Outcome, Stop, exit, no_arguments, number, parse, print, start_logging};
 use crate::engine::{Engine, EngineSettings};
-use crate::limits::{BUFFERED_BYTES, CONNECTIONS, CONNECTIONS_MAX, MEMORY_SHARE, RESERVED_DESCRIPTORS};
+use crate::limits::{BUFFERED_BYTES, CONNECTIONS, CONNECTIONS_MAX, RESERVED_DESCRIPTORS};
 use crate::net::clock::Clock;
 use crate::net::memory;
 use crate::net::socket::{raise_open_files, seed};
@@ -78,7 +78,7 @@ fn max_connections(matches: &Matches) -> Result<usize, Stop> {
 }
 
 fn serve(plan: &Plan, max_connections: usize) -> Outcome {
-    let buffered_bytes = BUFFERED_BYTES.min(memory::limit() / MEMORY_SHARE);
+    let buffered_bytes = memory::share(BUFFERED_BYTES);
     let engine = Engine::new(EngineSettings { dialects: plan.settings(), max_connections, buffered_bytes }, seed());
     let mut net = Net::new(engine, Clock::start()).map_err(Stop::system("can't start"))?;
     net.handle_signals().map_err(Stop::system("can't start"))?;

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use crate::contact::same_source;
+use crate::contact;
 use crate::dialect::stream::{CloseReason, Listener, Origin, State};
 use crate::engine::conn::Conn;
 use crate::engine::dialects::Services;
@@ -112,7 +112,8 @@ impl Engine {
         }
         self.address_search_at = now.after(ADDRESS_SEARCH_MS);
         let (mut held, mut best): (usize, Option<(Suited, ConnId)>) = (0, None);
-        for (id, conn) in self.conns.iter().filter(|(_, conn)| same_source(conn.info.peer.ip(), peer)) {
+        let address = contact::source(peer);
+        for (id, conn) in self.conns.iter().filter(|(_, conn)| contact::source(conn.info.peer.ip()) == address) {
             held += usize::from(conn.info.origin == Origin::Inbound);
             best = best.max(self.suited(id, conn).map(|suited| (suited, id)));
         }
@@ -135,7 +136,7 @@ impl Engine {
         for (_, conn) in self.conns.iter() {
             share.charge(self.shared.sources.of(conn.info.peer.ip()), u64::from(conn.counted_bytes));
         }
-        let kept = (self.settings.buffered_bytes as u64 / BUFFERED_KEPT.1 * BUFFERED_KEPT.0) as usize;
+        let kept = self.settings.buffered_bytes / BUFFERED_KEPT.1 * BUFFERED_KEPT.0;
         // What is about as suited to be closed is closed in one round, so there are few rounds.
         while self.buffered_bytes > kept {
             let suited = |engine: &Engine, share: &Share, conn: &Conn| {

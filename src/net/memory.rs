@@ -6,15 +6,21 @@ use std::io::Read;
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::limits::KERNEL_FILE_BYTES;
+use crate::limits::{KERNEL_FILE_BYTES, MEMORY_SHARE};
 
 /// The least of the limits on this process's memory, in bytes; `usize::MAX` if there is none.
-pub fn limit() -> usize {
+fn limit() -> usize {
     let address_space = getrlimit(Resource::As).current;
     let groups = start_of("/proc/self/cgroup").unwrap_or_default();
     let of_groups = groups.lines().filter_map(|line| limit_of_group(line, "/sys/fs/cgroup"));
     let least = of_groups.chain(address_space).min();
     least.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// The part of this process's memory that one kind of use may take by default: `most` bytes, or less where that would be
+/// more than its share of what the process may have.
+pub fn share(most: usize) -> usize {
+    most.min(limit() / MEMORY_SHARE)
 }
 
 /// The limit of a group, a line of `/proc/self/cgroup`, and of those that contain it. `None` if there is none, or if the

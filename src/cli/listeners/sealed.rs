@@ -18,8 +18,8 @@ use crate::engine::Listener;
 use crate::engine::dialects::Settings;
 use crate::kad::Parameters;
 use crate::limits::{
-    ALPHA, ALPHA_MAX, BOOTSTRAPS, GET_TRIES, K, K_MAX, MEMORY_SHARE, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX,
-    STORE_BYTES, STORE_BYTES_MAX, STORE_ENTRIES, VALUE_MAX,
+    ALPHA, ALPHA_MAX, BOOTSTRAPS, GET_TRIES, K, K_MAX, PATHS, PATHS_MAX, REPLICATION, REPLICATION_MAX, STORE_BYTES,
+    STORE_BYTES_MAX, STORE_ENTRIES, VALUE_MAX,
 };
 use crate::net::socket::{listen, seed};
 use crate::net::{Net, memory};
@@ -145,11 +145,6 @@ impl DialectPlan for Plan {
     }
 }
 
-/// The default of `--store-bytes`: less where the process may not have much memory.
-fn default_store_bytes() -> usize {
-    STORE_BYTES.min(memory::limit() / MEMORY_SHARE)
-}
-
 fn settings(matches: &Matches) -> Result<ServiceSettings, Stop> {
     Ok(ServiceSettings {
         node: NodeSettings {
@@ -166,7 +161,7 @@ fn settings(matches: &Matches) -> Result<ServiceSettings, Stop> {
             quorum: number(matches, "quorum", 1, 1, 20)?,
         },
         store: StoreLimits {
-            bytes: number(matches, "store-bytes", default_store_bytes(), 0, STORE_BYTES_MAX)?,
+            bytes: number(matches, "store-bytes", memory::share(STORE_BYTES), 0, STORE_BYTES_MAX)?,
             entries: number(matches, "store-entries", STORE_ENTRIES, 0, 100_000_000)?,
             value_bytes: number(matches, "max-value-bytes", VALUE_MAX, 0, VALUE_MAX)?,
         },
