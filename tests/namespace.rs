@@ -6,26 +6,16 @@ mod common;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
-use common::{Node, Peer, dayfly, eventually, frame, key};
+use common::{Node, Peer, dayfly, eventually, frame, key, netns};
 use dayfly::dialect::sealed::codec::Message;
 use dayfly::limits::{CONNECTIONS_PER_ADDRESS, NETWORK_PER_BUCKET};
 use socket2::{Domain, Socket, Type};
 
 #[test]
 fn networks_and_limits_on_real_addresses() {
-    let can = Command::new("unshare").args(["--net", "ip", "link", "set", "lo", "up"]).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        println!("skipped: needs root, unshare (util-linux) and ip (iproute2)");
-        return;
-    }
     // 10.64/10 as a whole is local, so every address in it is a host of its own.
-    let script = "ip link set lo up && ip addr add 10.64.0.1/10 dev lo \
-                  && exec \"$0\" --ignored --exact inside_the_namespace --nocapture";
-    let exe = std::env::current_exe().unwrap();
-    let output = Command::new("unshare").args(["--net", "sh", "-c", script]).arg(exe).output().unwrap();
-    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the test inside ran");
+    let setup = "ip link set lo up\nip addr add 10.64.0.1/10 dev lo";
+    netns::run(setup, &["--ignored", "--exact", "inside_the_namespace", "--nocapture"], 1);
 }
 
 #[test]

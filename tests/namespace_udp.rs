@@ -4,12 +4,13 @@
 
 #![cfg(feature = "hyperdht")]
 
+#[path = "common/netns.rs"]
+mod netns;
 #[path = "common/process.rs"]
 mod process;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
@@ -27,19 +28,9 @@ const PORT: u16 = 49_737;
 
 #[test]
 fn attacks_over_udp() {
-    let can = Command::new("unshare").args(["--net", "ip", "link", "set", "lo", "up"]).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        println!("skipped: needs root, unshare (util-linux) and ip (iproute2)");
-        return;
-    }
-    let script = "ip link set lo up && ip addr add 10.64.0.1/10 dev lo \
-                  && ip -6 route add local 2001:db8::/32 dev lo && sysctl -qw net.ipv6.ip_nonlocal_bind=1 \
-                  && exec \"$0\" --ignored --nocapture --test-threads 1";
-    let exe = std::env::current_exe().unwrap();
-    let output = Command::new("unshare").args(["--net", "sh", "-c", script]).arg(exe).output().unwrap();
-    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stdout).contains("3 passed"), "the tests inside ran");
+    let setup = "ip link set lo up\nip addr add 10.64.0.1/10 dev lo\n\
+                 ip -6 route add local 2001:db8::/32 dev lo\nsysctl -qw net.ipv6.ip_nonlocal_bind=1";
+    netns::run(setup, &["--ignored", "--nocapture", "--test-threads", "1"], 3);
 }
 
 /// A dayfly node at this address, which joins through another.

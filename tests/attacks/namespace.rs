@@ -4,14 +4,10 @@ use std::any::type_name;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 
-use crate::common::{Node, alone};
-
-/// Set for a test that runs inside its namespace.
-const INSIDE: &str = "DAYFLY_ATTACKS_INSIDE";
+use crate::common::{Node, alone, netns};
 
 /// What is sent to the dark addresses, 10.64/10, is swallowed: nobody answers, and nobody says so.
-const SCRIPT: &str = "
-set -e
+const SETUP: &str = "
 ip link set lo up
 ip route add local 10.0.0.0/8 dev lo
 ip -6 route add local 2001:db8::/32 dev lo
@@ -24,29 +20,18 @@ ip route add 10.64.0.0/10 dev dark table local
 echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind
 echo 1024 65000 > /proc/sys/net/ipv4/ip_local_port_range
 echo 16384 > /proc/sys/net/core/somaxconn
-ulimit -n $(ulimit -Hn)
-exec \"$@\"";
+ulimit -n $(ulimit -Hn)";
 
 /// Runs `attack` in a namespace of its own, one at a time. To be called by the test itself with a closure, as the name of
 /// the test is that of the closure's surroundings.
 pub fn inside<F: FnOnce()>(attack: F) {
-    if std::env::var_os(INSIDE).is_some() {
+    if std::env::var_os(netns::INSIDE).is_some() {
         return attack();
-    }
-    let can = Command::new("unshare").args(["--net", "ip", "link", "set", "lo", "up"]).output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        return println!("skipped: needs root, unshare (util-linux) and ip (iproute2)");
     }
     let _alone = alone();
     let name = type_name::<F>().trim_end_matches("::{{closure}}");
     let (_, name) = name.split_once("::").expect("a test has a crate");
-    let exe = std::env::current_exe().unwrap();
-    let mut command = Command::new("unshare");
-    command.args(["--net", "sh", "-c", SCRIPT, "sh"]).arg(exe).args(["--exact", name, "--nocapture"]);
-    let output = command.env(INSIDE, "1").output().unwrap();
-    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{name}: see above");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{name} ran inside");
+    netns::run(SETUP, &["--exact", name, "--nocapture"], 1);
 }
 
 /// From where an attacker attacks.

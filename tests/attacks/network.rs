@@ -18,7 +18,7 @@ use crate::flood::{Attack, any_key, goes_on, send};
 use crate::honest::{Honest, ms, try_connect};
 use crate::namespace::Attacker::{ManyAddresses, OneAddress, OneSlash56};
 use crate::namespace::{Attacker, inside, start};
-use crate::slow_node;
+use crate::slow_node::{self, shared};
 
 // ---- A6: newcomers wait behind candidates that swallow the probe ----
 
@@ -90,14 +90,6 @@ impl Hung {
         stream.write_all(&frame(&Message::FindNode { key: any_key() }))?;
         stream.read(&mut [0; 64]).map(drop)
     }
-}
-
-fn shared(addr: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.set_reuse_port(true).unwrap();
-    socket.bind(&addr.into()).unwrap();
-    socket
 }
 
 // ---- A9: all jobs are the attacker's ----

@@ -53,7 +53,8 @@ pub fn join(
     eventually("the slow node is learnt", || victim.counter("contacts") > known);
 }
 
-fn shared(addr: SocketAddr) -> Socket {
+/// A socket at this address, which others may use too.
+pub fn shared(addr: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.set_reuse_port(true).unwrap();

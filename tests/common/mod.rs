@@ -1,6 +1,7 @@
 //! What the tests from outside share: real node processes, and a raw peer that speaks frames over a blocking socket.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod netns;
 pub mod process;
 
 use std::collections::BTreeMap;
