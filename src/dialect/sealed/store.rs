@@ -15,7 +15,7 @@ use crate::limits::{
     LIFETIME_MAX_MS, MEMORY_HEADROOM_BYTES, MEMORY_PROBED_EACH_BYTES, SEAL_KEPT_BYTES, SEAL_KEPT_FROM, STORE_BYTES,
     STORE_ENTRIES, STORE_ENTRY_BYTES, VALUE_MAX,
 };
-use crate::sources::Sources;
+use crate::sources::{Source, Sources};
 use crate::time::Time;
 use crate::wheel::{TimerKey, Wheel};
 
@@ -116,8 +116,9 @@ impl Store {
         if found.is_some_and(|timer| self.is_protected(timer, value, now)) {
             return Err(ErrorCode::Refused);
         }
-        let replaced = found.and_then(|timer| self.values.get(timer)).map(|entry| (entry.source, cost(&entry.value)));
-        if !self.has_room(value, source, replaced, sources) {
+        let replaced = found.and_then(|timer| self.values.get(timer));
+        let payer = source.map(|source| sources.of(source));
+        if !self.has_room(value, replaced, source, payer, sources) {
             return Err(ErrorCode::Full);
         }
         let expires_at = now.after(Self::lifetime_ms(ttl_s));
@@ -145,9 +146,9 @@ impl Store {
             }
         }
         self.bytes += cost(value);
-        if let Some(source) = source.map(|source| sources.of(source)) {
-            sources.store_bytes.charge(source, cost(value) as u64);
-            sources.store_entries.charge(source, 1);
+        if let Some(payer) = payer {
+            sources.store_bytes.charge(payer, cost(value) as u64);
+            sources.store_entries.charge(payer, 1);
         }
         self.debug_check();
         Ok(())
@@ -162,33 +163,38 @@ impl Store {
         entry.is_certified() && !is_certified(&entry.key, value)
     }
 
-    /// Whether the store and the source's share of it have room for `value`. `replaced`: the source and the cost of the
-    /// value that it replaces.
+    /// Whether the store has room for `value`, which replaces `replaced`, and so has the share of its source, which is
+    /// counted as `payer`.
     fn has_room(
         &self,
         value: &[u8],
+        replaced: Option<&Entry>,
         source: Option<IpAddr>,
-        replaced: Option<(Option<IpAddr>, usize)>,
+        payer: Option<Source>,
         sources: &mut Sources,
     ) -> bool {
-        let (freed, freed_entries) = replaced.map_or((0, 0), |(_, cost)| (cost, 1));
+        let (freed, freed_entries) = replaced.map_or((0, 0), |entry| (cost(&entry.value), 1));
         let free_bytes = (self.limits.bytes + freed).saturating_sub(self.bytes);
         let free_entries = (self.limits.entries + freed_entries).saturating_sub(self.values.len());
         if cost(value) > free_bytes || free_entries == 0 {
             return false;
         }
-        let Some(of_source) = source.map(|source| sources.of(source)) else {
+        let Some(payer) = payer else {
             return true;
         };
         // What a source replaces of its own, it no longer holds.
-        let own = replaced.filter(|(former, _)| *former == source).map_or((0, 0), |(_, cost)| (cost as u64, 1));
+        let own = replaced.filter(|entry| entry.source == source).map(|entry| cost(&entry.value) as u64);
         let Sources { store_bytes, store_entries, .. } = sources;
-        store_bytes.release(of_source, own.0);
-        store_entries.release(of_source, own.1);
-        let may = store_bytes.admits(of_source, cost(value) as u64, free_bytes as u64)
-            && store_entries.admits(of_source, 1, free_entries as u64);
-        store_bytes.charge(of_source, own.0);
-        store_entries.charge(of_source, own.1);
+        if let Some(bytes) = own {
+            store_bytes.release(payer, bytes);
+            store_entries.release(payer, 1);
+        }
+        let may = store_bytes.admits(payer, cost(value) as u64, free_bytes as u64)
+            && store_entries.admits(payer, 1, free_entries as u64);
+        if let Some(bytes) = own {
+            store_bytes.charge(payer, bytes);
+            store_entries.charge(payer, 1);
+        }
         may
     }
 
